@@ -1,0 +1,1 @@
+"""The terminal studio: command line, screens and glyphs over the stream of snapshots."""

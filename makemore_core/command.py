@@ -1,0 +1,155 @@
+"""What somebody asks of a training run, and the channel between the two: commands go in, events come out.
+
+Commands are data, applied between updates, so that the same one works from a key, a script or another process.
+Nobody waits here: the queue of events drops its oldest where no one reads, the trainer never blocks on a reader.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from makemore_core.config import Config, Value
+from makemore_core.snapshot import Event
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """Stop before the next update; `Resume` or `Step` goes on."""
+
+
+class Resume(msgspec.Struct, frozen=True, tag="resume"):
+    """Go on after a pause."""
+
+
+class Step(msgspec.Struct, frozen=True, tag="step"):
+    """Run `n` updates, then pause."""
+
+    n: int = 1
+
+
+class Set(msgspec.Struct, frozen=True, tag="set"):
+    """Change fields of the configuration.
+
+    Some need a new net: the run restarts from its seed, unless `live` and the change can be applied to the weights
+    as they are. Fields that only the coming updates read (lr and the like) never restart.
+    """
+
+    changes: dict[str, int | float | bool | str]
+    live: bool = False
+
+
+class Restart(msgspec.Struct, frozen=True, tag="restart"):
+    """A new net from the same seed, with the present configuration."""
+
+
+class Sample(msgspec.Struct, frozen=True, tag="sample"):
+    """Fresh names from the model."""
+
+    n: int = 20
+
+
+class Checkpoint(msgspec.Struct, frozen=True, tag="checkpoint"):
+    """Save now."""
+
+
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Ask for an exhibit by name; the answer is an `Exhibit` event. Changes nothing."""
+
+    name: str
+    options: dict[str, int | float | bool | str] = {}
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Save and end the run."""
+
+
+Command: TypeAlias = Pause | Resume | Step | Set | Restart | Sample | Checkpoint | Look | Stop
+
+_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+
+
+def command_from_json(line: bytes) -> Command:
+    """Raises ValueError where the line is no command, in a sentence for people."""
+    try:
+        command = _decoder.decode(line)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ValueError(f"not a command: {error}") from None
+    check(command)
+    return command
+
+
+def check(command: Command) -> None:
+    """Raises ValueError for a command that no run could carry out."""
+    if isinstance(command, Step | Sample) and not 1 <= command.n <= 1_000_000:
+        raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
+    if isinstance(command, Set):
+        Config().replace(command.changes)
+
+
+def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
+    """The command in the words of a mark on the loss curve: `lr 0.1 → 0.05`."""
+    if isinstance(command, Set):
+        before = config or {}
+        return ", ".join(
+            f"{name} {shown(before[name])} → {shown(value)}" if name in before else f"{name} {shown(value)}"
+            for name, value in command.changes.items()
+        )
+    if isinstance(command, Step):
+        return f"step {command.n}"
+    return type(command).__name__.lower()
+
+
+def shown(value: Value) -> str:
+    """A setting as people write it: on, off, 0.1, tanh."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Stream(Protocol):
+    """A run as a front end sees it, whether it is trained in this process, in another, or was trained long ago."""
+
+    def drain(self) -> list[Event]:
+        """Everything new since the last call, oldest first; never waits."""
+
+    def send(self, command: Command) -> None:
+        """Ask; the effect shows in later snapshots. Never waits."""
+
+
+class Channel:
+    """The `Stream` inside one process: a trainer thread publishes, a front end drains; either may come first."""
+
+    def __init__(self, most: int = 1024) -> None:
+        self._events: deque[Event] = deque(maxlen=most)
+        self._commands: deque[Command] = deque(maxlen=most)
+        self._called = threading.Event()
+
+    def drain(self) -> list[Event]:
+        events = []
+        while self._events:
+            events.append(self._events.popleft())
+        return events
+
+    def send(self, command: Command) -> None:
+        self._commands.append(command)
+        self._called.set()
+
+    def publish(self, event: Event) -> None:
+        """Hand an event to whoever drains; never waits."""
+        self._events.append(event)
+
+    def commands(self) -> list[Command]:
+        """What was asked since the last call, oldest first."""
+        self._called.clear()
+        asked = []
+        while self._commands:
+            asked.append(self._commands.popleft())
+        return asked
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until somebody asks something, `seconds` at most."""
+        self._called.wait(seconds)

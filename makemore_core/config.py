@@ -1,0 +1,229 @@
+"""Every knob of a training run, once: frozen, validated and documented, and cheap to import (no torch)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+Value: TypeAlias = int | float | bool | str
+
+Nonlinearity: TypeAlias = Literal["tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity"]
+Norm: TypeAlias = Literal["none", "batch", "layer", "group"]
+Optimizer: TypeAlias = Literal["sgd", "momentum", "rmsprop", "adam", "adamw"]
+
+SECONDARY_SPELLINGS = {"optimiser": "optimizer"}
+SWITCH = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What is trained and how; the defaults are the six-layer BatchNorm net of lecture part 3.
+
+    Raises ValueError, naming the field, the value and what is allowed.
+    """
+
+    n_layer: Annotated[
+        int,
+        Meta(
+            description="hidden layers; the output layer comes on top (the lecture's six-layer net has 5)", ge=1, le=100
+        ),
+    ] = 5
+    n_hidden: Annotated[int, Meta(description="units in each hidden layer", ge=1, le=16384)] = 100
+    n_embd: Annotated[int, Meta(description="dimensions of a character's embedding", ge=1, le=4096)] = 10
+    block_size: Annotated[int, Meta(description="characters of context", ge=1, le=256)] = 3
+    nonlinearity: Annotated[Nonlinearity, Meta(description="after each hidden layer")] = "tanh"
+    residual: Annotated[bool, Meta(description="add each hidden layer's input to its output (from the second on)")] = (
+        False
+    )
+
+    norm: Annotated[Norm, Meta(description="normalisation of each hidden layer")] = "batch"
+    norm_place: Annotated[Literal["before", "after"], Meta(description="before or after the nonlinearity")] = "before"
+    norm_output: Annotated[bool, Meta(description="normalise the logits too")] = True
+    norm_variance: Annotated[
+        Literal["lecture", "pytorch"],
+        Meta(description="BatchNorm normalises by the unbiased variance (lecture) or the biased one (pytorch)"),
+    ] = "lecture"
+    norm_momentum: Annotated[float, Meta(description="of BatchNorm's running statistics", ge=0.0, le=1.0)] = 0.1
+    norm_eps: Annotated[float, Meta(description="added to the variance", ge=0.0, le=1.0)] = 1e-5
+    norm_groups: Annotated[int, Meta(description="groups of GroupNorm; has to divide n_hidden", ge=1)] = 10
+
+    gain: Annotated[
+        float | Literal["auto"],
+        Meta(description="multiplies the hidden weights at the start; auto: PyTorch's gain for the nonlinearity"),
+    ] = 1.0
+    fan_in: Annotated[
+        Literal["on", "hidden", "off"],
+        Meta(description="divide initial weights by sqrt(fan_in): every layer, the hidden ones only, or none"),
+    ] = "on"
+    last_shrink: Annotated[
+        float, Meta(description="multiplies the last layer's weight at the start, or its gamma where it is normalised")
+    ] = 0.1
+    bias: Annotated[
+        Literal["auto", "on", "off"], Meta(description="biases of Linear; auto: none where a norm follows directly")
+    ] = "auto"
+    bias_init: Annotated[float, Meta(description="standard deviation of the hidden biases at the start", ge=0.0)] = 0.0
+    last_bias_init: Annotated[float, Meta(description="standard deviation of the output bias at the start", ge=0.0)] = (
+        0.0
+    )
+    bias_drawn: Annotated[
+        bool,
+        Meta(
+            description="biases are drawn from the generator even where their scale is 0, as the one-layer lecture does"
+        ),
+    ] = False
+
+    optimizer: Annotated[Optimizer, Meta(description="how gradients become updates")] = "sgd"
+    lr: Annotated[float, Meta(description="learning rate", gt=0.0, le=1e6)] = 0.1
+    lr_decay: Annotated[float, Meta(description="the learning rate is multiplied by this", gt=0.0, le=1.0)] = 0.1
+    lr_decay_at: Annotated[int, Meta(description="from this step on; 0: never", ge=0)] = 150_000
+    momentum: Annotated[float, Meta(description="of momentum", ge=0.0, lt=1.0)] = 0.9
+    beta1: Annotated[float, Meta(description="of adam and adamw", ge=0.0, lt=1.0)] = 0.9
+    beta2: Annotated[float, Meta(description="of adam, adamw (0.999) and rmsprop's alpha", ge=0.0, lt=1.0)] = 0.999
+    optimizer_eps: Annotated[float, Meta(description="of rmsprop, adam and adamw", gt=0.0, le=1.0)] = 1e-8
+    weight_decay: Annotated[float, Meta(description="of adamw", ge=0.0, le=1.0)] = 0.01
+
+    batch_size: Annotated[int, Meta(description="examples in a minibatch", ge=1, le=1_000_000)] = 32
+    steps: Annotated[int, Meta(description="updates of the whole run", ge=0, le=10**12)] = 200_000
+    seed: Annotated[int, Meta(description="of the weights and the minibatches", ge=0, lt=2**63)] = 2_147_483_647
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where the net is trained")] = "auto"
+    engine: Annotated[
+        Literal["auto", "plain", "fast", "manual"],
+        Meta(
+            description="plain: the lecture's order of operations; fast: compiled; manual: by hand; auto: fast if able"
+        ),
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _check(name, getattr(self, name))
+        if self.norm == "group" and self.n_hidden % self.norm_groups:
+            raise ValueError(
+                f"norm_groups={self.norm_groups}: has to divide n_hidden={self.n_hidden} without a remainder"
+            )
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of the update number `step`, counted from 0."""
+        return self.lr * self.lr_decay if self.lr_decay_at and step >= self.lr_decay_at else self.lr
+
+    def replace(self, changes: Mapping[str, Value | str]) -> Config:
+        """A copy with some fields changed; values may be text, as they come from a command line or a socket.
+
+        Raises ValueError for an unknown field or a value that is not allowed.
+        """
+        return msgspec.structs.replace(self, **{field(name): parse(name, value) for name, value in changes.items()})
+
+    def as_dict(self) -> dict[str, Value]:
+        """Plain values by field name, in the order of the fields."""
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
+
+# Fields that only the coming updates read: a change never needs a restart.
+LIVE_FIELDS = frozenset(
+    {"lr", "lr_decay", "lr_decay_at", "momentum", "beta1", "beta2", "optimizer_eps", "weight_decay", "batch_size"}
+    | {"steps", "norm_momentum"}
+)
+# Fields that can also be applied to weights that have been trained already; all others need a new net.
+LIVE_IF_ASKED_FIELDS = frozenset({"norm", "gain", "fan_in", "nonlinearity", "optimizer"})
+
+
+@functools.cache
+def _types() -> dict[str, tuple[object, tuple[Value, ...], Meta]]:
+    """For each field its plain type, the words it allows, and its limits."""
+    import typing
+
+    table: dict[str, tuple[object, tuple[Value, ...], Meta]] = {}
+    for name, hint in typing.get_type_hints(Config, include_extras=True).items():
+        inner, meta = typing.get_args(hint)
+        parts = typing.get_args(inner) if typing.get_origin(inner) is not Literal else (inner,)
+        words = tuple(w for p in (parts or (inner,)) if typing.get_origin(p) is Literal for w in typing.get_args(p))
+        plain = next((p for p in (parts or (inner,)) if p in (int, float, bool)), str)
+        table[name] = (plain, words, meta)
+    return table
+
+
+def field(name: str) -> str:
+    """The field that `name` means. Raises ValueError, with the nearest spelling, where there is none."""
+    name = SECONDARY_SPELLINGS.get(name, name)
+    if name not in _types():
+        import difflib
+
+        near = difflib.get_close_matches(name, _types(), n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; the fields are {', '.join(_types())}"
+        raise ValueError(f"{name}: no such setting{hint}")
+    return name
+
+
+def describe(name: str) -> str:
+    """What the field is for, in one line."""
+    return _types()[name][2].description or ""
+
+
+def allowed(name: str) -> str:
+    """What the field takes, in words for people."""
+    plain, words, meta = _types()[name]
+    if plain is bool:
+        return "on or off"
+    kind = {int: "a whole number", float: "a number"}.get(plain, "")  # type: ignore[call-overload]
+    limits = [
+        f"{word} {limit:g}" if isinstance(limit, float) else f"{word} {limit:,}"
+        for word, limit in (
+            ("at least", meta.ge),
+            ("above", meta.gt),
+            ("at most", meta.le),
+            ("below", meta.lt),
+        )
+        if limit is not None
+    ]
+    kind = " ".join(filter(None, [kind, " and ".join(limits)]))
+    return " or ".join(filter(None, [kind, ", ".join(map(str, words))]))
+
+
+def parse(name: str, value: Value | str) -> Value:
+    """The value of a field from text or from a plain value; checked. Raises ValueError."""
+    name = field(name)
+    plain, words, _ = _types()[name]
+    parsed: Value = value
+    if isinstance(value, str) and value not in words:
+        text = value.strip().replace("_", "").replace(",", "") if plain in (int, float) else value.strip().lower()
+        try:
+            if plain is bool:
+                parsed = SWITCH[text]
+            elif plain is int:
+                parsed = int(text)
+            elif plain is float:
+                parsed = float(text)
+        except (ValueError, KeyError):
+            pass
+    if plain is str and isinstance(value, str) and value.lower() in words:
+        parsed = value.lower()
+    if isinstance(value, bool) and "on" in words:  # a switch that has more than two positions
+        parsed = "on" if value else "off"
+    if plain is float and isinstance(parsed, int) and not isinstance(parsed, bool):
+        parsed = float(parsed)
+    _check(name, parsed)
+    return parsed
+
+
+def _check(name: str, value: Value) -> None:
+    plain, words, meta = _types()[name]
+    ok = value in words if isinstance(value, str) else False
+    if not isinstance(value, str) and plain is not str:
+        right_type = isinstance(value, bool) == (plain is bool) and isinstance(
+            value, int if plain is int else (int, float)
+        )
+        ok = (
+            right_type
+            and math.isfinite(value)
+            and not (
+                (meta.ge is not None and value < meta.ge)
+                or (meta.gt is not None and value <= meta.gt)
+                or (meta.le is not None and value > meta.le)
+                or (meta.lt is not None and value >= meta.lt)
+            )
+        )
+    if not ok:
+        raise ValueError(f"{name}={value}: has to be {allowed(name)}")

@@ -1,0 +1,252 @@
+"""The net: an embedding and a list of bricks, built from a Config as the lecture draws it; evaluation and sampling."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore_core.config import Config
+from makemore_core.dataset import EDGE, Dataset, Split
+from makemore_core.layers import (
+    NONLINEARITIES,
+    BatchNorm1d,
+    Brick,
+    Embedding,
+    GroupNorm,
+    LayerNorm,
+    Linear,
+    Norm,
+    Residual,
+)
+
+SAMPLING_SEED = 2147483647 + 10  # part 3, "sample from the model"
+LONGEST_NAME = 200
+EVALUATION_BATCH = 8192
+
+
+class Model:
+    """Character MLP: embedding (V, C), then hidden layers, then logits (B, V)."""
+
+    def __init__(self, embedding: Embedding, layers: list[Brick]) -> None:
+        self.embedding = embedding
+        self.layers = layers
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Contexts (B, T) -> logits (B, V), as in training: every brick keeps its `out`."""
+        out = self.embedding(x)
+        for layer in self.layers:
+            out = layer(out)
+        return out
+
+    def infer(self, x: Tensor) -> Tensor:
+        """Contexts (B, T) -> logits (B, V), as in evaluation: running statistics, no trace left."""
+        with torch.no_grad():
+            out = self.embedding.infer(x)
+            for layer in self.layers:
+                out = layer.infer(out)
+        return out
+
+    def backward(self, dlogits: Tensor) -> None:
+        """The backward pass by hand: fills `.grad` of every parameter from d loss / d logits (B, V)."""
+        for layer in reversed(self.layers):
+            dlogits = layer.backward(dlogits)
+        self.embedding.backward(dlogits)
+
+    def leaves(self) -> list[Brick]:
+        """The bricks after the embedding, residual connections opened: the position is the `index` people see."""
+        return [leaf for layer in self.layers for leaf in layer.leaves()]
+
+    def parameters(self) -> list[Tensor]:
+        """Everything that training changes: the embedding first, then brick by brick."""
+        return self.embedding.parameters() + [p for layer in self.layers for p in layer.parameters()]
+
+    def buffers(self) -> list[Tensor]:
+        """The running statistics."""
+        return [b for layer in self.layers for b in layer.buffers()]
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Parameters and buffers by name (`C`, `0.weight`, `1.gamma`, `1.running_mean`): what a checkpoint holds."""
+        yield "C", self.embedding.weight
+        for index, leaf in enumerate(self.leaves()):
+            for name, value in vars(leaf).items():
+                if any(value is tensor for tensor in leaf.parameters() + leaf.buffers()):
+                    yield f"{index}.{name}", value
+
+    def clone(self) -> Model:
+        """A copy that shares nothing with this net, for what must not be disturbed by training or disturb it."""
+        twin = copy.copy(self)
+        twin.embedding, twin.layers = copy.copy(self.embedding), [_clone(layer) for layer in self.layers]
+        twin.embedding.weight = self.embedding.weight.detach().clone()
+        return twin
+
+    def to(self, device: torch.device) -> Model:
+        """The same net, its tensors on `device`."""
+        for brick in [self.embedding, *self.leaves()]:
+            for name, value in list(vars(brick).items()):
+                if isinstance(value, Tensor):
+                    setattr(brick, name, value.to(device))
+        return self
+
+
+def _clone(brick: Brick) -> Brick:
+    twin = copy.copy(brick)
+    if isinstance(brick, Residual):
+        twin.__dict__["bricks"] = tuple(_clone(inner) for inner in brick.bricks)
+        return twin
+    kept = [id(tensor) for tensor in brick.parameters() + brick.buffers()]
+    for name, value in vars(brick).items():
+        if id(value) in kept:
+            setattr(twin, name, value.detach().clone())
+    return twin
+
+
+def gain(config: Config) -> float:
+    """What the hidden weights are multiplied by; `auto` is `torch.nn.init.calculate_gain` of the nonlinearity."""
+    if config.gain != "auto":
+        return float(config.gain)
+    if config.nonlinearity == "elu":
+        return 1.0  # calculate_gain knows no ELU; its slope at 0 is 1
+    kind = "linear" if config.nonlinearity == "identity" else config.nonlinearity
+    return torch.nn.init.calculate_gain(kind)
+
+
+def build(config: Config, vocabulary: int, generator: torch.Generator) -> Model:
+    """A net as the lecture draws it (part 3): the embedding first, then each layer's weight (and bias) in order."""
+    embedding = Embedding(vocabulary, config.n_embd, generator)
+    fan_in = config.n_embd * config.block_size
+    layers: list[Brick] = []
+    for _ in range(config.n_layer):
+        bricks = _hidden(config, fan_in, generator)
+        layers += [Residual(*bricks)] if config.residual and fan_in == config.n_hidden else bricks
+        fan_in = config.n_hidden
+    return Model(embedding, layers + _output(config, fan_in, vocabulary, generator))
+
+
+def _hidden(config: Config, fan_in: int, generator: torch.Generator) -> list[Brick]:
+    before = config.norm != "none" and config.norm_place == "before"
+    linear = Linear(fan_in, config.n_hidden, _has_bias(config, before), generator)
+    if config.fan_in != "off":
+        linear.weight /= fan_in**0.5
+    linear.weight *= gain(config)
+    _draw_bias(linear, config.bias_init, config.bias_drawn, generator)
+    nonlinearity = NONLINEARITIES[config.nonlinearity]()
+    if config.norm == "none":
+        return [linear, nonlinearity]
+    norm = _norm(config, config.n_hidden)
+    return [linear, norm, nonlinearity] if before else [linear, nonlinearity, norm]
+
+
+def _output(config: Config, fan_in: int, vocabulary: int, generator: torch.Generator) -> list[Brick]:
+    normalised = config.norm != "none" and config.norm_output
+    linear = Linear(fan_in, vocabulary, _has_bias(config, normalised), generator)
+    if config.fan_in == "on":
+        linear.weight /= fan_in**0.5
+    _draw_bias(linear, config.last_bias_init, config.bias_drawn, generator)
+    if not normalised:
+        linear.weight *= config.last_shrink
+        return [linear]
+    norm = _norm(config, vocabulary)
+    norm.gamma *= config.last_shrink
+    return [linear, norm]
+
+
+def _has_bias(config: Config, norm_follows: bool) -> bool:
+    return config.bias == "on" or (config.bias == "auto" and not norm_follows)
+
+
+def _draw_bias(linear: Linear, scale: float, drawn: bool, generator: torch.Generator) -> None:
+    if linear.bias is not None and (drawn or scale):
+        linear.bias.copy_(torch.randn(linear.bias.shape, generator=generator) * scale)
+
+
+def _norm(config: Config, features: int) -> Norm:
+    if config.norm == "batch":
+        return BatchNorm1d(features, config.norm_eps, config.norm_momentum, unbiased=config.norm_variance == "lecture")
+    if config.norm == "layer":
+        return LayerNorm(features, config.norm_eps)
+    groups = config.norm_groups
+    while features % groups:  # the logits: the largest number of groups that divides the vocabulary
+        groups -= 1
+    return GroupNorm(groups, features, config.norm_eps)
+
+
+def adapt(model: Model, before: Config, after: Config) -> Model:
+    """The net that `after` describes with the weights that `model` has: what a live change does.
+
+    Gain and fan-in division multiply the hidden weights by what they would have differed at the start; a norm comes
+    in fresh, as the identity it is after initialisation; a nonlinearity is swapped.
+    """
+    vocabulary, device = len(model.embedding.weight), model.embedding.weight.device
+    fresh = build(after, vocabulary, torch.Generator().manual_seed(after.seed)).to(device)
+    fresh.embedding = model.embedding
+    old = [leaf for leaf in model.leaves() if isinstance(leaf, Linear)]
+    new = [leaf for leaf in fresh.leaves() if isinstance(leaf, Linear)]
+    for index, (source, target) in enumerate(zip(old, new, strict=True)):
+        last = index == len(old) - 1
+        target.weight = source.weight * (_scale(after, source, last) / _scale(before, source, last))
+        if target.bias is not None and source.bias is not None:
+            target.bias = source.bias
+        elif target.bias is not None:
+            target.bias = torch.zeros_like(target.bias)
+    if before.norm == after.norm and before.norm_place == after.norm_place:
+        norms = [leaf for leaf in model.leaves() if isinstance(leaf, Norm)]
+        for kept, made in zip(norms, [leaf for leaf in fresh.leaves() if isinstance(leaf, Norm)], strict=True):
+            for a, b in zip(made.parameters() + made.buffers(), kept.parameters() + kept.buffers(), strict=True):
+                a.copy_(b)
+    return fresh
+
+
+def _scale(config: Config, linear: Linear, last: bool) -> float:
+    divided = config.fan_in == "on" or (config.fan_in == "hidden" and not last)
+    return (1.0 if last else gain(config)) / (linear.weight.shape[0] ** 0.5 if divided else 1.0)
+
+
+def evaluate(model: Model, split: Split) -> float:
+    """Mean cross-entropy over a whole split, with the running statistics; NaN for an empty one."""
+    if len(split.y) == 0:
+        return float("nan")
+    return sum(evaluation(model, split)) / len(split.y)
+
+
+def evaluation(model: Model, split: Split) -> Iterator[float]:
+    """The same, a slice at a time: the summed cross-entropy of each, so that training need not wait for the whole."""
+    for start in range(0, len(split.y), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        yield float(F.cross_entropy(model.infer(split.x[part]), split.y[part], reduction="sum"))
+
+
+def sample(
+    model: Model,
+    dataset: Dataset,
+    block_size: int,
+    n: int = 20,
+    seed: int = SAMPLING_SEED,
+    temperature: float = 1.0,
+) -> list[str]:
+    """`n` names, drawn as the lecture draws them (part 3), with a generator of their own.
+
+    `temperature` divides the logits. A net whose logits are not finite gives no names. A name is cut at 200
+    characters, for nets that never end one.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: has to be above 0")
+    device = model.embedding.weight.device
+    generator = torch.Generator().manual_seed(seed)
+    names = []
+    for _ in range(n):
+        context, drawn = [EDGE] * block_size, list[int]()
+        while len(drawn) < LONGEST_NAME:
+            logits = model.infer(torch.tensor([context], device=device)).cpu() / temperature
+            if not bool(torch.isfinite(logits).all()):
+                return []
+            index = int(torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator))
+            if index == EDGE:
+                break
+            drawn.append(index)
+            context = [*context[1:], index]
+        names.append(dataset.text(drawn))
+    return names

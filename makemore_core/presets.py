@@ -1,0 +1,157 @@
+"""The experiments of the lectures as configurations, each with what it shows and what to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from makemore_core.config import Config, Value
+
+
+class Preset(NamedTuple):
+    """An experiment: what differs from the default configuration, what it shows, what to look at."""
+
+    changes: Mapping[str, Value]
+    shows: str
+    look_at: str
+
+    def config(self) -> Config:
+        """The whole configuration."""
+        return Config().replace(self.changes)
+
+
+DEFAULT = "deep-batchnorm"
+
+_MLP: dict[str, Value] = {
+    "n_layer": 1, "n_hidden": 200, "norm": "none", "norm_output": False, "bias": "on", "bias_drawn": True,
+    "gain": 1.0, "fan_in": "off", "last_shrink": 1.0, "bias_init": 1.0, "last_bias_init": 1.0, "lr_decay_at": 100_000,
+}  # fmt: skip
+_MLP_SOFTMAX = _MLP | {"last_shrink": 0.01, "last_bias_init": 0.0}
+_MLP_TANH = _MLP_SOFTMAX | {"gain": 0.2, "bias_init": 0.01}
+_MLP_KAIMING = _MLP_TANH | {"fan_in": "hidden", "gain": 5 / 3}
+_MLP_BATCHNORM = _MLP_KAIMING | {"norm": "batch", "norm_momentum": 0.001, "bias": "auto"}
+_DEEP: dict[str, Value] = {"norm": "none", "norm_output": False, "gain": 5 / 3}
+_FIFTY = _DEEP | {"n_layer": 50}
+
+PRESETS: dict[str, Preset] = {
+    "mlp-original": Preset(
+        _MLP,
+        "one hidden layer as first written, every parameter straight from randn: confidently wrong",
+        "the first loss, far above ln V, and the saturation of the one tanh layer",
+    ),
+    "mlp-softmax": Preset(
+        _MLP_SOFTMAX,
+        "the last layer made small: the first guess is nearly uniform",
+        "the first loss at ln V; the tanh layer is as saturated as before",
+    ),
+    "mlp-tanh": Preset(
+        _MLP_TANH,
+        "the first weights made small by hand: the tanh units let gradients through",
+        "the saturation meter, and the gradient that reaches the first weights",
+    ),
+    "mlp-kaiming": Preset(
+        _MLP_KAIMING,
+        "the scale taken from theory: 5/3 over the square root of fan-in",
+        "saturation a little higher than by hand, the loss as good",
+    ),
+    "mlp-batchnorm": Preset(
+        _MLP_BATCHNORM,
+        "BatchNorm before the tanh: the scale of the weights no longer matters",
+        "b takes BatchNorm out; g and G change the gain with and without it",
+    ),
+    "deep-tanh": Preset(
+        _DEEP,
+        "six layers of tanh at gain 5/3: activations keep their spread through the depth",
+        "std near 0.65 and saturation near 5 % in every layer but the first",
+    ),
+    "deep-tanh-gain1": Preset(
+        _DEEP | {"gain": 1.0},
+        "gain 1 is too small for tanh: each layer squeezes the spread",
+        "activation std and saturation shrinking from layer to layer",
+    ),
+    "deep-tanh-gain3": Preset(
+        _DEEP | {"gain": 3.0},
+        "gain 3 is too large: every layer saturates",
+        "histograms piled up at -1 and 1, gradients uneven through the depth",
+    ),
+    "deep-tanh-gain05": Preset(
+        _DEEP | {"gain": 0.5},
+        "gain 0.5: activations die out with depth",
+        "activations shrink downwards, gradients spread out towards the first layer",
+    ),
+    "deep-linear": Preset(
+        _DEEP | {"nonlinearity": "identity"},
+        "no nonlinearity at gain 5/3: nothing squeezes, so everything grows",
+        "activation std growing with depth, gradients shrinking towards the input",
+    ),
+    "deep-linear-gain1": Preset(
+        _DEEP | {"nonlinearity": "identity", "gain": 1.0},
+        "no nonlinearity at gain 1: both directions keep their spread",
+        "the same std in every row, forward and backward",
+    ),
+    "deep-no-fanin": Preset(
+        _DEEP | {"fan_in": "off"},
+        "weights straight from randn: no division by the square root of fan-in",
+        "saturated everywhere, update:data near -1 to -1.5 and uneven",
+    ),
+    "deep-slow": Preset(
+        _DEEP | {"lr": 0.001},
+        "a learning rate a hundred times too small",
+        "update:data near -4, a whole unit under its guide line",
+    ),
+    "deep-batchnorm": Preset(
+        {},
+        "the six-layer net with BatchNorm: robust from the first step",
+        "every row alike: std 0.65, about 2 % saturated, update:data near -3",
+    ),
+    "deep-batchnorm-gain02": Preset(
+        {"gain": 0.2},
+        "BatchNorm with a gain of 0.2: the activations do not notice",
+        "activations as before; only update:data moves up",
+    ),
+    "deep-batchnorm-no-fanin": Preset(
+        {"fan_in": "off"},
+        "BatchNorm without fan-in division: well behaved all the same",
+        "activations as before; update:data well under -3",
+    ),
+    "deep-batchnorm-no-fanin-lr1": Preset(
+        {"fan_in": "off", "lr": 1.0},
+        "the same with ten times the learning rate, which brings the updates back",
+        "update:data near -3 again",
+    ),
+    "deep-batchnorm-after": Preset(
+        {"norm_place": "after"},
+        "BatchNorm behind the tanh instead of before it: nearly the same",
+        "activations and update:data against the default",
+    ),
+    "fifty-layers-gain1": Preset(
+        _FIFTY | {"gain": 1.0},
+        "fifty tanh layers at gain 1: the signal fades",
+        "std about 0.10 in the last layers, no saturation",
+    ),
+    "fifty-layers": Preset(
+        _FIFTY,
+        "fifty tanh layers at gain 5/3: the spread settles and stays",
+        "std near 0.65 all the way down, about 5 % saturated",
+    ),
+    "fifty-layers-batchnorm": Preset(
+        {"n_layer": 50},
+        "fifty layers with BatchNorm: the activations are held, the gradients are not quite",
+        "gradient std through the depth",
+    ),
+    "fifty-layers-residual": Preset(
+        {"n_layer": 50, "residual": True},
+        "fifty layers with BatchNorm and residual connections: the gradient has a way around",
+        "gradient std through the depth against fifty-layers-batchnorm",
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset of that name. Raises ValueError, with the nearest spelling, where there is none."""
+    if name not in PRESETS:
+        import difflib
+
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        raise ValueError(f"{name}: no such preset; " + (f"did you mean {near[0]}?" if near else "see makemore presets"))
+    return PRESETS[name]

@@ -1,0 +1,99 @@
+"""A net, its data, its optimiser and its engine: everything that an update needs, and nothing that looks at it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset, Split
+from makemore_core.diagnostics import Probe, probe
+from makemore_core.engine import Engine, ManualEngine, PlainEngine
+from makemore_core.model import adapt, build
+from makemore_core.optim import Optimizer
+
+
+class Trainer:
+    """`step` counts the updates done. The net, the minibatches and the optimiser follow from the config's seed."""
+
+    def __init__(self, config: Config, dataset: Dataset) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.device = pick_device(config.device)
+        # The net is too small for threads: with two, runs fell to a hundredth of their speed.
+        torch.set_num_threads(1)
+        self.train = self._split(dataset.train)
+        self.val = self._split(dataset.val)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
+        self.optimizer = Optimizer(config, self.model.parameters())
+        self.engine: Engine = self.make_engine()
+        self.step = 0
+
+    def _split(self, items: tuple[str, ...]) -> Split:
+        split = self.dataset.examples(items, self.config.block_size)
+        return Split(split.x.to(self.device), split.y.to(self.device))
+
+    def make_engine(self) -> Engine:
+        """The engine that the config asks for, over this trainer's tensors; `auto` starts with the plain one."""
+        kind = ManualEngine if self.config.engine == "manual" else PlainEngine
+        return kind(self.model, self.optimizer, self.train)
+
+    def advance(self, n: int, watch: bool = False) -> list[float]:
+        """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed."""
+        batches = torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
+        rates = [self.config.lr_at(step) for step in range(self.step, self.step + n)]
+        losses: list[float] = self.engine.advance(batches.to(self.device), rates, watch).tolist()
+        self.step += n
+        return losses
+
+    def probe(self, dead: dict[int, int]) -> Probe:
+        """What the last update, run with `watch`, looked like."""
+        return probe(self.model, self.engine.taps(), dead)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other settings on the weights as they are. Raises ValueError where they need a new net."""
+        if config.as_dict() == self.config.as_dict():
+            return
+        before, self.config = self.config, config
+        if any(getattr(config, name) != getattr(before, name) for name in ("norm", "gain", "fan_in", "nonlinearity")):
+            self.model = adapt(self.model, before, config)
+            self.optimizer = Optimizer(config, self.model.parameters())
+        elif config.optimizer != before.optimizer:
+            self.optimizer = Optimizer(config, self.model.parameters())
+        else:
+            self.optimizer.config = config
+        for leaf in self.model.leaves():
+            if hasattr(leaf, "momentum"):
+                leaf.momentum = config.norm_momentum
+        self.engine = self.make_engine()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a later trainer needs to go on bit for bit, by name: net, optimiser and generator."""
+        state = {name: tensor.detach().cpu() for name, tensor in self.model.named_tensors()}
+        for position, slots in enumerate(self.optimizer.state):
+            for slot, tensor in enumerate(slots):
+                state[f"optimizer.{position}.{slot}"] = tensor.cpu()
+        state["generator"] = self.generator.get_state()
+        return state
+
+    def restore(self, tensors: dict[str, Tensor], step: int, count: int) -> None:
+        """Go on where `tensors` were taken. Raises ValueError where they belong to another net."""
+        own = dict(self.model.named_tensors())
+        for position, slots in enumerate(self.optimizer.state):
+            own |= {f"optimizer.{position}.{slot}": tensor for slot, tensor in enumerate(slots)}
+        wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "generator"}
+        if wanted != given or "generator" not in tensors:
+            raise ValueError("the checkpoint belongs to another net: names or shapes of its tensors differ")
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+        self.generator.set_state(tensors["generator"])
+        self.step, self.optimizer.count = step, count
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the CPU: a net this small is slower on a GPU unless its steps are captured in a graph."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device=cuda: no GPU that torch can use on this machine; use device=cpu")
+    return torch.device("cuda" if name == "cuda" else "cpu")
