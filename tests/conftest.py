@@ -1,0 +1,60 @@
+"""What the tests share: the names to learn from, and the limits under which everything is run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from makemore_core.dataset import Dataset, embedded_names, read
+
+hypothesis.settings.register_profile("makemore", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("makemore")
+
+LECTURE_NAMES = "MAKEMORE_LECTURE_NAMES"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Nets this small lose their speed to threads. torch is not imported for it: many tests need none."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def lecture_names() -> Path:
+    """The lectures' own data set, which this repository does not carry."""
+    path = os.environ.get(LECTURE_NAMES)
+    if not path:
+        pytest.skip(f"{LECTURE_NAMES} does not name the lectures' names.txt, whose numbers are checked here")
+    return Path(path)
+
+
+@pytest.fixture(scope="session")
+def names() -> Dataset:
+    """The embedded names."""
+    return read(embedded_names())
+
+
+@pytest.fixture(scope="session")
+def few_names(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six hundred of the embedded names, for whatever trains many nets."""
+    path = tmp_path_factory.mktemp("data") / "few.txt"
+    path.write_text("\n".join(embedded_names().read_text("utf-8").split("\n")[:600]), "utf-8")
+    return read(path)
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Writes bytes to a file of this test's own."""
+
+    def write(content: bytes) -> Path:
+        path = tmp_path / "items.txt"
+        path.write_bytes(content)
+        return path
+
+    return write
