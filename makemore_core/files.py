@@ -39,7 +39,7 @@ def read_file(path: Path | str, most: int = 1 << 40) -> bytes:
         if size > most:
             raise OSError(f"{path}: {size:,} bytes, at most {most:,} are read")
         with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read(most)
+            return file.read()
 
 
 def write_file(path: Path | str, data: bytes | memoryview) -> None:

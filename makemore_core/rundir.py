@@ -184,7 +184,9 @@ def read_manifest(folder: Path) -> Manifest:
         data = read_file(folder / MANIFEST, LONGEST_FILE)
         form = msgspec.json.decode(data, type=_Format).format
         if _major(form) > _major(FORMAT):
-            raise ValueError(f"{folder.name}: a newer makemore wrote it, in format {form[:20]}; this one reads {FORMAT}")
+            raise ValueError(
+                f"{folder.name}: a newer makemore wrote it, in format {form[:20]}; this one reads {FORMAT}"
+            )
         return msgspec.json.decode(data, type=Manifest)
     except OSError as error:
         raise ValueError(f"{folder.name}: its {MANIFEST} cannot be read: {error.strerror or error}") from None

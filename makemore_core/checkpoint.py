@@ -1,0 +1,180 @@
+"""Checkpoints: tensors in safetensors, everything else in JSON, no code in either, and never half of one.
+
+A checkpoint is a folder that gets its name when all of it is on the disk. What is read is checked against the
+SHA-256 beside it, because a damaged file can load without a complaint and train on with wrong weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from makemore_core.files import read_file, sync_folder, write_file
+from makemore_core.rundir import CHECKPOINTS
+from makemore_core.snapshot import Json
+
+TENSORS, REST, SUMS = "tensors.safetensors", "rest.json", "SHA256SUMS"
+LONGEST_REST = 64 * 1024 * 1024
+
+_NAME = re.compile(r"(\d{6,})-attempt\d+-step\d+")
+_SUM = re.compile(r"^([0-9a-f]{64})  (.+)$", re.MULTILINE)
+_TEMPORARY = ".tmp-"
+
+
+class Loaded(NamedTuple):
+    """What was saved; `skipped` says in a line each why newer checkpoints were not taken."""
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    rest: dict[str, Json]
+    path: Path
+    skipped: list[str]
+
+
+def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json], *, keep: int = 2) -> Path:
+    """Save a run's checkpoint and remove all but the newest `keep` good ones; `rest` has `step` and `attempt`.
+
+    Only the process that trains the run may call this. Raises OSError where the disk refuses; the checkpoints
+    that are there then stay as they are.
+    """
+    inside = folder / CHECKPOINTS
+    inside.mkdir(mode=0o700, exist_ok=True)
+    sweep(folder)
+    newest = max((number for number, _ in _found(inside)), default=0)
+    name = f"{newest + 1:06}-attempt{int(str(rest.get('attempt', 0)))}-step{int(str(rest['step']))}"
+    temporary = inside / f"{_TEMPORARY}{name}"
+    try:
+        temporary.mkdir(mode=0o700)
+        _write(temporary, tensors, rest)
+        os.rename(temporary, inside / name)
+        sync_folder(inside)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _prune(inside, keep)
+    return inside / name
+
+
+def load(folder: Path, *, fits: Callable[[Loaded], None] | None = None) -> Loaded:
+    """The newest good checkpoint of a run. `fits` raises ValueError for one that its caller cannot use.
+
+    Raises ValueError, in one line, where there is none.
+    """
+    skipped: list[str] = []
+    for _, path in sorted(_found(folder / CHECKPOINTS), reverse=True):
+        try:
+            loaded = _read(path, skipped)
+            if fits is not None:
+                fits(loaded)
+            return loaded
+        except ValueError as error:
+            skipped.append(f"checkpoint {path.name} was not taken: {error}")
+    if skipped:
+        raise ValueError(f"{folder.name}: has no good checkpoint; {skipped[0]}")
+    raise ValueError(f"{folder.name}: has no checkpoint")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed save left; only for the process that trains the run."""
+    for litter in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(litter, ignore_errors=True)
+
+
+def _write(inside: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json]) -> None:
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    table = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in plain.items()}
+    files = {
+        TENSORS: safetensors.torch.save(plain),
+        REST: json.dumps({"rest": dict(rest), "tensors": table}).encode(),
+    }
+    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
+    for name, data in (files | {SUMS: sums.encode()}).items():
+        write_file(inside / name, data)
+    sync_folder(inside)
+
+
+def _read(path: Path, skipped: list[str]) -> Loaded:
+    """Raises ValueError, in one line, for whatever is not as it was saved."""
+    try:
+        data = _checked(path)
+        kept = json.loads(data[REST])
+        rest, table = kept["rest"], kept["tensors"]
+        step = rest["step"]
+        tensors = safetensors.torch.load(data[TENSORS])
+    except OSError as error:
+        raise ValueError(_line(f"{error.strerror or error}")) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise ValueError(_line(f"{error}")) from None
+    if not isinstance(step, int) or not isinstance(table, dict):
+        raise ValueError(f"{REST} does not say at which step it was saved")
+    for name in sorted(table.keys() | tensors.keys()):
+        found = [str(tensors[name].dtype), *tensors[name].shape] if name in tensors else None
+        if found != table.get(name):
+            raise ValueError(_line(f"tensor {name} is {found}, and {table.get(name)} was saved"))
+    return Loaded(step, tensors, rest, path, skipped)
+
+
+def _checked(path: Path) -> dict[str, bytes]:
+    """The two files' contents, which are what the checksums say. Raises OSError, ValueError."""
+    if path.is_symlink():
+        raise ValueError("is a link")
+    sums = {name: digest for digest, name in _SUM.findall(read_file(path / SUMS, 4096).decode())}
+    data = {TENSORS: read_file(path / TENSORS), REST: read_file(path / REST, LONGEST_REST)}
+    for name, content in data.items():
+        if hashlib.sha256(content).hexdigest() != sums.get(name):
+            raise ValueError(f"{name} is damaged: its SHA-256 is not the one that was written")
+    return data
+
+
+def _line(text: str) -> str:
+    """An error in one line that can be shown anywhere."""
+    return "".join(c if c.isprintable() else " " for c in text)[:200] or "it cannot be read"
+
+
+def _found(inside: Path) -> list[tuple[int, Path]]:
+    """Whatever carries a checkpoint's name, good or not, with its number."""
+    try:
+        names = os.listdir(inside)
+    except OSError:
+        return []
+    return [(int(match[1]), inside / name) for name in names if (match := _NAME.fullmatch(name))]
+
+
+def _prune(inside: Path, keep: int) -> None:
+    """Remove all behind the newest `keep` good ones; damaged ones count for nothing and go with them."""
+    good = 0
+    for _, path in sorted(_found(inside), reverse=True):
+        if good >= keep:
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        elif _is_good(path, _stamp(path)):
+            good += 1
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return (path / SUMS).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=64)
+def _is_good(path: Path, _stamp: int) -> bool:
+    try:
+        _checked(path)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,528 @@
+"""The record of a run on disk: JSON lines, appended with one write each, that a crash can tear only at the end.
+
+Writer and readers share nothing but the files, so a reader can be in any process and cannot hold the writer up. Each
+line carries its number, `n`, and a checksum, `crc`, as the last members of its object; a reader takes a line only if
+the checksum is right and the number is new to it. That alone keeps it right while segments are rotated, thinned and
+merged under its eyes: whatever it finds there, it delivers each record at most once, in order, unaltered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import math
+import os
+import re
+import threading
+import time
+import zlib
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from makemore_core.files import open_regular, opened, sync_folder
+from makemore_core.snapshot import Json
+
+BUDGET = 64 * 1024 * 1024
+SEGMENT = 4 * 1024 * 1024
+LONGEST = 4 * 1024 * 1024  # bytes of a line
+CHUNK = 1024 * 1024
+MOST_SEGMENTS = 100_000
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to write to a disk that refuses
+KEPT_LOSSES = 64  # of a thinned snapshot
+THINNING_PACE = 4  # bytes thinned for each byte written, while there is something to thin
+
+_NAME = re.compile(r"(\d{15})\.jsonl")
+_TAIL = re.compile(rb',"n":(\d{1,15}),"crc":"([0-9a-f]{8})"\}')
+_LONGEST_TAIL = 40
+
+
+def seal(payload: bytes, n: int) -> bytes:
+    """The line of a record: the same JSON object with its number and checksum as last members."""
+    body = b'%b,"n":%d' % (payload[:-1], n)
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def unseal(line: bytes) -> tuple[int, bytes] | None:
+    """The number and the payload of a line without its end; None where it is not exactly what `seal` made."""
+    tail = _TAIL.search(line, max(0, len(line) - _LONGEST_TAIL))
+    if tail is None or tail.end() != len(line) or int(tail[2], 16) != zlib.crc32(line[: tail.end(1)]):
+        return None
+    return int(tail[1]), line[: tail.start()] + b"}"
+
+
+class Segment(NamedTuple):
+    """A file of the record; `first` is the number of its first line and its name."""
+
+    first: int
+    size: int
+
+
+def segments(folder: Path) -> list[Segment]:
+    """The files of a record, in order; none where there is no such folder."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if match := _NAME.fullmatch(entry.name):
+                    with contextlib.suppress(FileNotFoundError):
+                        found.append(Segment(int(match[1]), entry.stat(follow_symlinks=False).st_size))
+    except OSError:
+        return []
+    return sorted(found)
+
+
+def segment_path(folder: Path, first: int) -> Path:
+    """Where the segment lies that begins with line number `first`."""
+    return folder / f"{first:015}.jsonl"
+
+
+class RecordWriter:
+    """Appends to a record; never raises for the disk's sake and never waits for it.
+
+    `dropped` counts what could not be recorded, `problem` says why, and is empty while all is well. The files
+    together stay under `budget` bytes: as it is used up, the densest part of the record is thinned, the oldest
+    first, a few lines with each line that is written. Commands are never thinned away.
+    """
+
+    def __init__(self, folder: Path, *, budget: int = BUDGET, segment: int = SEGMENT) -> None:
+        self._folder = folder
+        self._segment = max(1, min(segment, budget // 8))
+        self._budget = budget
+        self.dropped = 0
+        self.problem = ""
+        self._fd: int | None = None
+        self._first = self._next = 0
+        self._size = 0
+        self._torn = False  # a part of a line is on disk that could not be cut off yet
+        self._pause, self._try_again = 0.0, 0.0
+        self._sealed: list[Segment] = []
+        self._solid: set[int] = set()  # segments that thinning does not make smaller
+        self._thinning: Generator[int, None, None] | None = None
+        self._syncing: threading.Thread | None = None
+        self._new_names = False
+        try:
+            self._open()
+        except OSError as error:
+            self._fail(error)
+
+    def append(self, payload: bytes, *, durable: bool = False) -> bool:
+        """Write one record, a JSON object in one line. `durable`: onto the disk itself before this returns.
+
+        False where it could not be written; it is then counted in `dropped` and leaves no trace in the file.
+        """
+        assert b"\n" not in payload, payload[:40]
+        assert payload.startswith(b'{"'), payload[:40]
+        assert payload.endswith(b"}"), payload[:40]
+        if len(payload) > LONGEST - _LONGEST_TAIL or (not durable and time.monotonic() < self._try_again):
+            self.problem = self.problem or f"a record is longer than {LONGEST:,} bytes"
+            self.dropped += 1
+            return False
+        try:
+            self._ready()
+            self._write(seal(payload, self._next))
+            if durable:
+                self._sync_now()
+        except OSError as error:
+            self.dropped += 1
+            self._fail(error)
+            return False
+        self.problem, self._pause, self._try_again = "", 0.0, 0.0
+        self._thin(THINNING_PACE * len(payload))
+        return True
+
+    def sync(self) -> None:
+        """Have everything so far put onto the disk itself, by a thread, so that a slow disk holds nobody up."""
+        if self._fd is None or (self._syncing is not None and self._syncing.is_alive()):
+            return
+        names, self._new_names = self._new_names, False
+        self._syncing = threading.Thread(
+            target=_sync, args=(os.dup(self._fd), self._folder if names else None), daemon=True
+        )
+        self._syncing.start()
+
+    def close(self) -> None:
+        """Sync and close; a writer can be opened on the folder again."""
+        if self._thinning is not None:
+            self._thinning.close()
+        if self._syncing is not None:
+            self._syncing.join(timeout=5.0)
+        if self._fd is not None:
+            with contextlib.suppress(OSError):  # what could not be synced may yet arrive on the disk
+                self._sync_now()
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self) -> None:
+        """Go on behind the last whole line of what is there."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        for litter in self._folder.glob(".*.tmp"):
+            litter.unlink(missing_ok=True)
+        *self._sealed, last = segments(self._folder) or [Segment(0, 0)]
+        fd = open_regular(segment_path(self._folder, last.first), os.O_RDWR | os.O_CREAT | os.O_APPEND)
+        try:
+            self._size, self._next = _end(fd, last.first)
+            os.ftruncate(fd, self._size)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd, self._first = fd, last.first
+
+    def _ready(self) -> None:
+        if self._fd is None:
+            self._open()
+        assert self._fd is not None
+        if self._torn:
+            os.ftruncate(self._fd, self._size)
+            self._torn = False
+        if self._size >= self._segment:
+            fd = open_regular(segment_path(self._folder, self._next), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+            self.sync()
+            os.close(self._fd)
+            self._sealed.append(Segment(self._first, self._size))
+            self._fd, self._first, self._size, self._new_names = fd, self._next, 0, True
+
+    def _write(self, line: bytes) -> None:
+        assert self._fd is not None
+        self._torn = True
+        written = os.write(self._fd, line)
+        if written < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._torn = False
+        self._size += written
+        self._next += 1
+
+    def _fail(self, error: OSError) -> None:
+        self.problem = error.strerror or str(error)
+        self._pause = min(LONGEST_PAUSE, 2 * self._pause or FIRST_PAUSE)
+        self._try_again = time.monotonic() + self._pause
+        if self._torn and self._fd is not None:
+            with contextlib.suppress(OSError):  # tried again before the next write
+                os.ftruncate(self._fd, self._size)
+                self._torn = False
+
+    def _sync_now(self) -> None:
+        assert self._fd is not None
+        os.fsync(self._fd)
+        if self._new_names:
+            sync_folder(self._folder)
+            self._new_names = False
+
+    def _thin(self, most: int) -> None:
+        """Go on thinning for about `most` bytes, where the record has grown towards its budget."""
+        if self._thinning is None:
+            used = sum(segment.size for segment in self._sealed) + 3 * self._segment
+            pair = used > self._budget and self._densest()
+            if not pair:
+                return
+            self._thinning = self._thin_pair(*pair)
+        try:
+            while most > 0:
+                most -= next(self._thinning)
+        except StopIteration:
+            self._thinning = None
+        except OSError as error:
+            self._thinning = None
+            self._fail(error)
+
+    def _densest(self) -> tuple[Segment, Segment] | None:
+        """The neighbours that hold the most bytes for each record there was, the oldest of those that are alike."""
+        ends = [segment.first for segment in self._sealed[2:]] + [self._first]
+        pairs = [
+            (round(math.log2(max(1, a.size + b.size) / (end - a.first))), a, b)
+            for a, b, end in zip(self._sealed, self._sealed[1:], ends, strict=False)
+            if a.first not in self._solid and b.first not in self._solid
+        ]
+        return max(pairs, key=lambda pair: (pair[0], -pair[1].first))[1:] if pairs else None
+
+    def _thin_pair(self, a: Segment, b: Segment) -> Generator[int, None, None]:
+        """Put half of the lines of two neighbours into the place of the first; yields the bytes it has handled."""
+        temporary = self._folder / f".{a.first:015}.tmp"
+        size = 0
+        try:
+            with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as out:
+                for handled, lines in thinned(_lines_of(self._folder, [a.first, b.first])):
+                    if lines and os.write(out, lines) < len(lines):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    size += len(lines)
+                    yield handled
+                yield from _synced(out)
+            os.replace(temporary, segment_path(self._folder, a.first))
+        except (OSError, GeneratorExit):
+            temporary.unlink(missing_ok=True)
+            raise
+        segment_path(self._folder, b.first).unlink(missing_ok=True)
+        at = self._sealed.index(a)
+        self._sealed[at : at + 2] = [Segment(a.first, size)]
+        if size > 0.9 * (a.size + b.size):
+            self._solid.add(a.first)
+
+
+class RecordReader:
+    """Follows a record that somebody may be writing, from its beginning; never raises for what the files hold.
+
+    `damaged` counts the lines that were skipped because they are not what was written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.damaged = 0
+        self._fd: int | None = None
+        self._first = -1  # the segment that is being read
+        self._position = 0
+        self._last = -1  # the highest number delivered
+        self._before = -1  # and what it was when this file was opened
+
+    def read(self, most: int | None = None) -> list[bytes]:
+        """The payloads since the last call, in order; a torn end is left for a later call.
+
+        With `most`, about so many bytes of the files are looked at, so that a long record can be opened in pieces.
+        """
+        payloads: list[bytes] = []
+        left = most if most is not None else 1 << 62
+        for _ in range(MOST_SEGMENTS):
+            later = [segment.first for segment in segments(self._folder) if segment.first > self._first]
+            left -= self._take(payloads, left)
+            if left <= 0:
+                break
+            if self._replaced():  # merged with its neighbour, which this file was not
+                self._open(self._first)
+            elif later:
+                self._leave_tail()
+                self._open(later[0])
+            else:
+                break
+        return payloads
+
+    def close(self) -> None:
+        """Let go of the file; `read` can still be called."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _open(self, first: int) -> None:
+        """Go to a segment; where it is gone, its lines are in the one before, or it was taken away."""
+        try:
+            fd = open_regular(segment_path(self._folder, first))
+        except FileNotFoundError:
+            return
+        except OSError:  # whatever carries that name, it is not a segment
+            self.damaged += 1
+            fd = None
+        self.close()
+        self._fd, self._first, self._position, self._before = fd, first, 0, self._last
+
+    def _replaced(self) -> bool:
+        """Whether the name of the open file stands for another one by now."""
+        try:
+            return self._fd is not None and not os.path.samestat(
+                os.fstat(self._fd), os.stat(segment_path(self._folder, self._first), follow_symlinks=False)
+            )
+        except OSError:
+            return False
+
+    def _take(self, payloads: list[bytes], most: int) -> int:
+        """Read on to the last line end in the open file; the number of bytes taken."""
+        began, size = self._position, CHUNK
+        while self._fd is not None and self._position - began < most:
+            try:
+                data = os.pread(self._fd, size, self._position)
+            except OSError:
+                break
+            end = data.rfind(b"\n") + 1
+            if end:
+                for line in data[: end - 1].split(b"\n"):
+                    self._hear(line, payloads)
+                self._position += end
+                size = CHUNK
+            elif len(data) < size:
+                break
+            elif size <= LONGEST:
+                size *= 4
+            else:  # no line is so long: go on inside it, so that its end is counted as damaged
+                self._position += len(data)
+        return self._position - began
+
+    def _hear(self, line: bytes, payloads: list[bytes]) -> None:
+        found = unseal(line)
+        if found is None or self._before < found[0] <= self._last:
+            self.damaged += 1
+        elif found[0] > self._last:
+            self._last = found[0]
+            payloads.append(found[1])
+
+    def _leave_tail(self) -> None:
+        """Count what follows the last line end of a file that nobody will write to again."""
+        with contextlib.suppress(OSError):
+            if self._fd is not None and os.fstat(self._fd).st_size > self._position:
+                self.damaged += 1
+
+
+def thinned(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Half of the lines, as pairs of bytes handled and lines to keep.
+
+    A snapshot is merged into the next one of its attempt, which takes over its losses. Every command stays, and so
+    do the first and the last snapshot of each attempt; of all else, every second line. Damaged lines go.
+    """
+    waiting: list[bytes] = []  # a snapshot that the next one may take the place of, and what came behind it
+    fields: Fields = {}
+    kept: dict[str, bool] = {}
+    for line in lines:
+        found = unseal(line)
+        new = _fields(found[1]) if found else {}
+        kind = _text(new, "type")
+        out = b""
+        if found is None or not new:
+            pass
+        elif kind == "snapshot":
+            if waiting and (merged := _merged(fields, new)):
+                out, waiting = b"".join([*waiting[1:], seal(msgspec.json.encode(merged), found[0])]), []
+            else:
+                out, waiting, fields = b"".join(waiting), [line + b"\n"], new
+        elif kind == "command" or not kept.get(kind):
+            kept[kind] = True
+            out, waiting = (b"", [*waiting, line + b"\n"]) if waiting else (line + b"\n", [])
+        else:
+            kept[kind] = False
+        yield len(line), out
+    yield 0, b"".join(waiting)
+
+
+Fields: TypeAlias = dict[str, msgspec.Raw]
+_object = msgspec.json.Decoder(Fields)
+
+
+def _fields(payload: bytes | msgspec.Raw) -> Fields:
+    """The members of an object, undecoded; none where it is no object."""
+    try:
+        return _object.decode(payload)
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
+
+
+def _text(fields: Fields, key: str) -> str:
+    value = _value(fields, key)
+    return value if isinstance(value, str) else ""
+
+
+def _whole(fields: Fields, key: str) -> int:
+    value = _value(fields, key)
+    return value if isinstance(value, int) else 0
+
+
+def _value(fields: Fields, key: str) -> Json:
+    try:
+        value: Json = msgspec.json.decode(fields.get(key, msgspec.Raw(b"null")))
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return value
+
+
+def _merged(a: Fields, b: Fields) -> Fields | None:
+    """Snapshot `b` with the losses of `a`, the one before it; None where both have to stay."""
+    a_step, b_step = _whole(a, "step"), _whole(b, "step")
+    a_losses, b_losses = _losses(a), _losses(b)
+    a_span = _whole(a, "losses_span") or len(a_losses)
+    b_span = _whole(b, "losses_span") or len(b_losses)
+    if _whole(a, "attempt") != _whole(b, "attempt") or a_step > b_step or a_step <= a_span:
+        return None
+    losses = a_losses + b_losses
+    merged = dict(b)
+    if len(losses) > KEPT_LOSSES or len(losses) < a_span + b_span:
+        places = [(i + 0.5) * a_span / len(a_losses) for i in range(len(a_losses))]
+        places += [a_span + (i + 0.5) * b_span / len(b_losses) for i in range(len(b_losses))]
+        losses = _extremes(places, losses, (a_span + b_span) / (KEPT_LOSSES // 2))
+        merged["losses_span"] = msgspec.Raw(b"%d" % (a_span + b_span))
+    merged.update(_raw_losses(losses))
+    if twin := _merged(_fields(a.get("twin", _NULL)), _fields(b.get("twin", _NULL))):
+        merged["twin"] = msgspec.Raw(msgspec.json.encode(twin))
+    return merged
+
+
+_NULL = msgspec.Raw(b"null")
+
+
+def _extremes(places: list[float], values: list[float], width: float) -> list[float]:
+    """The smallest and the largest of the values in each stretch of `width`, in order; NaN where there was one."""
+    out: list[float] = []
+    for _, group in itertools.groupby(zip(places, values, strict=True), lambda pair: int(pair[0] / width)):
+        stretch = [value for _, value in group]
+        numbers = [value for value in stretch if not math.isnan(value)]
+        if numbers:
+            low, high = min(numbers), max(numbers)
+            out += [low, high] if numbers.index(low) <= numbers.index(high) else [high, low]
+        if len(numbers) < len(stretch):
+            out.append(math.nan)
+    return out
+
+
+def _losses(fields: Fields) -> list[float]:
+    """The losses of a snapshot; those that are not finite are told by `losses_kind`."""
+    raw, kinds = _value(fields, "losses"), _value(fields, "losses_kind")
+    if not isinstance(raw, list):
+        return []
+    kinds = kinds if isinstance(kinds, dict) else {}
+    values = [kinds.get(str(i)) if value is None else value for i, value in enumerate(raw)]
+    return [float(v) for v in values if v in ("nan", "inf", "-inf") or (isinstance(v, float | int) and v is not True)]
+
+
+def _raw_losses(losses: list[float]) -> Fields:
+    """The members `losses` and, where one is not finite, `losses_kind`, as a snapshot writes them."""
+    odd = {str(i): repr(value) for i, value in enumerate(losses) if not math.isfinite(value)}
+    plain = [value if math.isfinite(value) else None for value in losses]
+    return {"losses": msgspec.Raw(msgspec.json.encode(plain))} | (
+        {"losses_kind": msgspec.Raw(msgspec.json.encode(odd))} if odd else {}
+    )
+
+
+def _lines_of(folder: Path, firsts: Iterable[int]) -> Iterator[bytes]:
+    """The lines of some segments, one after the other. Raises OSError."""
+    for first in firsts:
+        with opened(segment_path(folder, first)) as fd, os.fdopen(fd, "rb", closefd=False) as file:
+            for line in file:
+                yield line.removesuffix(b"\n")
+
+
+def _end(fd: int, first: int) -> tuple[int, int]:
+    """Where the last whole line of a file ends, and the number that the next one gets. Raises OSError."""
+    size = os.fstat(fd).st_size
+    start = max(0, size - 4 * LONGEST)
+    data = os.pread(fd, size - start, start)
+    end = data.rfind(b"\n") + 1
+    bad = 0
+    for line in reversed(data[: end - 1].split(b"\n") if end else []):
+        if found := unseal(line):
+            return start + end, found[0] + 1 + bad
+        bad += 1
+    return (start + end if end else 0), first + bad
+
+
+def _sync(fd: int, folder: Path | None) -> None:
+    """Runs in a thread of its own and closes the descriptor."""
+    with contextlib.suppress(OSError):  # the data is in the files all the same, and is synced again in a second
+        os.fsync(fd)
+        if folder is not None:
+            sync_folder(folder)
+    os.close(fd)
+
+
+def _synced(fd: int) -> Iterator[int]:
+    """Sync a file by a thread; yields until it is done. Raises OSError."""
+    problems: list[OSError] = []
+
+    def sync(own: int) -> None:
+        try:
+            os.fsync(own)
+        except OSError as error:
+            problems.append(error)
+        os.close(own)
+
+    thread = threading.Thread(target=sync, args=(os.dup(fd),), daemon=True)
+    thread.start()
+    while thread.is_alive():
+        yield LONGEST
+    if problems:
+        raise problems[0]
