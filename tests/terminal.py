@@ -102,6 +102,7 @@ class Terminal:
     ) -> None:
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
+        self._covered = self.screen  # the normal screen while the alternate one is shown
         self._unfinished = b""
         self.sent = bytearray()
         self.modern = modern
@@ -181,8 +182,21 @@ class Terminal:
         data = UNKNOWN.sub(b"", self._unfinished + data)
         tail = UNFINISHED.search(data)
         self._unfinished = data[tail.start() :] if tail else b""
-        self._stream.feed(data[: tail.start()] if tail else data)
+        self._draw(data[: tail.start()] if tail else data)
         return True
+
+    def _draw(self, data: bytes) -> None:
+        """Feed the emulator, with the alternate screen that it does not have."""
+        for part in re.split(rb"(\x1b\[\?1049[hl])", data):
+            if part == b"\x1b[?1049h":
+                self.screen = pyte.Screen(self._covered.columns, self._covered.lines)
+            elif part == b"\x1b[?1049l":
+                self._covered.resize(self.screen.lines, self.screen.columns)
+                self.screen = self._covered
+            else:
+                self._stream.feed(part)
+                continue
+            self._stream = pyte.ByteStream(self.screen)
 
     # The person
 

@@ -1,0 +1,434 @@
+"""The Textual driver that always puts the terminal back, and `run_app`, which outlives the terminal's loss.
+
+Stands alone because it leans on private parts of one Textual version. It replaces both of Textual's threads by
+callbacks of the event loop over a non-blocking handle: an input thread that spins at the end of file, and a writer
+thread whose full queue blocks the loop, make the stock driver burn a core or hang when a terminal goes away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import codecs
+import functools
+import io
+import os
+import select
+import signal
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TypeVar
+
+from rich.console import Console
+from textual import constants, events
+from textual._xterm_parser import XTermParser
+from textual.app import App
+from textual.drivers.linux_driver import LinuxDriver
+from textual.geometry import Size
+from textual.worker import WorkerFailed
+
+from app.terminal import LEAVE, Exit, by_signal, report, require_terminal, reset_terminal
+
+__all__ = ["Exit", "TerminalDriver", "by_signal", "report", "require_terminal", "reset_terminal", "run_app"]
+
+Result = TypeVar("Result")
+
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+HANDLED = (*ENDING, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+
+PATIENCE = 0.3
+"""Seconds that drawings may queue before newer ones are left out; once they move the whole screen is drawn again."""
+GRACE = 0.7
+"""Seconds that the app has to end by itself once it was told to."""
+
+ENTER = (
+    "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no line wrap
+    "\x1b[?1004h\x1b[?2004h"  # focus, bracketed paste
+    "\x1b[?2026$p\x1b[?2048$p"  # does it know synchronised output, can it report its size?
+)
+MOUSE = "\x1b[?1000h\x1b[?1003h\x1b[?1015h\x1b[?1006h"
+KITTY_KEYS = "\x1b[>25u"
+CANCEL = b"\x18"
+"""Ends a sequence that was cut."""
+
+
+class TerminalDriver(LinuxDriver):
+    """Input and output of one app on one terminal; all of it happens on the event loop.
+
+    `lost`: the terminal went away; `signal`: the one that ended the app, or 0; `error`: what ended it outside of the
+    app's own messages.
+    """
+
+    def __init__(
+        self,
+        app: App[object],
+        *,
+        debug: bool = False,
+        mouse: bool = True,
+        size: tuple[int, int] | None = None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(app, debug=debug, mouse=mouse, size=size)
+        self.lost = False
+        self.signal = 0
+        self.error: BaseException | None = None
+        self._on_lost = on_lost
+        self._told_at = 0.0
+        self._main = asyncio.current_task()
+        self._pid = os.getpid()
+        self._shown = False
+        self._standard = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+        self.fileno = own_handle(self.fileno)
+        self._size = size or self._get_terminal_size()
+        self._parser = XTermParser(debug)
+        self._decoder = codecs.getincrementaldecoder(sys.__stdin__.encoding if sys.__stdin__ else "utf-8")("replace")
+        self._encoding = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
+        self._unsent = bytearray()
+        self._unsent_since = 0.0
+        self._left_out = False
+        self._loop.set_exception_handler(self._callback_failed)
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # started by nohup: so be it
+                signal.signal(number, self._told_to_end)
+
+    # Showing and hiding
+
+    def start_application_mode(self) -> None:
+        """Take the terminal, now or as soon as this is the foreground job; harmless where it is taken already."""
+        if self._shown or self.lost or self.fileno < 0:
+            return
+        if self._is_gone():
+            self._lose()
+        elif not self._in_foreground():
+            self._loop.call_later(0.2, self.start_application_mode)
+        else:
+            self._shown = True
+            atexit.register(self._put_back)
+            self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
+            self._loop.add_reader(self.fileno, self._read)
+            self.attrs_before = termios.tcgetattr(self.fileno)
+            self._enter()
+            if not constants.DISABLE_KITTY_KEY:
+                self.write(KITTY_KEYS)
+            if self._must_signal_resume:
+                self._must_signal_resume = False
+                self.send_message(self.SignalResume())
+
+    def _enter(self) -> None:
+        """Raw input, all modes on, everything drawn: also right where it was so before."""
+        assert self.attrs_before is not None
+        iflag, oflag, cflag, lflag, input_speed, output_speed, characters = self.attrs_before
+        characters = [*characters]
+        characters[termios.VMIN] = 1
+        iflag, lflag = self._patch_iflag(iflag), self._patch_lflag(lflag)
+        raw = [iflag, oflag, cflag, lflag, input_speed, output_speed, characters]
+        with suppress(termios.error):  # gone: the reader sees that too
+            termios.tcsetattr(self.fileno, termios.TCSANOW, raw)
+        self._in_band_window_resize = False
+        self.write(ENTER + (MOUSE if self._mouse else ""))
+        self._resized()
+        self._app.refresh()
+
+    def stop_application_mode(self) -> None:
+        """Give the terminal back as it was; harmless where it is not taken. Never waits."""
+        self.disable_input()
+        self._put_back()
+
+    def disable_input(self) -> None:
+        """Read no more."""
+        if self.fileno >= 0 and not self._loop.is_closed():
+            self._loop.remove_reader(self.fileno)
+
+    def suspend_application_mode(self) -> None:
+        """Give the terminal back for a while."""
+        self.stop_application_mode()
+
+    def close(self) -> None:
+        """Give the terminal back and let go of it."""
+        self.stop_application_mode()
+        if self.fileno >= 0:
+            if not self._loop.is_closed():
+                self._loop.remove_writer(self.fileno)
+            os.close(self.fileno)
+            self.fileno = -1
+
+    def _put_back(self) -> None:
+        """Restore modes and attributes; what a stalled terminal has not taken yet is thrown away to make room."""
+        if not self._shown or os.getpid() != self._pid:  # a fork's terminal is its parent's
+            return
+        self._shown = False
+        atexit.unregister(self._put_back)
+        leave = bytearray(CANCEL * bool(self._unsent) + LEAVE.encode())
+        self._unsent.clear()
+        mine = self._in_foreground()  # another job's attributes are not ours to change
+        with suppress(OSError, termios.error):  # gone, with nothing left to put back
+            self._push(leave)
+            if leave and mine:
+                termios.tcflush(self.fileno, termios.TCOFLUSH)
+                self._push(bytearray(CANCEL + LEAVE.encode()))
+            if mine:
+                termios.tcsetattr(self.fileno, termios.TCSANOW, self.attrs_before or [])
+                termios.tcflush(self.fileno, termios.TCIFLUSH)
+
+    def _in_foreground(self) -> bool:
+        try:
+            return os.tcgetpgrp(self.fileno) == os.getpgrp()
+        except OSError:  # not our controlling terminal: nobody to ask
+            return True
+
+    # Input and output
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self.fileno, 1 << 14)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            if self._is_gone():
+                self._lose()
+            elif not self._in_foreground():
+                self._hide()
+            return
+        if text := self._decoder.decode(data):
+            for event in self._parser.feed(text):
+                self.process_message(event)
+            self._loop.call_later(constants.ESCAPE_DELAY + 0.01, self._tick)
+
+    def _tick(self) -> None:
+        """A lone escape is a key once nothing followed it."""
+        for event in self._parser.tick():
+            self.process_message(event)
+
+    def write(self, data: str) -> None:
+        """Queue output; never waits. What nobody could see in time is left out, and all is drawn again later."""
+        if threading.current_thread() is not threading.main_thread():
+            self._soon(self.write, data)
+        elif not self._shown:
+            return
+        elif self._unsent and time.monotonic() - self._unsent_since > PATIENCE:
+            self._left_out = True
+        else:
+            if not self._unsent:
+                self._unsent_since = time.monotonic()
+                self._loop.call_soon(self._send)
+            self._unsent += data.encode(self._encoding, "replace")
+
+    def _send(self) -> None:
+        try:
+            self._push(self._unsent)
+        except OSError:
+            self._lose()
+            return
+        if self._unsent:
+            self._loop.add_writer(self.fileno, self._send)
+            return
+        self._loop.remove_writer(self.fileno)
+        if self._left_out:
+            self._left_out = False
+            self._app.refresh()
+
+    def _push(self, data: bytearray) -> None:
+        """Write as much as the terminal takes now, and cut that off. Raises OSError where it is gone."""
+        with suppress(BlockingIOError):
+            while data:
+                del data[: os.write(self.fileno, data)]
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """The terminal's own word: COLUMNS and LINES in the environment would hold still when it is resized."""
+        try:
+            width, height = os.get_terminal_size(self.fileno)
+        except OSError:
+            width = height = 0
+        return width or 80, height or 24
+
+    def _resized(self) -> None:
+        if not self._in_band_window_resize:
+            size = Size(*self._get_terminal_size())
+            self.send_message(events.Resize(size, size))
+
+    # Suspending
+
+    def _sigtstp_application(self, *_: object) -> None:
+        self._soon(self._suspend)
+
+    def _sigcont_application(self, *_: object) -> None:
+        self._soon(self._continue)
+
+    def _suspend(self) -> None:
+        """Stop the whole job as the shell would, which does nothing where no shell could wake it again."""
+        if self._auto_restart:
+            self._must_signal_resume = self._shown
+            self.stop_application_mode()
+        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        os.kill(0, signal.SIGTSTP)
+        self._loop.call_later(0.05, self._continue)
+
+    def _continue(self) -> None:
+        """Show again after a stop: also after one that could not be caught, or after none."""
+        signal.signal(signal.SIGTSTP, self._sigtstp_application)
+        if not self._auto_restart:
+            return
+        if not self._shown:
+            self.start_application_mode()
+        elif self._in_foreground():
+            self._enter()
+        else:
+            self._hide()
+
+    def _hide(self) -> None:
+        """The terminal was taken by another job: leave it alone until it is ours again."""
+        self._shown = False
+        self.disable_input()
+        self._unsent.clear()
+        self.start_application_mode()
+
+    # Ending
+
+    def _told_to_end(self, number: int, _: FrameType | None) -> None:
+        if not self.signal:
+            self.signal = number
+            self._told_at = time.monotonic()
+            self._soon(self._end, number)
+        elif number != signal.SIGHUP and time.monotonic() - self._told_at > 2 * GRACE:  # somebody insists
+            self._put_back()
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def _end(self, number: int) -> None:
+        if number == signal.SIGHUP and self._is_gone():
+            self._lose()
+        else:
+            self._quit(by_signal(number))
+
+    def _lose(self) -> None:
+        """Nothing must write to the terminal any more, nor be told once more that it hung up."""
+        if self.lost:
+            return
+        self.lost = True
+        self._shown = False
+        self.disable_input()
+        self._loop.remove_writer(self.fileno)
+        self._unsent.clear()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for fd in self._standard:
+            os.dup2(nothing, fd)
+        os.close(nothing)
+        self._quit(Exit.LOST)
+        self._on_lost()
+
+    def fail(self, error: BaseException) -> None:
+        """End the app because of an error that its messages did not raise; from any thread."""
+        self.error = self.error or error
+        self._soon(self._quit, Exit.ERROR)
+
+    def _callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        if "handle" in context and isinstance(error, Exception):
+            self.fail(error)
+        else:
+            loop.default_exception_handler(context)
+
+    def _quit(self, status: int) -> None:
+        self._app.exit(return_code=status)
+        if self._main is not None:
+            self._loop.call_later(GRACE, self._main.cancel)
+
+    def _is_gone(self) -> bool:
+        terminal = select.poll()
+        terminal.register(self.fileno, 0)
+        return bool(terminal.poll(0))
+
+    def _soon(self, callback: Callable[..., None], *arguments: object) -> None:
+        """From a signal handler or a thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+
+def own_handle(fd: int) -> int:
+    """A non-blocking handle of our own on the terminal: made non-blocking, the shared one would be so for the shell."""
+    names = []
+    with suppress(OSError):  # fails where it is not our controlling terminal
+        os.tcgetpgrp(fd)
+        names.append("/dev/tty")  # works after su, too
+    with suppress(OSError):
+        names.append(os.ttyname(fd))
+    for name in names:
+        with suppress(OSError):
+            return os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    return os.dup(fd)
+
+
+def run_app(app: App[Result], *, on_lost: Callable[[], None]) -> int:
+    """Run the app on this terminal and give the terminal back whatever happens; the exit status.
+
+    `Exit.LOST`: the terminal went away; `on_lost` was called, on the event loop, as soon as that was seen. Standard
+    input and output are /dev/null by then and SIGHUP is ignored, so that the caller can go on without a view.
+    An error, in a thread too, is told on stderr in one line and gives `Exit.ERROR`; a signal gives 128 + its number.
+    A thread that is to outlive the view has to be one of `threading`, since workers of Textual are waited for.
+    """
+    said = io.StringIO()
+    app.error_console = Console(file=said, width=80)
+    app.driver_class = functools.partial(TerminalDriver, on_lost=on_lost)  # type: ignore[assignment]
+    app._fatal_error = app._close_messages_no_wait  # type: ignore[method-assign]  # no second spent on a traceback
+    error: BaseException | None = None
+    with signals_kept(), thread_errors_to(app):
+        try:
+            app.run()
+        except asyncio.CancelledError:
+            pass  # it was told to end and did not
+        except Exception as raised:
+            error = raised
+        finally:
+            driver = app._driver
+            if driver:
+                driver.close()
+    assert driver is None or isinstance(driver, TerminalDriver)
+    if driver and driver.lost:
+        return Exit.LOST
+    error = (driver and driver.error) or app._exception or error
+    if error is not None:
+        report(error.error if isinstance(error, WorkerFailed) else error)
+        return Exit.ERROR
+    sys.stderr.write(said.getvalue())
+    if driver and driver.signal:
+        return by_signal(driver.signal)
+    return Exit.ERROR if app.return_code is None else app.return_code
+
+
+@contextmanager
+def signals_kept() -> Iterator[None]:
+    """Signal handlers are as before at the end, save that a SIGHUP ignored on the way stays so."""
+    before = {number: signal.getsignal(number) for number in HANDLED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) != signal.SIG_IGN and handler is not None:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def thread_errors_to(app: App[Result]) -> Iterator[None]:
+    """An error that ends a thread ends the app: on the screen nobody would see it, and the app would wait for ever."""
+    before = threading.excepthook
+
+    def failed(args: threading.ExceptHookArgs) -> None:
+        driver = app._driver
+        if isinstance(driver, TerminalDriver) and isinstance(args.exc_value, Exception):
+            driver.fail(args.exc_value)
+        else:
+            before(args)
+
+    threading.excepthook = failed
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -1,0 +1,118 @@
+"""The terminal and the exit status as the command line sees them: is there one, put it back, say what went wrong.
+
+Stands apart from the driver because commands without a screen need these too, without loading textual.
+
+| exit status | meaning |
+|---|---|
+| 0 | done |
+| 1 | a check failed, or the doctor found something |
+| 2 | bad input, or no terminal where one is needed |
+| 3 | an unexpected error; the details are in the file that the message names |
+| 4 | the terminal was lost while only a view ran |
+| 128 + n | ended by signal n: 129 SIGHUP, 130 SIGINT (ctrl-c), 131 SIGQUIT, 143 SIGTERM |
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+import termios
+import traceback
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """The exit statuses of every command; a signal's is `by_signal`."""
+
+    DONE = 0
+    FINDINGS = 1
+    BAD_INPUT = 2
+    ERROR = 3
+    LOST = 4
+
+
+def by_signal(number: int) -> int:
+    """The exit status after the signal, as shells count: 143 for SIGTERM."""
+    return 128 + number
+
+
+# Ends whatever textual may have begun. Kitty's keyboard stack belongs to the alternate screen, so it goes first.
+LEAVE = (
+    "\x1b[?2026l"  # synchronised output
+    "\x1b[?1000l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?1016l"  # mouse
+    "\x1b[?1004l\x1b[?2004l\x1b[?2048l"  # focus, bracketed paste, reports of the size
+    "\x1b[<u\x1b[0m\x1b[?7h"  # kitty keys, colours, line wrap on
+    "\x1b[?1049l\x1b[?25h"  # alternate screen, cursor on
+)
+SOFT_RESET = "\x1b[!p"
+
+
+def require_terminal() -> None:
+    """Raises ValueError where no full-screen view can be shown: no terminal, or one that knows no escape codes."""
+    for name, stream in (("stdin", sys.__stdin__), ("stdout", sys.__stdout__)):
+        if stream is None or stream.closed or not stream.isatty():
+            raise ValueError(
+                f"{name} is not a terminal, and the studio needs one; `makemore train --headless` does not"
+            )
+    if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
+        raise ValueError("TERM=dumb cannot show the studio; `makemore train --headless` needs no screen")
+
+
+def reset_terminal() -> None:
+    """Put back a terminal that a killed program left raw. Raises ValueError where stdout is not a terminal."""
+    try:
+        attributes = termios.tcgetattr(1)
+    except termios.error:
+        raise ValueError("stdout is not a terminal: nothing to reset") from None
+    termios.tcsetattr(1, termios.TCSANOW, sane(attributes))
+    termios.tcflush(1, termios.TCIFLUSH)
+    os.write(1, (LEAVE + SOFT_RESET).encode())
+
+
+def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
+    """Terminal attributes as `stty sane` leaves them; speeds are kept."""
+    _, _, cflag, _, input_speed, output_speed, characters = attributes
+    assert isinstance(cflag, int)
+    assert isinstance(characters, list)
+    iflag = termios.BRKINT | termios.ICRNL | termios.IXON | termios.IMAXBEL | getattr(termios, "IUTF8", 0)
+    lflag = termios.ISIG | termios.ICANON | termios.IEXTEN
+    lflag |= termios.ECHO | termios.ECHOE | termios.ECHOK | termios.ECHOCTL | termios.ECHOKE
+    wanted = {
+        termios.VINTR: b"\x03",
+        termios.VQUIT: b"\x1c",
+        termios.VERASE: b"\x7f",
+        termios.VKILL: b"\x15",
+        termios.VEOF: b"\x04",
+        termios.VSTART: b"\x11",
+        termios.VSTOP: b"\x13",
+        termios.VSUSP: b"\x1a",
+    }
+    characters = [wanted.get(index, character) for index, character in enumerate(characters)]
+    return [iflag, termios.OPOST | termios.ONLCR, cflag | termios.CREAD, lflag, input_speed, output_speed, characters]
+
+
+def report(error: BaseException) -> None:
+    """Tell a person of an unexpected error in one line on stderr; the traceback goes into a file that it names."""
+    sys.stderr.write(f"makemore: {in_one_line(error)}; details in {write_details(error)}\n")
+    sys.stderr.flush()
+
+
+def in_one_line(error: BaseException, most: int = 200) -> str:
+    """`ValueError: what it says`, without line breaks and control characters, cut at `most` characters."""
+    said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    said = "".join(character if character.isprintable() else "?" for character in said)
+    return said if len(said) <= most else said[: most - 1] + "…"
+
+
+def write_details(error: BaseException) -> str:
+    """The traceback in a new file that only its owner can read; its path, or why there is none."""
+    try:
+        file, path = tempfile.mkstemp(prefix="makemore-error-", suffix=".txt")
+        with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as details:
+            details.write(f"{' '.join(sys.argv)}\npython {platform.python_version()}, {platform.platform()}\n\n")
+            details.write("".join(traceback.format_exception(error)))
+    except OSError as failed:
+        return f"no file ({failed.strerror})"
+    return path
