@@ -110,8 +110,7 @@ INLINE float sum(vec v) {
     v += SHUFFLE(v, v, EACH(TURN, 4));
 #endif
     v += SHUFFLE(v, v, EACH(TURN, 2));
-    v += SHUFFLE(v, v, EACH(TURN, 1));
-    return v[0];
+    return v[0] + v[1];
 }
 
 INLINE vec square_root(vec v) {
@@ -613,6 +612,14 @@ static float one_step(const Net *net, const Batch *batch, const Step *s, const i
     return loss;
 }
 
+/* The examples are drawn from all over memory: ask for the next ones while these are computed. */
+static void prefetch(const Net *net, const int64_t *examples) {
+    for (int64_t b = 0; b < net->batch; b++) {
+        __builtin_prefetch(net->X + examples[b] * net->block_size);
+        __builtin_prefetch(net->Y + examples[b]);
+    }
+}
+
 /* n updates, in place; row i of `examples` (n, batch) is minibatch i. With `watch` the last one leaves the gradients
  * of all parameters in `grad` and what they were before in `before`. */
 void makemore_advance(const Net *net, int64_t n, const int64_t *examples, const double *lrs, int watch, float *losses) {
@@ -622,6 +629,7 @@ void makemore_advance(const Net *net, int64_t n, const int64_t *examples, const 
         batch.mask[1][i / VL][i % VL] = (batch.chunks - 1) * LANES + i < batch.size ? -1 : 0;
     }
     for (int64_t i = 0; i < n; i++) {
+        if (i + 1 < n) prefetch(net, examples + (i + 1) * net->batch);
         Step step = {&net->optimizer, net->optimizer.t + i + 1, lrs[i], watch && i == n - 1};
         losses[i] = one_step(net, &batch, &step, examples + i * net->batch);
     }

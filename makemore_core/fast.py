@@ -71,7 +71,7 @@ class Build:
         command = [*compiler, *FLAGS, _native(), str(SOURCE), "-lm"]
         folder = _cache()
         self._target = folder / f"fast-{_key(command)}.so"
-        if self._target.exists() and _private(self._target):
+        if _sound(self._target):
             return
         handle, name = tempfile.mkstemp(prefix="fast-", suffix=".part", dir=folder)
         os.close(handle)
@@ -86,15 +86,28 @@ class Build:
 
     def library(self) -> ctypes.CDLL:
         """The kernels; waits for the compiler. Raises ValueError, in one line, where there are none."""
+        problem = self.missing()
+        if self._library is None:
+            raise ValueError(problem)
+        return self._library
+
+    def missing(self) -> str | None:
+        """Why there are no kernels, in one line, or None; waits for the compiler."""
         if self._library is None and self.problem is None:
             try:
                 self._finish()
-                self._library = _load(self._target)
+                self._library = self._load()
             except OSError as error:
                 self.problem = f"no fast engine: {error}"
-        if self._library is None:
-            raise ValueError(self.problem)
-        return self._library
+        return self.problem
+
+    def _load(self) -> ctypes.CDLL:
+        library = ctypes.CDLL(str(self._target))  # not PyDLL: the GIL is free for as long as a call lasts
+        library.makemore_advance.argtypes = [
+            ctypes.POINTER(_Net), ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p,
+        ]  # fmt: skip
+        library.makemore_advance.restype = None
+        return library
 
     def _finish(self) -> None:
         if self._compiler is None:
@@ -105,6 +118,8 @@ class Build:
                 lines = said.decode(errors="replace").strip().splitlines()
                 why = next((line for line in lines if "error" in line), lines[0] if lines else "it said nothing")
                 raise OSError(f"the C compiler failed: {why}")
+            kernels = self._part.read_bytes()
+            self._part.write_bytes(kernels + hashlib.sha256(kernels).digest())
             os.chmod(self._part, 0o700)
             os.replace(self._part, self._target)
         finally:
@@ -161,13 +176,12 @@ def _private(path: Path) -> bool:
     return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def _load(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))  # CDLL, not PyDLL: the GIL is free for as long as a call lasts
-    library.makemore_advance.argtypes = [
-        ctypes.POINTER(_Net), ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p,
-    ]  # fmt: skip
-    library.makemore_advance.restype = None
-    return library
+def _sound(kernels: Path) -> bool:
+    """Whether the file is ours and whole, by the checksum at its end: loading a torn one would kill the process."""
+    if not kernels.exists() or not _private(kernels):
+        return False
+    content = kernels.read_bytes()
+    return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
 
 _Address = ctypes.c_void_p
