@@ -86,6 +86,11 @@ def load(folder: Path, *, fits: Callable[[Loaded], None] | None = None) -> Loade
     raise ValueError(f"{folder.name}: has no checkpoint")
 
 
+def saved(folder: Path) -> bool:
+    """Whether a checkpoint was ever saved, good or damaged by now."""
+    return bool(_found(folder / CHECKPOINTS))
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed save left; only for the process that trains the run."""
     for litter in (folder / CHECKPOINTS).glob(f"{_TEMPORARY}*"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -113,7 +113,7 @@ def shown(value: Value) -> str:
 class Stream(Protocol):
     """A run as a front end sees it, whether it is trained in this process, in another, or was trained long ago."""
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> Iterable[Event]:
         """Everything new since the last call, oldest first; never waits."""
 
     def send(self, command: Command) -> None:
@@ -144,12 +144,16 @@ class Channel:
 
     def commands(self) -> list[Command]:
         """What was asked since the last call, oldest first."""
-        self._called.clear()
         asked = []
         while self._commands:
             asked.append(self._commands.popleft())
         return asked
 
+    def wake(self) -> None:
+        """End a `wait`: something was asked in another way."""
+        self._called.set()
+
     def wait(self, seconds: float) -> None:
         """Sleep until somebody asks something, `seconds` at most."""
         self._called.wait(seconds)
+        self._called.clear()

@@ -6,6 +6,7 @@ net being ours: any loop that fills in these fields can be watched.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Literal, TypeAlias
 
@@ -136,10 +137,12 @@ class Exhibit(msgspec.Struct, frozen=True, tag="exhibit"):
 
     name: str
     step: int
-    data: dict[str, Json]
+    data: dict[str, object]
 
 
 Event: TypeAlias = Snapshot | Exhibit
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Snapshot | Exhibit)
 
 
 def to_json(event: Event) -> bytes:
@@ -153,8 +156,9 @@ def to_json(event: Event) -> bytes:
 def from_json(line: bytes) -> Event:
     """The event that `to_json` wrote; keys it does not know are ignored. Raises ValueError for anything else."""
     try:
-        raw = msgspec.json.decode(line)
-        return msgspec.convert(_whole(raw), Snapshot | Exhibit)
+        if b'_kind"' not in line:
+            return _decoder.decode(line)
+        return msgspec.convert(_whole(msgspec.json.decode(line)), Snapshot | Exhibit)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise ValueError(f"not a snapshot: {error}") from None
 
@@ -169,7 +173,7 @@ def _finite(value: Json) -> Json:
         for key, item in value.items():
             if isinstance(item, float) and not math.isfinite(item):
                 plain[key], plain[f"{key}_kind"] = None, _kind(item)
-            elif isinstance(item, list | tuple) and not all(math.isfinite(x) for x in item if isinstance(x, float)):
+            elif isinstance(item, list | tuple) and not _all_finite(item):
                 plain[key] = [None if isinstance(x, float) and not math.isfinite(x) else _finite(x) for x in item]
                 plain[f"{key}_kind"] = {
                     str(i): _kind(x) for i, x in enumerate(item) if isinstance(x, float) and not math.isfinite(x)
@@ -177,9 +181,18 @@ def _finite(value: Json) -> Json:
             else:
                 plain[key] = _finite(item)
         return plain
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value[:1]):
         return [_finite(item) for item in value]
     return value
+
+
+def _all_finite(items: list[Json] | tuple[Json, ...]) -> bool:
+    """Whether no number of a list is NaN or infinite; quick for long lists of numbers."""
+    if items and all(type(item) in (int, float) for item in (items[0], items[-1])):
+        with contextlib.suppress(TypeError, OverflowError):
+            if math.isfinite(sum(items)):  # type: ignore[arg-type]
+                return True
+    return all(math.isfinite(item) for item in items if isinstance(item, float))
 
 
 def _whole(value: Json) -> Json:

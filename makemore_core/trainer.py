@@ -22,15 +22,16 @@ class Trainer:
         self.device = pick_device(config.device)
         # The net is too small for threads: with two, runs fell to a hundredth of their speed.
         torch.set_num_threads(1)
-        self.train = self._split(dataset.train)
-        self.val = self._split(dataset.val)
+        self.train = self.split(dataset.train)
+        self.val = self.split(dataset.val)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
         self.optimizer = Optimizer(config, self.model.parameters())
         self.engine: Engine = self.make_engine()
         self.step = 0
 
-    def _split(self, items: tuple[str, ...]) -> Split:
+    def split(self, items: tuple[str, ...]) -> Split:
+        """The examples of some items, where the net is."""
         split = self.dataset.examples(items, self.config.block_size)
         return Split(split.x.to(self.device), split.y.to(self.device))
 

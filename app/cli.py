@@ -1,0 +1,296 @@
+"""The command line: every command in a few lines, and whatever is slow to load only where it is needed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from app.terminal import Exit
+from makemore_core import __version__
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+RUN = "run"
+
+
+class Commands(click.Group):
+    """`makemore` alone, or with options first, is `makemore train`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
+            args = ["train", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="makemore")
+def cli() -> None:
+    """Train a small character model in your terminal and see inside every layer, live.
+
+    Without a command the studio opens and trains the default net on the embedded names; it takes the options of
+    `makemore train`.
+    """
+
+
+def training(function: Function) -> Function:
+    """The options that say what is trained."""
+    options = [
+        click.option("--preset", metavar="P", help="An experiment of the lectures; `makemore presets` lists them."),
+        click.option(
+            "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; may be repeated."
+        ),
+        click.option("--data", metavar="FILE", help="UTF-8 text, one item a line. Default: the embedded names."),
+        click.option("--steps", metavar="N", help="Updates of the whole run."),
+        click.option("--seed", metavar="N", help="Of the weights and the minibatches."),
+        click.option("--device", metavar="auto|cpu|cuda", help="Where the net is trained."),
+        click.option("--engine", metavar="auto|plain|fast|manual", help="How the updates are computed."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def watching(function: Function) -> Function:
+    """The options that say how closely a run is watched, and how it is shown."""
+    options = [
+        click.option("--headless", is_flag=True, help="No screen: a progress bar, or lines in a pipe."),
+        click.option("--json", "as_json", is_flag=True, help="With --headless: one JSON object a line."),
+        click.option("--probe-every", type=click.IntRange(1), metavar="N", help="Look every N steps, not by time."),
+        click.option("--fps", type=click.FloatRange(0.1, 60), default=10.0, help="Looks and pictures a second."),
+        click.option("--budget", type=click.FloatRange(0.001, 1), default=0.03, help="Share of time for looking."),
+        click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone."),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, str]:
+    """`--set` pairs and the options that stand for a setting. Raises ValueError for a pair without `=`."""
+    changes = {}
+    for pair in settings:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set {pair}: has to be KEY=VALUE")
+        changes[name.strip()] = value.strip()
+    return changes | {name: value for name, value in named.items() if value is not None}
+
+
+@cli.command()
+@training
+@click.option("--run", metavar="DIR", help="Name or path of the new run. Default: runs/PRESET-N.")
+@click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")
+@watching
+def train(
+    preset: str | None,
+    settings: tuple[str, ...],
+    data: str | None,
+    steps: str | None,
+    seed: str | None,
+    device: str | None,
+    engine: str | None,
+    run: str | None,
+    detach: bool,
+    headless: bool,
+    as_json: bool,
+    probe_every: int | None,
+    fps: float,
+    budget: float,
+    ascii_only: bool | None,
+) -> int:
+    """Train a new run: in the studio, without a screen, or in the background."""
+    from app import launch
+
+    changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
+    plan = launch.plan(preset, changes, data)
+    if not headless and not detach:
+        from app.terminal import require_terminal
+
+        require_terminal()
+    folder = launch.begin(plan, run)
+    if detach:
+        pid = launch.in_background(folder)
+        click.echo(f"training in the background, process {pid}; to look: makemore attach {shown(folder)}")
+        return Exit.DONE
+    return front_end(folder, headless, as_json, probe_every, fps, budget, ascii_only)
+
+
+@cli.command()
+@click.argument(RUN, required=False)
+@watching
+def resume(
+    run: str | None,
+    headless: bool,
+    as_json: bool,
+    probe_every: int | None,
+    fps: float,
+    budget: float,
+    ascii_only: bool | None,
+) -> int:
+    """Go on from the last good checkpoint of a run."""
+    from makemore_core.rundir import find_run, read_manifest, trainer
+
+    folder = find_run(run)
+    read_manifest(folder)
+    if holder := trainer(folder):
+        raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}")
+    if not headless:
+        from app.terminal import require_terminal
+
+        require_terminal()
+    return front_end(folder, headless, as_json, probe_every, fps, budget, ascii_only)
+
+
+def front_end(
+    folder: Path,
+    headless: bool,
+    as_json: bool,
+    probe_every: int | None,
+    fps: float,
+    budget: float,
+    ascii_only: bool | None,
+) -> int:
+    """Train what is in the folder, with or without a screen; the exit status."""
+    if headless:
+        from app.headless import train_headless
+
+        return train_headless(folder, as_json, probe_every, fps, budget)
+    from app.session_view import train_in_studio
+
+    return train_in_studio(folder, probe_every, fps, budget, ascii_only)
+
+
+@cli.command()
+@click.argument(RUN, required=False)
+@click.option("--readonly", is_flag=True, help="Look only: the trainer refuses this view's commands.")
+@click.option("--fps", type=click.FloatRange(0.1, 60), default=10.0, help="Pictures a second.")
+@click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone.")
+def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
+    """Watch and control a run that another process trains; the latest one if none is named."""
+    from app.session_view import attach_studio
+    from app.terminal import require_terminal
+    from makemore_core.rundir import find_run, read_manifest
+
+    folder = find_run(run)
+    read_manifest(folder)
+    require_terminal()
+    return attach_studio(folder, readonly, fps, ascii_only)
+
+
+@cli.command()
+@click.argument(RUN, required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show(run: str | None, as_json: bool) -> int:
+    """The latest snapshot of a run, once; of live, finished and crashed runs."""
+    from app.report import show_run
+
+    return show_run(run, as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
+def runs(as_json: bool) -> int:
+    """Every run: state, step, loss, age."""
+    from app.report import list_all
+
+    return list_all(as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a preset.")
+def presets(as_json: bool) -> int:
+    """The lectures' experiments: what each shows and what to look at."""
+    from app.report import list_presets
+
+    return list_presets(as_json)
+
+
+@cli.command()
+def settings() -> int:
+    """Every setting that --set takes: its default, what it is for, what is allowed."""
+    from app.report import list_settings
+
+    return list_settings()
+
+
+@cli.command()
+@click.argument(RUN)
+@click.argument("words", nargs=-1, required=True, metavar="pause|resume|step N|set KEY=VALUE|restart|checkpoint|stop")
+@click.option("--live", is_flag=True, help="With set: apply to the weights as they are, where that can be done.")
+@click.option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
+def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
+    """Control a run from a script; returns when the command has been applied."""
+    from app.report import control_run
+
+    return control_run(run, words, live, timeout)
+
+
+@cli.command()
+@click.argument(RUN, required=False)
+@click.option("-n", "count", type=click.IntRange(1, 100_000), default=20, help="How many names.")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Default: the lecture's.")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=1.0, help="Divides the logits.")
+def sample(run: str | None, count: int, seed: int | None, temperature: float) -> int:
+    """Names from the model of a run."""
+    from app.model_of import sample_run
+
+    return sample_run(run, count, seed, temperature)
+
+
+@cli.command(name="eval")
+@click.argument(RUN, required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def evaluate(run: str | None, as_json: bool) -> int:
+    """Losses of a run over the whole train, val and test splits."""
+    from app.model_of import evaluate_run
+
+    return evaluate_run(run, as_json)
+
+
+@cli.command(name="reset-terminal")
+def reset() -> int:
+    """Put the terminal back after a view was killed."""
+    from app.terminal import reset_terminal
+
+    reset_terminal()
+    return Exit.DONE
+
+
+def shown(folder: Path) -> str:
+    """A run as people name it: its name where that is enough to find it, else its path."""
+    from makemore_core.rundir import runs_folder
+
+    return folder.name if folder.parent == runs_folder() else str(folder)
+
+
+def main() -> None:
+    """Run the command; bad input is one line on stderr and exit 2, anything unexpected one line and exit 3."""
+    try:
+        status = cli.main(standalone_mode=False, prog_name="makemore")
+        sys.stdout.flush()
+    except click.ClickException as error:
+        status = complain(error.format_message())
+    except ValueError as error:
+        status = complain(str(error))
+    except click.Abort:
+        status = 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read has had enough
+        status = Exit.DONE
+    except Exception as error:
+        from app.terminal import report
+
+        report(error)
+        status = Exit.ERROR
+    sys.exit(int(status or 0))
+
+
+def complain(text: str) -> int:
+    """One line for people, of characters that every terminal may be sent; exit status 2."""
+    line = " ".join(text.split())
+    sys.stderr.write("makemore: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n")
+    return Exit.BAD_INPUT

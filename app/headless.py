@@ -1,0 +1,171 @@
+"""Training without a screen: a progress bar on a terminal, plain lines into a pipe, JSON lines for programs.
+
+It is the smallest front end: a loop over the stream, which ends when the run does.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+from app.launch import Worker
+from app.terminal import Exit, by_signal
+from makemore_core.command import Channel, Stop
+from makemore_core.snapshot import Snapshot, to_json
+
+LINE = 5.0  # seconds between two plain lines
+TICK = 0.1
+
+
+class Printer(Protocol):
+    """Shows snapshots one after the other."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """A new one."""
+
+    def close(self) -> None:
+        """That was all."""
+
+
+def train_headless(folder: Path, as_json: bool, probe_every: int | None, fps: float, budget: float) -> int:
+    """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status."""
+    channel = Channel()
+
+    def watch():  # type: ignore[no-untyped-def]
+        from makemore_core.session import Watch
+
+        return Watch(probe_every, fps, budget)
+
+    worker = Worker(folder, channel, watch=watch, stay=False)
+    printer: Printer = JsonLines() if as_json else Bar() if sys.stderr.isatty() else Lines()
+    newest: Snapshot | None = None
+    with stopped_by_signals(channel) as caught:
+        worker.start()
+        ended = False
+        while not ended:
+            ended = worker.join(TICK)
+            for event in channel.drain():
+                if isinstance(event, Snapshot):
+                    newest = event
+                    printer.show(event)
+        printer.close()
+    if worker.error is not None:
+        raise worker.error
+    if newest is not None and newest.message:
+        sys.stderr.write(f"{newest.state}: {newest.message}\n")
+    if caught:
+        return by_signal(caught[0])
+    return Exit.FINDINGS if newest is not None and newest.state == "diverged" else Exit.DONE
+
+
+@contextmanager
+def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
+    """Meanwhile the signals that end a program ask the run to stop instead; what was caught is in the list."""
+    caught: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        channel.send(Stop())
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class JsonLines:
+    """Each snapshot as one JSON object a line on stdout."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        sys.stdout.buffer.write(to_json(snapshot) + b"\n")
+        sys.stdout.buffer.flush()
+
+    def close(self) -> None:
+        """Nothing is kept back."""
+
+
+class Lines:
+    """A line now and then, and at the start and the end."""
+
+    def __init__(self) -> None:
+        self._last: Snapshot | None = None
+        self._next = 0.0
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._last = snapshot
+        now = time.monotonic()
+        if now >= self._next and snapshot.step:
+            self._next = now + LINE
+            self._print(snapshot)
+
+    def _print(self, snapshot: Snapshot) -> None:
+        sys.stdout.write(line(snapshot) + "\n")
+        sys.stdout.flush()
+        self._last = None
+
+    def close(self) -> None:
+        if self._last is not None:
+            self._print(self._last)
+
+
+def line(snapshot: Snapshot) -> str:
+    """A snapshot in one line for people."""
+    parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.loss)}"]
+    if snapshot.splits is not None:
+        parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
+    if snapshot.state == "running":
+        parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
+    return "  ".join([*parts, snapshot.state])
+
+
+def number(value: float | None) -> str:
+    """A loss to four decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+class Bar:
+    """A progress bar on stderr: rate, smoothed loss, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]:,.0f} steps/s"),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            auto_refresh=False,
+        )
+        self._task = self._progress.add_task("loading", total=None, rate=0.0, loss="-")
+        self._smooth: float | None = None
+        self._progress.start()
+
+    def show(self, snapshot: Snapshot) -> None:
+        if snapshot.losses:
+            mean = sum(snapshot.losses) / len(snapshot.losses)
+            self._smooth = mean if self._smooth is None else 0.8 * self._smooth + 0.2 * mean
+        self._progress.update(
+            self._task,
+            description=snapshot.run,
+            completed=snapshot.step,
+            total=snapshot.steps,
+            rate=snapshot.steps_per_second,
+            loss=number(self._smooth),
+            refresh=True,
+        )
+
+    def close(self) -> None:
+        self._progress.stop()

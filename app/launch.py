@@ -1,0 +1,121 @@
+"""How a run begins: settings and data are checked, its folder made, and it is trained here or in the background.
+
+It loads no torch, so that bad input is refused at once and a run is handed over in no time.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from makemore_core import __version__, control, dataset, rundir
+from makemore_core.command import Channel
+from makemore_core.config import Config
+from makemore_core.presets import DEFAULT, preset
+
+if TYPE_CHECKING:
+    from makemore_core.session import Session, Watch
+
+LOG = "trainer.log"
+STARTING = 30.0  # seconds that a trainer in the background may take until it answers
+
+
+class Plan(NamedTuple):
+    """What is to be trained: a preset and what differs from it, and the data."""
+
+    preset: str
+    config: Config
+    data: str
+    sha256: str
+    vocabulary: int
+
+
+def plan(preset_name: str | None, changes: Mapping[str, str | int], data: str | None) -> Plan:
+    """Check everything that can be checked without torch. Raises ValueError, in one line."""
+    name = preset_name or DEFAULT
+    config = preset(name).config().replace(changes)
+    items = dataset.read(data)
+    path = os.path.abspath(data) if data else ""
+    return Plan(name, config, path, items.sha256, items.vocabulary)
+
+
+def begin(plan: Plan, run: str | None) -> Path:
+    """The folder of a new run, ready to be trained. Raises ValueError where there can be none."""
+    folder = rundir.new_run(run, plan.preset)
+    manifest = rundir.Manifest(
+        name=folder.name,
+        preset=plan.preset,
+        config=plan.config.as_dict(),
+        data=plan.data,
+        data_sha256=plan.sha256,
+        version=__version__,
+        torch=importlib.metadata.version("torch"),
+    )
+    try:
+        rundir.write_manifest(folder, manifest)
+    except OSError as error:
+        raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
+    return folder
+
+
+def in_background(folder: Path) -> int:
+    """Train a run in a process of its own that outlives this one and its terminal; its process id.
+
+    Returns once the trainer answers. Raises ValueError where it ends before that.
+    """
+    with open(folder / LOG, "ab") as log:
+        os.fchmod(log.fileno(), 0o600)
+        trainer = subprocess.Popen(
+            [sys.executable, "-m", "app", "resume", os.path.abspath(folder), "--headless"],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"},
+        )
+    deadline = time.monotonic() + STARTING
+    while time.monotonic() < deadline:
+        if control.ping(folder) is not None:
+            return trainer.pid
+        if trainer.poll() is not None:
+            break
+        time.sleep(0.05)
+    lines = (folder / LOG).read_text(errors="replace").strip().splitlines()
+    raise ValueError(f"run={folder.name}: the trainer did not start: {lines[-1] if lines else 'it said nothing'}")
+
+
+class Worker:
+    """A session in a thread of its own: `start` loads torch there, so that the caller's screen is drawn meanwhile."""
+
+    def __init__(self, folder: Path, channel: Channel, *, watch: Callable[[], Watch | None], stay: bool) -> None:
+        self._folder, self._channel, self._watch, self._stay = folder, channel, watch, stay
+        self.session: Session | None = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to train."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            from makemore_core.recorder import open_run
+
+            self.session = open_run(self._folder, self._channel, watch=self._watch(), stay=self._stay)
+            self.session.run()
+        except BaseException as error:
+            self.error = error
+
+    def join(self, seconds: float | None = None) -> bool:
+        """Wait for the end of the training; whether it has ended."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self._thread.is_alive()

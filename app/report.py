@@ -1,0 +1,146 @@
+"""What the commands without a screen print of runs and presets; read from disk, without torch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+
+from app.headless import line, number
+from app.terminal import Exit
+from makemore_core import config as settings
+from makemore_core import rundir
+from makemore_core.command import (
+    Checkpoint,
+    Command,
+    Pause,
+    Restart,
+    Resume,
+    Set,
+    Step,
+    Stop,
+    shown,
+)
+from makemore_core.control import ControlClient
+from makemore_core.presets import DEFAULT, PRESETS
+from makemore_core.snapshot import Snapshot, to_json
+
+
+def newest(folder: Path) -> Snapshot:
+    """The latest snapshot of a run, with the state that the run is in now. Raises ValueError where there is none."""
+    rundir.read_manifest(folder)
+    snapshot = rundir.read_state(folder)
+    if snapshot is None:
+        raise ValueError(f"{folder.name}: nothing has been recorded yet")
+    return msgspec.structs.replace(snapshot, state=rundir.liveness(folder))
+
+
+def show_run(run: str | None, as_json: bool) -> int:
+    """`makemore show`."""
+    snapshot = newest(rundir.find_run(run))
+    if as_json:
+        click.echo(to_json(snapshot))
+        return Exit.DONE
+    expected = number(snapshot.expected_loss)
+    click.echo(f"{snapshot.run}  {snapshot.preset or ''}  {snapshot.device}  {snapshot.engine}")
+    click.echo(f"{line(snapshot)}  first loss {number(snapshot.first_loss)}  ln V {expected}")
+    if snapshot.layers:
+        click.echo(f"{'layer':14}{'mean':>8}{'std':>7}{'saturated':>11}{'dead':>6}{'gradient std':>15}")
+    for layer in snapshot.layers:
+        activation = layer.activation
+        dead = "-" if activation.dead is None else str(activation.dead)
+        click.echo(
+            f"{layer.index:3} {layer.kind:10}{activation.mean:+8.2f}{activation.std:7.2f}"
+            f"{activation.saturated:11.2%}{dead:>6}{layer.gradient.std:15.6e}"
+        )
+    if snapshot.weights:
+        click.echo(f"{'weight':12}{'shape':>12}{'gradient std':>15}{'grad:data':>14}{'update:data':>13}")
+    for weight in snapshot.weights:
+        click.echo(
+            f"{weight.name:12}{' x '.join(map(str, weight.shape)):>12}{weight.grad_std:15.6e}"
+            f"{weight.grad_data_ratio:14.6e}{weight.update_data_log10:13.2f}"
+        )
+    for mark in snapshot.interventions:
+        click.echo(f"at step {mark.step:,}: {mark.what}")
+    return Exit.DONE
+
+
+def list_all(as_json: bool) -> int:
+    """`makemore runs`."""
+    for folder in rundir.list_runs():
+        try:
+            snapshot: Snapshot | None = newest(folder)
+        except ValueError:
+            snapshot = None
+        state = snapshot.state if snapshot else rundir.liveness(folder)
+        step, steps = (snapshot.step, snapshot.steps) if snapshot else (0, 0)
+        loss = snapshot.loss if snapshot else None
+        age = time.time() - (snapshot.time if snapshot else folder.stat().st_mtime)
+        if as_json:
+            row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss, "age": round(age, 1)}
+            click.echo(msgspec.json.encode(row))
+        else:
+            click.echo(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {number(loss):>8}  {ago(age)}")
+    return Exit.DONE
+
+
+def ago(seconds: float) -> str:
+    """An age in its largest unit: 40 s, 5 min, 3 h, 2 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def list_presets(as_json: bool) -> int:
+    """`makemore presets`."""
+    for name, preset in PRESETS.items():
+        if as_json:
+            row = {"name": name, "shows": preset.shows, "look_at": preset.look_at, "set": dict(preset.changes)}
+            click.echo(msgspec.json.encode(row))
+        else:
+            default = "  (the default)" if name == DEFAULT else ""
+            click.echo(f"{name}{default}\n    {preset.shows}\n    look at: {preset.look_at}")
+    return Exit.DONE
+
+
+def list_settings() -> int:
+    """`makemore settings`."""
+    for name, value in settings.Config().as_dict().items():
+        click.echo(f"{name} = {shown(value)}\n    {settings.describe(name)}; {settings.allowed(name)}")
+    return Exit.DONE
+
+
+def command_of(words: Sequence[str], live: bool) -> Command:
+    """The command that the words of `makemore ctl` mean. Raises ValueError."""
+    plain: dict[str, Command] = {
+        "pause": Pause(), "resume": Resume(), "restart": Restart(), "checkpoint": Checkpoint(), "stop": Stop()
+    }  # fmt: skip
+    verb, *rest = words
+    if verb in plain and not rest:
+        return plain[verb]
+    if verb == "step" and len(rest) <= 1:
+        count = rest[0] if rest else "1"
+        if not count.isdecimal():
+            raise ValueError(f"step {count}: has to be a whole number of steps")
+        return Step(int(count))
+    if verb == "set" and rest:
+        pairs = [pair.partition("=") for pair in rest]
+        if all(equals for _, equals, _ in pairs):
+            return Set({settings.field(name): settings.parse(name, value) for name, _, value in pairs}, live)
+    raise ValueError(f"{' '.join(words)}: has to be pause, resume, step N, set KEY=VALUE, restart, checkpoint or stop")
+
+
+def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> int:
+    """`makemore ctl`."""
+    folder = rundir.find_run(run)
+    client = ControlClient(folder)
+    reply = client.request(command_of(words, live), timeout)
+    client.close()
+    if not reply.ok:
+        raise ValueError(f"{folder.name}: {reply.error}")
+    click.echo(f"{' '.join(words)}: applied before step {reply.step:,}" if reply.step is not None else "done")
+    return Exit.DONE
