@@ -1,0 +1,358 @@
+"""The stream of snapshots accumulated for drawing: curves of bounded size, smoothed rows, ghosts and marks.
+
+It is pure (no clock, no terminal), so that a live view, a replayed run and a test see the same thing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+from makemore_core.snapshot import Activation, Event, Exhibit, Gradient, Intervention, Layer, Snapshot, Weight
+
+MOST_BUCKETS = 1024
+MOST_GHOSTS = 4
+SMOOTHED_SNAPSHOTS = 8  # histograms and statistics of a running net: the mean of about so many
+SMOOTHED_STEPS = 500  # the loss of a running net: the mean of about so many minibatches
+GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
+UNBOUNDED_STDS = 3
+STILL = ("paused", "finished", "stopped", "crashed", "diverged")
+
+
+class Bucket(NamedTuple):
+    """What was seen in a stretch of steps."""
+
+    low: float
+    high: float
+    mean: float
+
+
+class Series:
+    """Numbers by step in at most `MOST_BUCKETS` stretches of equal length (a power of two), each with minimum,
+    maximum and mean, so that no spike is lost however long the run. Numbers that are not finite are only counted.
+    """
+
+    def __init__(self) -> None:
+        self.stride = 1
+        self.start: int | None = None
+        self.end = 0
+        self.last = math.nan
+        self.broken: int | None = None  # the first step with a number that is not finite
+        self._buckets: list[list[float] | None] = []  # each: low, high, total, count
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def add(self, step: int, value: float) -> None:
+        """One number; steps may only grow."""
+        self.extend(step, (value,))
+
+    def extend(self, first: int, values: Sequence[float]) -> None:
+        """The numbers of the steps from `first` on; what was seen already is left out."""
+        if self.start is not None and first < self.end:
+            values, first = values[self.end - first :], self.end
+        if not values:
+            return
+        self.end, self.last = first + len(values), values[-1]
+        if self.start is None:
+            self.start = first
+        at = 0
+        while at < len(values):
+            step = first + at
+            until = at + self.stride - step % self.stride
+            self._put(step, values[at:until])
+            at = until
+
+    def _put(self, step: int, values: Sequence[float]) -> None:
+        total = sum(values)
+        if not math.isfinite(total):
+            if self.broken is None:
+                self.broken = step + next(i for i, value in enumerate(values) if not math.isfinite(value))
+            values = [value for value in values if math.isfinite(value)]
+            total = sum(values)
+        assert self.start is not None
+        at = step // self.stride - self.start // self.stride
+        while at >= MOST_BUCKETS:
+            self._merge()
+            at = step // self.stride - self.start // self.stride
+        if at >= len(self._buckets):
+            self._buckets.extend([None] * (at + 1 - len(self._buckets)))
+        if not values:
+            return
+        bucket = self._buckets[at]
+        low, high, count = min(values), max(values), len(values)
+        if bucket is None:
+            self._buckets[at] = [low, high, total, count]
+        else:
+            bucket[:] = min(bucket[0], low), max(bucket[1], high), bucket[2] + total, bucket[3] + count
+
+    def _merge(self) -> None:
+        assert self.start is not None
+        old = [None] * (self.start // self.stride % 2) + self._buckets
+        self.stride *= 2
+        self._buckets = [_joined(old[i : i + 2]) for i in range(0, len(old), 2)]
+
+    def columns(self, per_column: int, first: int = 0, most: int = MOST_BUCKETS) -> list[Bucket | None]:
+        """Stretches of `per_column` steps from step `first` on, up to the last step seen; None where nothing was.
+
+        A stretch shorter than a bucket repeats the bucket.
+        """
+        if self.start is None:
+            return []
+        base = self.start // self.stride
+        out: list[Bucket | None] = []
+        for column in range(min(most, -(-(self.end - first) // per_column))):
+            left = (first + column * per_column) // self.stride - base
+            right = max(left + 1, -(-(first + (column + 1) * per_column) // self.stride) - base)
+            found = _joined(self._buckets[max(0, left) : max(0, right)])
+            out.append(None if found is None else Bucket(found[0], found[1], found[2] / found[3]))
+        return out
+
+    def bounds(self) -> tuple[float, float] | None:
+        """Smallest and largest mean of a stretch; None where there is nothing."""
+        means = [bucket[2] / bucket[3] for bucket in self._buckets if bucket is not None]
+        return (min(means), max(means)) if means else None
+
+
+def _joined(buckets: Iterable[list[float] | None]) -> list[float] | None:
+    found = [bucket for bucket in buckets if bucket is not None]
+    if len(found) < 2:
+        return list(found[0]) if found else None
+    low, high, total, count = zip(*found, strict=True)
+    return [min(low), max(high), sum(total), sum(count)]
+
+
+@dataclass
+class LayerTrace:
+    """What a layer's row shows: its statistics as drawn, and their course."""
+
+    layer: Layer
+    first: Layer
+    first_step: int
+    activation_counts: list[float]
+    gradient_counts: list[float]
+    seen: int = 1
+    std: Series = field(default_factory=Series)
+    saturated: Series = field(default_factory=Series)
+    gradient_std: Series = field(default_factory=Series)
+
+
+@dataclass
+class WeightTrace:
+    """A weight's numbers as drawn, and the course of its update:data and grad:data."""
+
+    weight: Weight
+    update: Series = field(default_factory=Series)
+    grad: Series = field(default_factory=Series)
+
+
+@dataclass
+class Attempt:
+    """One run from its seed to a restart: its curves."""
+
+    number: int
+    loss: Series = field(default_factory=Series)
+    val: list[tuple[int, float]] = field(default_factory=list)
+    train: list[tuple[int, float]] = field(default_factory=list)
+    label: str = ""
+
+
+class History:
+    """Feed it events; read the fields. A restart turns the curves so far into a ghost."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self.exhibits: dict[str, Exhibit] = {}
+        self.attempt = Attempt(0)
+        self.ghosts: list[Attempt] = []
+        self.layers: dict[tuple[int, str], LayerTrace] = {}
+        self.weights: dict[str, WeightTrace] = {}
+        self.smoothed_loss = math.nan
+        self.rate = 0.0
+        self.gradient_scale = 0.0
+        self.activation_scale = 0.0  # of unbounded units
+        self.version = 0
+
+    # --- in ---
+
+    def feed(self, events: Iterable[Event]) -> None:
+        """Take in what came, oldest first."""
+        for event in events:
+            self.version += 1
+            if isinstance(event, Exhibit):
+                self.exhibits[event.name] = event
+            else:
+                self._take(event)
+
+    def _take(self, snapshot: Snapshot) -> None:
+        before = self.snapshot
+        if before is not None and (
+            snapshot.attempt != before.attempt or snapshot.step < before.step or snapshot.run != before.run
+        ):
+            self._begin(snapshot)
+        self.attempt.number = snapshot.attempt
+        self._take_losses(snapshot)
+        self._take_splits(snapshot)
+        still = snapshot.state in STILL
+        share = 1.0 if still else 0.25
+        if snapshot.steps_per_second > 0:
+            self.rate += (snapshot.steps_per_second - self.rate) * (share if self.rate else 1.0)
+        if snapshot.layers or snapshot.weights:
+            fresh = before is None or before.step != snapshot.step or not self.layers
+            if fresh or still:
+                self._take_layers(snapshot, still)
+                self._take_weights(snapshot)
+                self._rescale()
+        self.snapshot = snapshot
+
+    def _begin(self, snapshot: Snapshot) -> None:
+        if len(self.attempt.loss):
+            self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
+        self.attempt = Attempt(snapshot.attempt)
+        self.layers, self.weights = {}, {}
+        self.smoothed_loss, self.rate = math.nan, 0.0
+        self.gradient_scale = self.activation_scale = 0.0
+
+    def _take_losses(self, snapshot: Snapshot) -> None:
+        losses = snapshot.losses
+        first = snapshot.step - len(losses)
+        new = losses[max(0, self.attempt.loss.end - first) :] if self.attempt.loss.start is not None else losses
+        if not new:
+            return
+        self.attempt.loss.extend(first, losses)
+        mean = sum(new) / len(new)
+        if math.isfinite(self.smoothed_loss) and math.isfinite(mean):
+            # the weight of the new ones in a mean that forgets exponentially; early on, in the plain mean
+            seen = self.attempt.loss.end - (self.attempt.loss.start or 0)
+            share = max(1 - math.exp(-len(new) / SMOOTHED_STEPS), len(new) / seen)
+            self.smoothed_loss += (mean - self.smoothed_loss) * share
+        else:
+            self.smoothed_loss = mean
+
+    def _take_splits(self, snapshot: Snapshot) -> None:
+        splits = snapshot.splits
+        if splits is None:
+            return
+        for points, value in ((self.attempt.val, splits.val), (self.attempt.train, splits.train)):
+            if value is not None and (not points or points[-1][0] < splits.step):
+                points.append((splits.step, value))
+                if len(points) > MOST_BUCKETS:
+                    del points[1::2]
+
+    def _take_layers(self, snapshot: Snapshot, still: bool) -> None:
+        kept: dict[tuple[int, str], LayerTrace] = {}
+        for layer in snapshot.layers:
+            key = layer.index, layer.kind
+            trace = self.layers.get(key)
+            if trace is None:
+                trace = LayerTrace(
+                    layer, layer, snapshot.step,
+                    list(layer.activation.histogram.counts), list(layer.gradient.histogram.counts),
+                )  # fmt: skip
+            else:
+                trace.seen += 1
+                _mix(trace, layer, 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen))
+            for series, value in (
+                (trace.std, layer.activation.std),
+                (trace.saturated, layer.activation.saturated),
+                (trace.gradient_std, layer.gradient.std),
+            ):
+                series.add(snapshot.step, value)
+            kept[key] = trace
+        self.layers = kept
+
+    def _take_weights(self, snapshot: Snapshot) -> None:
+        kept: dict[str, WeightTrace] = {}
+        for weight in snapshot.weights:
+            trace = self.weights.get(weight.name) or WeightTrace(weight)
+            trace.weight = weight
+            trace.update.add(snapshot.step, weight.update_data_log10)
+            trace.grad.add(snapshot.step, weight.grad_data_ratio)
+            kept[weight.name] = trace
+        self.weights = kept
+
+    # --- scales ---
+
+    def _rescale(self) -> None:
+        """Scales that all layers share: kept until the net has left them clearly, so that shapes can be compared."""
+        stds = [t.layer.gradient.std for t in self.layers.values()]
+        self.gradient_scale = _scale(self.gradient_scale, GRADIENT_STDS, stds)
+        open_ended = [
+            abs(t.layer.activation.mean) + t.layer.activation.std
+            for t in self.layers.values()
+            if not bounded(t.layer.kind)
+        ]
+        self.activation_scale = _scale(self.activation_scale, UNBOUNDED_STDS, open_ended)
+
+    def reset_scales(self) -> None:
+        """Choose all scales anew."""
+        self.gradient_scale = self.activation_scale = 0.0
+        self._rescale()
+
+    @property
+    def marks(self) -> tuple[Intervention, ...]:
+        """What was changed during the present attempt, and what began it."""
+        if self.snapshot is None:
+            return ()
+        return tuple(mark for mark in self.snapshot.interventions if mark.attempt == self.attempt.number)
+
+
+BOUNDED = ("tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid", "softmax")
+
+
+def bounded(kind: str) -> bool:
+    """Whether a module of that kind gives nothing outside -1..1."""
+    return kind.lower() in BOUNDED
+
+
+def _scale(now: float, times: int, sizes: Iterable[float]) -> float:
+    finite = [size for size in sizes if math.isfinite(size) and size > 0]
+    if not finite:
+        return now
+    wanted = times * median(finite)
+    return now if now and 0.4 * now <= wanted <= 1.25 * now else round_up(wanted)
+
+
+def round_up(value: float) -> float:
+    """The next number above that is 1, 2, 3, 5 or 8 with some power of ten."""
+    if not value > 0 or not math.isfinite(value):
+        return 1.0
+    unit = 10.0 ** math.floor(math.log10(value))
+    return next((float(f"{k * unit:.6g}") for k in (1, 2, 3, 5, 8, 10) if k * unit >= value * 0.999), value)
+
+
+def _mix(trace: LayerTrace, layer: Layer, share: float) -> None:
+    """Move the row towards the newest statistics; a number that is not finite is taken as it is."""
+    old, new = trace.layer, layer
+    if share < 1.0:
+        old_a, new_a, old_g, new_g = old.activation, new.activation, old.gradient, new.gradient
+        new = Layer(
+            layer.index,
+            layer.kind,
+            Activation(
+                _towards(old_a.mean, new_a.mean, share),
+                _towards(old_a.std, new_a.std, share),
+                _towards(old_a.saturated, new_a.saturated, share),
+                new_a.units, new_a.dead, new_a.histogram,
+            ),
+            Gradient(
+                _towards(old_g.mean, new_g.mean, share), _towards(old_g.std, new_g.std, share), new_g.histogram
+            ),
+        )  # fmt: skip
+    for counts, histogram, was in (
+        (trace.activation_counts, layer.activation.histogram, old.activation.histogram),
+        (trace.gradient_counts, layer.gradient.histogram, old.gradient.histogram),
+    ):
+        fresh = histogram.counts
+        if share < 1.0 and (was.low, was.high, len(counts)) == (histogram.low, histogram.high, len(fresh)):
+            counts[:] = [a + (b - a) * share for a, b in zip(counts, fresh, strict=True)]
+        else:
+            counts[:] = fresh
+    trace.layer = new
+
+
+def _towards(old: float, new: float, share: float) -> float:
+    return old + (new - old) * share if math.isfinite(old) and math.isfinite(new) else new

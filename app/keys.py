@@ -1,0 +1,78 @@
+"""The one table of keys: it makes the bindings, the footer and the help.
+
+A feature adds a line here and a method `action_<name>` to the studio; a key whose feature is missing is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from textual.binding import Binding
+
+
+class Key(NamedTuple):
+    """What a key does. `shown` is how the key is written, `short` the footer's word (none: not in the footer).
+
+    `changes`: it acts on training, so that it is off in a read-only view. `rank` orders the footer, lowest first.
+    """
+
+    keys: tuple[str, ...]
+    action: str
+    shown: str
+    help: str
+    short: str = ""
+    group: str = "look"
+    changes: bool = False
+    rank: int = 50
+
+
+KEYS: tuple[Key, ...] = (
+    Key(("space",), "pause", "space", "pause, and go on", "pause", "train", True, 0),
+    Key((".",), "step", ".", "one step, then pause", "step", "train", True, 40),
+    Key(("n",), "sample", "n", "sample names from the model", "names", "train", True, 10),
+    Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", True, 11),
+    Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", True, 1),
+    Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change", True),
+    Key(("G",), "gain(1)", "G", "larger gain: 0.5, 1, 5/3, 2, 3 …", "gain", "change", True, 2),
+    Key(("-",), "lr(-1)", "-", "smaller learning rate (never restarts)", "", "change", True),
+    Key(("+", "="), "lr(1)", "+", "larger learning rate (never restarts)", "lr", "change", True, 3),
+    Key(("f",), "fan_in", "f", "division by the root of fan-in on / off", "fan-in", "change", True, 12),
+    Key(("a",), "nonlinearity", "a", "next nonlinearity", "nonlinearity", "change", True, 41),
+    Key(("L",), "live", "L", "changes restart the run, or are applied live", "live", "change", True, 42),
+    Key(("p",), "freeze", "p", "freeze the view; training goes on", "freeze", "look", False, 20),
+    Key(("/",), "filter", "/", "show only layers with some text in their name", "filter", "look", False, 30),
+    Key(("y",), "log", "y", "logarithmic scale of the loss", "log", "look", False, 31),
+    Key(("0",), "rescale", "0", "choose all scales anew", "", "look"),
+    Key(("tab", "down", "j"), "move(1)", "tab down j", "next layer", "", "move"),
+    Key(("shift+tab", "up", "k"), "move(-1)", "up k", "previous layer", "", "move"),
+    Key(("pagedown",), "move(10)", "pgdn", "ten layers on", "", "move"),
+    Key(("pageup",), "move(-10)", "pgup", "ten layers back", "", "move"),
+    Key(("home",), "move(-100000)", "home", "first layer", "", "move"),
+    Key(("end",), "move(100000)", "end", "last layer", "", "move"),
+    Key(("right", "l"), "turn(1)", "right l", "next screen", "", "move"),
+    Key(("left", "h"), "turn(-1)", "left h", "previous screen", "", "move"),
+    Key(("enter",), "enlarge", "enter", "enlarge the layer under the cursor", "enlarge", "move", False, 21),
+    Key(("escape",), "back", "esc", "back to the dashboard; close what is open", "", "move"),
+    Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", False, 43),
+    Key(("?",), "screen('help')", "?", "this help", "help", "look", False, 4),
+    Key(("q", "ctrl+c"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", False, 5),
+)
+
+GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("look", "Looking"))
+
+# Two keys of one thing, written as one in the footer.
+PAIRS = {"gain(1)": "g/G", "lr(1)": "-/+"}
+
+
+def bindings() -> Iterator[Binding]:
+    """One binding for every key of the table; they come before anything that has the focus."""
+    for key in KEYS:
+        for name in key.keys:
+            yield Binding(name, key.action, key.help, show=False, priority=True)
+
+
+def footer(readonly: bool) -> list[tuple[str, str]]:
+    """(key, word) in the order in which they are given up on a narrow screen, the last first."""
+    chosen = sorted((key for key in KEYS if key.short and not (readonly and key.changes)), key=lambda key: key.rank)
+    return [(PAIRS.get(key.action, key.shown), key.short) for key in chosen]

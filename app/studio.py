@@ -1,0 +1,470 @@
+"""The studio: a Textual app over a `Stream`.
+
+It reads the stream on a timer and never waits for it, keeps the history, and hands frozen view states to the pure
+views; keys become commands. It knows nothing of how the net is trained, nor where.
+"""
+
+from __future__ import annotations
+
+import copy
+import locale
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from textual import events
+from textual.app import App, ComposeResult
+from textual.driver import Driver
+
+from app.glyphs import ASCII, UNICODE, clip, escape
+from app.history import History
+from app.keys import KEYS, bindings
+from app.panel import Panel
+from app.views import SCREENS, draw, screen
+from app.views.state import Finding, Screen, View, rows
+from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, Stream, say, shown
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Value
+from makemore_core.snapshot import Exhibit, Snapshot
+
+GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
+LR_STEP = 2.0
+LR_LADDER = (1.0, 2.0, 5.0)
+NONLINEARITIES = ("tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity")
+MESSAGE_SECONDS = 6.0
+PENDING_SECONDS = 3.0
+
+Doctor = Callable[[Snapshot], Sequence[Finding]]
+
+
+def ascii_wanted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal is likely to show nothing but ASCII: by the locale, or a terminal with few glyphs."""
+    encoding = locale.getpreferredencoding(False) if environ is os.environ else environ.get("LANG", "")
+    return "utf" not in encoding.lower() or environ.get("TERM", "") in ("linux", "dumb", "vt100")
+
+
+class Studio(App[int]):
+    """Shows a run and lets it be changed. `start` is called once, when the first picture is on the screen."""
+
+    CSS_PATH = "studio.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    TITLE = "makemore"
+    BINDINGS = list(bindings())  # noqa: RUF012
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        title: str = "makemore",
+        readonly: bool = False,
+        ascii: bool | None = None,
+        fps: float = 10.0,
+        start: Callable[[], None] | None = None,
+        owns: bool = True,
+        detach: Callable[[], None] | None = None,
+        findings: Doctor | None = None,
+        pictures: Path | None = None,
+        waiting: str = "loading torch and the data",
+        driver_class: type[Driver] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(driver_class=driver_class, ansi_color=True)
+        self.stream, self.start, self.owns, self.detach_run = stream, start, owns, detach
+        self.fps, self.clock, self.doctor = fps, clock, findings
+        self.pictures = pictures or Path.cwd()
+        self.history = History()
+        use_ascii = ascii_wanted() if ascii is None else ascii
+        self.state = View(
+            self.history,
+            ASCII if use_ascii else UNICODE,
+            title=title,
+            readonly=readonly,
+            waiting=waiting,
+            findings=None if findings is None else (),
+        )
+        self.panel = Panel(coloured=not self.no_color)
+        self.pending: dict[str, tuple[Value, float]] = {}
+        self.message_until = 0.0
+        self.drawn: tuple[object, ...] = ()
+        self.drawn_at = -math.inf
+        self.asked_at: dict[str, float] = {}
+        self.examined = -math.inf
+
+    # --- the picture ---
+
+    def compose(self) -> ComposeResult:
+        yield self.panel
+
+    def on_mount(self) -> None:
+        self.set_interval(1 / self.fps, self.tick)
+        self.call_after_refresh(self.begin)
+
+    def begin(self) -> None:
+        """The first picture is up: let training start behind it."""
+        self.paint()
+        if self.start is not None:
+            self.call_after_refresh(self.start)
+
+    def on_resize(self, _: events.Resize) -> None:
+        self.paint()
+
+    def tick(self) -> None:
+        """Take in what came, and repaint if it shows."""
+        try:
+            came = self.stream.drain()
+        except OSError as error:
+            if not self.state.lost:
+                self.say(f"the run cannot be read: {error}", "sick")
+                self.state = replace(self.state, lost=True)
+            came = []
+        if came:
+            self.history.feed(came)
+            self.settle_pending()
+            self.examine()
+        now = self.clock()
+        if self.state.message and now >= self.message_until:
+            self.state = replace(self.state, message="")
+        self.ask_for_exhibit(now)
+        current = screen(self.state.screen)
+        if now - self.drawn_at >= current.every * 0.9:
+            self.paint(lazily=True)
+
+    def paint(self, *, lazily: bool = False) -> None:
+        """Draw the present state; `lazily`: only if there is something new in it."""
+        size = self.panel.size
+        if not size.width or not size.height:
+            return
+        key = (self.state, self.state.history.version, size)
+        if lazily and key == self.drawn:
+            return
+        self.drawn, self.drawn_at = key, self.clock()
+        self.panel.show(draw(self.state, size.width, size.height))
+
+    def examine(self) -> None:
+        """Ask the doctor, once a second at most: findings do not come faster."""
+        now = self.clock()
+        if self.doctor is None or self.history.snapshot is None or now - self.examined < 1.0:
+            return
+        self.examined = now
+        self.state = replace(self.state, findings=tuple(self.doctor(self.history.snapshot)))
+
+    def ask_for_exhibit(self, now: float) -> None:
+        """Ask for what the visible screen needs, at its own low rate."""
+        current = screen(self.state.screen)
+        look = current.look(self.state) if current.look and not self.state.frozen else None
+        if look is not None and now - self.asked_at.get(current.name, -math.inf) >= current.look_every:
+            self.asked_at[current.name] = now
+            self.stream.send(look)
+
+    def say(self, text: str, style: str = "note") -> None:
+        """A short message line, at once."""
+        self.state = replace(self.state, message=clip(escape(text), 200), message_style=style)
+        self.message_until = self.clock() + MESSAGE_SECONDS
+        self.paint()
+
+    # --- what may be pressed ---
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While a question is open its answers are read from the keys themselves."""
+        del parameters
+        return not (self.state.prompt and any(key.action.partition("(")[0] == action for key in KEYS))
+
+    def changes_allowed(self) -> bool:
+        """Whether training may be acted on; says why not."""
+        if self.state.readonly:
+            self.say("read only: keys that change training are off")
+            return False
+        snapshot = self.history.snapshot
+        if snapshot is None:
+            self.say(f"not yet: {self.state.waiting}")
+            return False
+        if snapshot.state in ("stopped", "crashed"):
+            self.say(f"this run has {'stopped' if snapshot.state == 'stopped' else 'crashed'}: nothing to change")
+            return False
+        return True
+
+    def on_key(self, event: events.Key) -> None:
+        """Answers to the open question."""
+        if not self.state.prompt:
+            return
+        event.stop()
+        if self.state.prompt == "filter":
+            self.type_filter(event)
+        else:
+            self.answer(event)
+
+    # --- training ---
+
+    def action_pause(self) -> None:
+        if not self.changes_allowed():
+            return
+        assert self.history.snapshot is not None
+        paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
+        self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
+        self.stream.send(Resume() if paused else Pause())
+        self.say("going on" if paused else "pausing")
+
+    def action_step(self) -> None:
+        if self.changes_allowed():
+            self.stream.send(Step(1))
+            self.pending["paused"] = (True, self.clock() + PENDING_SECONDS)
+            self.say("one step")
+
+    def action_sample(self) -> None:
+        if self.changes_allowed():
+            self.stream.send(Sample())
+            self.say("sampling names")
+
+    def action_restart(self) -> None:
+        if self.changes_allowed():
+            self.stream.send(Restart())
+            self.say("restarted from the seed")
+
+    # --- the net ---
+
+    def setting(self, name: str) -> Value | None:
+        """A field of the configuration as it will be once everything asked for is done."""
+        if name in self.pending:
+            return self.pending[name][0]
+        return self.history.snapshot.config.get(name) if self.history.snapshot else None
+
+    def settle_pending(self) -> None:
+        """Forget what has been carried out, or was not within a while."""
+        snapshot = self.history.snapshot
+        now = self.clock()
+        if snapshot is not None:
+            seen: dict[str, Value] = {**snapshot.config, "paused": snapshot.state == "paused"}
+            self.pending = {
+                name: (value, until)
+                for name, (value, until) in self.pending.items()
+                if until > now and seen.get(name) != value
+            }
+
+    def change(self, name: str, value: Value) -> None:
+        """Ask for a field to be changed, and say at once what that does."""
+        before = self.setting(name)
+        config: dict[str, Value] = {} if before is None else {name: before}
+        live = self.state.live and name in LIVE_IF_ASKED_FIELDS
+        command: Command = Set({name: value}, live=live)
+        self.stream.send(command)
+        self.pending[name] = (value, self.clock() + PENDING_SECONDS)
+        does = "" if name in LIVE_FIELDS else ", applied to the live weights" if live else ", restarted from the seed"
+        self.say(say(command, config) + does)
+
+    def change_of(self, name: str) -> Value | None:
+        """The present value of a field that a key is about to change; None, and a message, where it cannot be."""
+        if not self.changes_allowed():
+            return None
+        value = self.setting(name)
+        if value is None:
+            self.say(f"this run has no setting {name}")
+        return value
+
+    def action_norm(self) -> None:
+        value = self.change_of("norm")
+        if value is not None:
+            self.change("norm", "batch" if value == "none" else "none")
+
+    def action_gain(self, way: int) -> None:
+        value = self.change_of("gain")
+        if value is None:
+            return
+        number = float(value) if not isinstance(value, str) else 1.0
+        new = neighbour(GAINS, number, way)
+        if new == number:
+            self.say(f"gain {shown(number)} is the {'largest' if way > 0 else 'smallest'} on the ladder")
+        else:
+            self.change("gain", new)
+
+    def action_lr(self, way: int) -> None:
+        value = self.change_of("lr")
+        if isinstance(value, int | float) and value > 0:
+            self.change("lr", next_lr(float(value), way))
+
+    def action_fan_in(self) -> None:
+        value = self.change_of("fan_in")
+        if value is not None:
+            self.change("fan_in", "on" if value == "off" else "off")
+
+    def action_nonlinearity(self) -> None:
+        value = self.change_of("nonlinearity")
+        if value is not None:
+            at = NONLINEARITIES.index(str(value)) + 1 if value in NONLINEARITIES else 0
+            self.change("nonlinearity", NONLINEARITIES[at % len(NONLINEARITIES)])
+
+    def action_live(self) -> None:
+        if self.state.readonly:
+            self.say("read only: keys that change training are off")
+            return
+        self.state = replace(self.state, live=not self.state.live)
+        self.say(
+            "changes are applied to the live weights where they can be"
+            if self.state.live
+            else "changes restart the run from its seed"
+        )
+
+    # --- looking ---
+
+    def action_freeze(self) -> None:
+        if self.state.frozen:
+            self.state = replace(self.state, frozen=False, history=self.history)
+            self.say("the view moves again")
+        else:
+            self.state = replace(self.state, frozen=True, history=copy.deepcopy(self.history))
+            step = self.history.snapshot.step if self.history.snapshot else 0
+            self.say(f"view frozen at step {step:,}; training goes on")
+
+    def action_log(self) -> None:
+        self.state = replace(self.state, log=not self.state.log)
+        self.say("logarithmic loss" if self.state.log else "linear loss")
+
+    def action_rescale(self) -> None:
+        self.state.history.reset_scales()
+        self.drawn = ()
+        self.say("scales chosen anew")
+
+    def action_move(self, by: int) -> None:
+        count = len(rows(self.state))
+        if screen(self.state.screen).name == "help":
+            self.state = replace(self.state, scroll=max(0, self.state.scroll + by))
+        elif count:
+            at = min(max(0, self.state.cursor), count - 1)
+            cursor = (at + by) % count if abs(by) == 1 else min(max(0, at + by), count - 1)
+            self.state = replace(self.state, cursor=cursor)
+        self.paint()
+
+    def action_turn(self, by: int) -> None:
+        names = [one.name for one in SCREENS]
+        self.action_screen(names[(names.index(self.state.screen) + by) % len(names)])
+
+    def action_screen(self, name: str) -> None:
+        if name == self.state.screen and name != "dashboard":
+            name = "dashboard"
+        self.state = replace(self.state, screen=name, scroll=0)
+        self.drawn = ()
+        self.paint()
+
+    def action_enlarge(self) -> None:
+        if any(one.name == "layer" for one in SCREENS):
+            self.action_screen("layer")
+
+    def action_back(self) -> None:
+        if self.state.screen == "dashboard" and self.state.filter:
+            self.state = replace(self.state, filter="", cursor=0)
+        self.state = replace(self.state, screen="dashboard", message="")
+        self.paint()
+
+    def action_picture(self) -> None:
+        step = self.history.snapshot.step if self.history.snapshot else 0
+        name = f"makemore-{self.state.screen}-step{step}"
+        path = self.pictures / f"{name}.svg"
+        number = 2
+        while path.exists():
+            path, number = self.pictures / f"{name}-{number}.svg", number + 1
+        try:
+            path.write_text(self.export_screenshot(title=self.state.title), encoding="utf-8")
+        except OSError as error:
+            self.say(f"no picture: {error.strerror or error}: {path}", "sick")
+        else:
+            self.say(f"picture saved: {path}")
+
+    # --- the filter ---
+
+    def action_filter(self) -> None:
+        self.state = replace(self.state, prompt="filter")
+        self.paint()
+
+    def type_filter(self, event: events.Key) -> None:
+        """A character more or less of the filter."""
+        text, prompt = self.state.filter, "filter"
+        if event.key in ("enter", "tab"):
+            prompt = ""
+        elif event.key in ("escape", "ctrl+c"):
+            text = prompt = ""
+        elif event.key == "backspace":
+            text = text[:-1]
+        elif event.character and event.character.isprintable() and len(text) < 40:
+            text += event.character
+        self.state = replace(self.state, filter=text, prompt=prompt, cursor=0)
+        self.paint()
+
+    # --- quitting ---
+
+    def action_ask_quit(self) -> None:
+        snapshot = self.history.snapshot
+        over = snapshot is None or snapshot.state in ("finished", "stopped", "crashed")
+        if over or self.state.readonly:
+            self.exit(0)
+            return
+        if self.owns:
+            choices = [("s", "stop and save"), ("esc", "cancel: go on")]
+            if self.detach_run is not None:
+                choices.insert(1, ("k", "keep training in the background"))
+        else:
+            choices = [("k", "leave: training goes on"), ("s", "stop the run and save"), ("esc", "cancel: stay")]
+        self.state = replace(self.state, prompt="quit", choices=tuple(choices))
+        self.paint()
+
+    def answer(self, event: events.Key) -> None:
+        """The key pressed in the question box; the first choice is also `q` and enter."""
+        offered = [key for key, _ in self.state.choices]
+        key = event.key
+        if key in ("q", "enter", "ctrl+c"):
+            key = offered[0]
+        if key == "s":
+            self.stream.send(Stop())
+            self.exit(0)
+        elif key == "k" and "k" in offered:
+            if self.owns and self.detach_run is not None:
+                self.detach_run()
+            self.exit(0)
+        elif key in ("escape", "esc", "c", "n"):
+            self.state = replace(self.state, prompt="")
+            self.paint()
+
+
+def neighbour(ladder: Sequence[float], value: float, way: int) -> float:
+    """The next rung up or down from a value that may lie between rungs; the value itself at the end."""
+    if way > 0:
+        return next((rung for rung in ladder if rung > value * 1.0001), value)
+    return next((rung for rung in reversed(ladder) if rung < value * 0.9999), value)
+
+
+def next_lr(value: float, way: int) -> float:
+    """The next of 1, 2, 5 times a power of ten."""
+    exponent = math.floor(math.log10(value))
+    ladder = sorted(float(f"{m * 10.0**e:.6g}") for e in range(exponent - 2, exponent + 3) for m in LR_LADDER)
+    return min(1e6, neighbour(ladder, value, way))
+
+
+def run_studio(
+    stream: Stream,
+    *,
+    title: str = "makemore",
+    readonly: bool = False,
+    ascii: bool | None = None,
+    fps: float = 10.0,
+    start: Callable[[], None] | None = None,
+    owns: bool = True,
+    detach: Callable[[], None] | None = None,
+    findings: Doctor | None = None,
+    pictures: Path | None = None,
+    waiting: str = "loading torch and the data",
+    driver_class: type[Driver] | None = None,
+) -> int:
+    """Show a run until the user leaves; gives the exit status.
+
+    `start` is called when the first picture is up. `owns`: the run is trained by this process and ends with it,
+    unless `detach` is given and chosen. `findings` gives what a doctor makes of a snapshot.
+    """
+    app = Studio(
+        stream, title=title, readonly=readonly, ascii=ascii, fps=fps, start=start, owns=owns, detach=detach,
+        findings=findings, pictures=pictures, waiting=waiting, driver_class=driver_class,
+    )  # fmt: skip
+    app.run(mouse=False)
+    return app.return_code or 0
+
+
+__all__ = ["Exhibit", "Look", "Screen", "Studio", "run_studio"]

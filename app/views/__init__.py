@@ -1,0 +1,37 @@
+"""The screens: pure functions from the view state to lines, and the one table that registers them.
+
+A screen is added by a line in `SCREENS`; its key, its place in the help and its exhibits follow from it.
+"""
+
+from __future__ import annotations
+
+from app.views.dashboard import dashboard
+from app.views.lines import Line, block
+from app.views.state import Screen, View
+from app.views.status import ask, keys_line, message_line, status
+
+SCREENS: tuple[Screen, ...] = (
+    Screen("1", "dashboard", "dashboard", dashboard, help="every layer in a row, loss, names, findings"),
+)
+
+
+def screen(name: str) -> Screen:
+    """The screen of that name."""
+    return next(screen for screen in SCREENS if screen.name == name)
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """The whole picture, exactly `height` lines of exactly `width` cells."""
+    above = 0 if height < 4 else 1 if height < 18 or width < 60 else 2
+    below = 0 if height < 6 else 1 if height < 20 else 2
+    body = height - above - below
+    lines = list(status(view, width, above)) if above else []
+    lines += block([], width, above - len(lines), view.glyphs)
+    lines += block(screen(view.screen).draw(view, width, body), width, body, view.glyphs)
+    if below == 2:
+        lines.append(message_line(view, width))
+    if below:
+        spoken = below == 1 and view.message and view.prompt != "filter"
+        lines.append(message_line(view, width) if spoken else keys_line(view, width))
+    lines = block(lines, width, height, view.glyphs)
+    return ask(view, lines, width, height) if view.prompt == "quit" else lines

@@ -1,0 +1,169 @@
+"""What a view is drawn from: the history of the run and the state of the screen, frozen while it is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from app.glyphs import UNICODE, Glyphs
+from app.history import History, LayerTrace, WeightTrace, bounded
+from app.views.lines import Line
+from makemore_core.command import Look
+
+
+class Finding(NamedTuple):
+    """Something a doctor has found: a short title, and what to make of it in a sentence or two."""
+
+    title: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """The state of the screen. `history` is read, never changed, by views; `age` is seconds since the last event."""
+
+    history: History
+    glyphs: Glyphs = UNICODE
+    screen: str = "dashboard"
+    cursor: int = 0
+    filter: str = ""
+    log: bool = False
+    live: bool = False
+    frozen: bool = False
+    readonly: bool = False
+    lost: bool = False
+    title: str = "makemore"
+    message: str = ""
+    message_style: str = "note"
+    waiting: str = "waiting for the first snapshot"
+    prompt: str = ""  # "", "filter" or "quit"
+    choices: tuple[tuple[str, str], ...] = ()  # of the prompt: key, what it does
+    findings: tuple[Finding, ...] | None = None  # None: no doctor at hand
+    scroll: int = 0
+    options: dict[str, int | float | bool | str] = field(default_factory=dict)  # what a screen keeps for itself
+
+
+class Row(NamedTuple):
+    """A row of the table: a layer with the weight that feeds it, or a weight that has no layer behind it."""
+
+    layer: LayerTrace | None
+    weight: WeightTrace | None
+
+    @property
+    def name(self) -> str:
+        """`5 Tanh`, or the weight's name."""
+        if self.layer is not None:
+            return f"{self.layer.layer.index} {self.layer.layer.kind}"
+        return self.weight.weight.name if self.weight else ""
+
+
+
+
+def rows(view: View) -> list[Row]:
+    """The rows that the filter lets through, in the order of the net."""
+    weights: dict[int | None, list[WeightTrace]] = {}
+    for trace in view.history.weights.values():
+        weights.setdefault(trace.weight.layer, []).append(trace)
+    out: list[Row] = []
+    for layer in view.history.layers.values():
+        feeding = weights.pop(layer.layer.index, [])
+        out += [Row(None, weight) for weight in feeding[:-1]]
+        out.append(Row(layer, feeding[-1] if feeding else None))
+    out += [Row(None, weight) for left in weights.values() for weight in left]
+    if view.filter:
+        out = [row for row in out if view.filter.lower() in row.name.lower()]
+    return out
+
+
+def selected(view: View) -> Row | None:
+    """The row under the cursor."""
+    found = rows(view)
+    return found[min(max(0, view.cursor), len(found) - 1)] if found else None
+
+
+def window(count: int, cursor: int, height: int) -> tuple[int, int]:
+    """First and last + 1 of the rows shown where `count` do not fit in `height`: the cursor stays in the middle.
+
+    A row is given up at either end where rows are hidden beyond it, for the line that says how many.
+    """
+    if count <= height:
+        return 0, count
+    if height <= 2:
+        first = min(max(0, cursor), count - 1)
+        return first, first + 1
+    room = height - 2
+    first = min(max(0, cursor - room // 2), count - room)
+    last = first + room
+    if first <= 1:  # the line above would hide one row only: show the row instead
+        return 0, height - 1
+    if last >= count - 1:
+        return count - height + 1, count
+    return first, last
+
+
+class Sign(NamedTuple):
+    """Whether a value is out of the ordinary, and why; drawn as `!` and a colour."""
+
+    sick: bool
+    why: str = ""
+
+
+# From the lectures: where a number stops looking like that of a net that learns.
+SATURATED_ABOVE = 0.25  # gain 5/3 leaves up to 20 % in the first layer, gain 3 twice as much
+SPREAD_WITHIN = 2.0  # std of a layer against that of the first
+GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
+UPDATE_GUIDE = -3.0
+UPDATE_WITHIN = 1.0  # log10 units around the guide
+UPDATE_LOW, UPDATE_HIGH = -5.0, -1.0  # the scale of update:data
+
+
+def spread_sick(row: Row, first_std: float) -> bool:
+    """The activations have shrunk or grown against the first layer's, or are no numbers."""
+    if row.layer is None:
+        return False
+    std = row.layer.layer.activation.std
+    return not (math.isfinite(std) and first_std / SPREAD_WITHIN <= std <= first_std * SPREAD_WITHIN and std > 0)
+
+
+def saturated_sick(row: Row) -> bool:
+    """Too much in the flat region, or no number."""
+    return row.layer is not None and not row.layer.layer.activation.saturated <= SATURATED_ABOVE
+
+
+def gradient_sick(row: Row, median_std: float) -> bool:
+    """The gradient has vanished or exploded against the median layer's, or is no number."""
+    if row.layer is None:
+        return False
+    std = row.layer.layer.gradient.std
+    return not (math.isfinite(std) and median_std / GRADIENT_WITHIN <= std <= median_std * GRADIENT_WITHIN and std > 0)
+
+
+def update_sick(value: float) -> bool:
+    """Weights that move too fast, too slowly, or not at all."""
+    return not abs(value - UPDATE_GUIDE) <= UPDATE_WITHIN
+
+
+def is_bounded(row: Row) -> bool:
+    """Whether the row's activations lie in -1..1 by their kind."""
+    return row.layer is not None and bounded(row.layer.layer.kind)
+
+
+Draw = Callable[[View, int, int], Sequence[Line]]
+
+
+class Screen(NamedTuple):
+    """A screen: the key that reaches it, how it is drawn, how often, and the exhibit it asks for while it is shown.
+
+    `every` is in seconds; `look` gives the command to send, at most every `look_every` seconds.
+    """
+
+    key: str
+    name: str
+    title: str
+    draw: Draw
+    every: float = 0.1
+    look: Callable[[View], Look | None] | None = None
+    look_every: float = 2.0
+    help: str = ""

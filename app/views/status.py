@@ -1,0 +1,215 @@
+"""The lines that every screen has: status above, message and keys below, and the question box."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from app import glyphs as glyph
+from app.history import STILL
+from app.keys import footer
+from app.views.lines import Line, ends, fit, width
+from app.views.state import View
+from makemore_core.snapshot import Snapshot
+
+WORDS = {
+    "running": ("training", "good"), "paused": ("paused", "note"), "finished": ("finished", "good"),
+    "stopped": ("stopped", "note"), "crashed": ("crashed", "sick"), "diverged": ("diverged", "sick"),
+    "unresponsive": ("lost", "sick"),
+}  # fmt: skip
+
+
+def state_word(view: View) -> tuple[str, str]:
+    """One word of state, and its style."""
+    if view.lost:
+        return "lost", "sick"
+    if view.frozen:
+        return "view frozen", "note"
+    if view.history.snapshot is None:
+        return "starting", "note"
+    return WORDS.get(view.history.snapshot.state, (view.history.snapshot.state, "note"))
+
+
+def loss_number(value: float | None, places: int = 3) -> str:
+    """A loss in steady digits, or the word for what it is."""
+    if value is None:
+        return "-"
+    return glyph.word(value) or (f"{value:.{places}f}" if abs(value) < 1000 else glyph.scientific(value))
+
+
+def shown_loss(view: View) -> tuple[str, bool]:
+    """The loss to show and whether it is smoothed: while training stands still, the minibatch's own."""
+    snapshot = view.history.snapshot
+    if snapshot is None:
+        return "-", False
+    if snapshot.state in STILL and snapshot.loss is not None:
+        return loss_number(snapshot.loss, 4), False
+    smoothed = view.history.smoothed_loss
+    if not math.isfinite(smoothed) and snapshot.loss is not None:
+        return loss_number(snapshot.loss), False
+    return loss_number(smoothed), True
+
+
+def status(view: View, cells: int, rows: int) -> list[Line]:
+    """One or two lines: what runs, how far, how fast, how well; the word of state always at the right end."""
+    snapshot = view.history.snapshot
+    word, style = state_word(view)
+    badge: Line = [(" ", ""), (word, style)]
+    if snapshot is None:
+        return [ends([(view.title, "title"), (f"  {view.waiting}", "dim")], badge, cells, view.glyphs)][:rows]
+    if rows == 1:
+        return [_one_line(view, snapshot, badge, cells)]
+    return [_first(view, snapshot, badge, cells), _second(view, snapshot, cells)]
+
+
+def _eta(view: View, snapshot: Snapshot) -> str:
+    left = snapshot.steps - snapshot.step
+    rate = view.history.rate
+    if snapshot.state in STILL or left <= 0:
+        return ""
+    return glyph.duration(left / rate) if rate > 0 else "?"
+
+
+def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
+    loss, _ = shown_loss(view)
+    name = glyph.clip(glyph.escape(snapshot.preset or snapshot.run, ascii=view.glyphs.ascii), 14, view.glyphs)
+    left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
+    if cells < 34:
+        left = left[1:]
+    return ends(left, badge, cells, view.glyphs)
+
+
+def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
+    g = view.glyphs
+    where = " ".join(filter(None, (snapshot.device, snapshot.engine)))
+    rate, eta = f"{glyph.rate(view.history.rate)}/s", _eta(view, snapshot)
+    steps = f"{snapshot.step:,}"
+    if snapshot.steps:
+        steps += f"/{snapshot.steps:,}"
+    middle: Line = [("step ", "dim"), (steps, ""), ("  ", ""), (rate, "")]
+    if eta:
+        middle += [("  eta ", "dim"), (eta, "")]
+    room = cells - width(middle) - width(badge) - 2
+    names = [glyph.escape(view.title, ascii=g.ascii), glyph.escape(snapshot.run, ascii=g.ascii)]
+    preset = glyph.escape(snapshot.preset or "own settings", ascii=g.ascii)
+    for parts in ((*names, preset, where), (names[1], preset, where), (names[0], preset, where), (preset, where), (preset,)):
+        told = [part for part in dict.fromkeys(parts) if part]
+        if sum(len(part) + 2 for part in told) <= room:
+            break
+    else:
+        told = [glyph.clip(preset, max(0, room), g)] if room > 6 else []
+    left: Line = []
+    for part in told:
+        left.append((part + "  ", "title" if part == preset else "dim"))
+    left = fit(left, room + 2, g) if width(left) < room + 2 and cells >= 100 else left
+    return ends([*left, *middle], badge, cells, g)
+
+
+def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
+    g = view.glyphs
+    loss, smoothed = shown_loss(view)
+    splits = snapshot.splits
+    facts: list[Line] = [[("loss ", "dim"), (loss, "loss")]]
+    if splits is not None and splits.val is not None:
+        facts.append([("val ", "dim"), (loss_number(splits.val), "val")])
+    if snapshot.expected_loss is not None:
+        facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
+    overhead = snapshot.overhead * 100
+    facts.append([("probes ", "dim"), (glyph.word(overhead) or f"{overhead:.1f} %", "")])
+    if cells >= 110:
+        if snapshot.lr is not None:
+            facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
+        if splits is not None and splits.train is not None:
+            facts.insert(1, [("train ", "dim"), (loss_number(splits.train), "")])
+    if cells >= 150:
+        facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
+        if snapshot.params:
+            facts.append([(f"{snapshot.params:,}", ""), (" parameters", "dim")])
+        if snapshot.attempt:
+            facts.append([("attempt ", "dim"), (str(snapshot.attempt + 1), "")])
+    while sum(width(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
+        facts.pop()
+    right: Line = [span for fact in facts for span in [("  ", ""), *fact]]
+    room = max(0, cells - width(right))
+    if snapshot.steps:
+        done, left = glyph.progress(snapshot.step / snapshot.steps, room, g)
+        return [(done, "progress"), (left, "faint"), *right]
+    return [(g.progress_left * room, "faint"), *right]
+
+
+def keys_line(view: View, cells: int) -> Line:
+    """The keys, as many as fit whole."""
+    if view.prompt == "filter":
+        text = glyph.escape(view.filter, ascii=view.glyphs.ascii)
+        return fit([("filter: ", "title"), (text, ""), ("_", "cursor"), ("   enter keeps it, esc clears it", "dim")], cells, view.glyphs)
+    line: Line = []
+    used = 0
+    table = footer(view.readonly)
+    if view.readonly:
+        line.append(("read only  ", "note"))
+        used = 11
+    paused = view.history.snapshot is not None and view.history.snapshot.state == "paused"
+    must = [(key, short) for key, short in table if short in ("help", "quit")]
+    reserve = sum(len(key) + len(short) + 3 for key, short in must)
+    for key, short in [*(pair for pair in table if pair not in must), *must]:
+        text = "go on" if short == "pause" and paused else short
+        size = len(key) + 1 + len(text)
+        if (key, short) in must:
+            reserve = 0
+        if used + size + reserve > cells:
+            continue
+        line += [(key, "key"), (f" {text}  ", "dim")]
+        used += size + 2
+    return fit(line, cells, view.glyphs) if width(line) <= cells + 2 else line
+
+
+def message_line(view: View, cells: int) -> Line:
+    """What the last key did, or what the trainer has to say."""
+    text = view.message
+    style = view.message_style
+    if not text and view.history.snapshot is not None and view.history.snapshot.message:
+        text = glyph.escape(view.history.snapshot.message, ascii=view.glyphs.ascii)
+        style = "note"
+    return fit([(view.glyphs.text(text), style)], cells, view.glyphs)
+
+
+def ask(view: View, lines: Sequence[Line], cells: int, rows: int) -> list[Line]:
+    """The screen with the question in a box over its middle."""
+    g = view.glyphs
+    title = "Quit: what becomes of the run?"
+    words: list[Line] = [[(title, "title")], []]
+    words += [[(f" {key:<6}", "key"), (what, "")] for key, what in view.choices]
+    inner = min(max(width(word) for word in words) + 2, cells - 2)
+    corners = g.box
+    box: list[Line] = [[(corners[0] + corners[1] * inner + corners[2], "title")]]
+    box += [[(corners[3], "title"), (" ", ""), *fit(word, inner - 1, g), (corners[3], "title")] for word in words]
+    box.append([(corners[4] + corners[1] * inner + corners[5], "title")])
+    if len(box) > rows:
+        box = [fit(word, cells, g) for word in words if word][:rows]
+        return [*box, *lines[len(box) :]]
+    top, left = (rows - len(box)) // 2, (cells - inner - 2) // 2
+    out = list(lines)
+    for at, part in enumerate(box, top):
+        before, behind = cut(lines[at], 0, left), cut(lines[at], left + inner + 2, cells)
+        out[at] = [*before, *part, *behind]
+    return out
+
+
+def cut(line: Line, first: int, last: int) -> Line:
+    """The cells `first` .. `last` of a line; a wide character that the cut goes through becomes a blank."""
+    out: Line = []
+    at = 0
+    for text, style in line:
+        size = glyph.width_of(text)
+        if at < last and at + size > first:
+            if size == len(text):
+                out.append((text[max(0, first - at) : last - at], style))
+            else:
+                piece, x = "", at
+                for char in text:
+                    w = glyph.width_of(char)
+                    piece += char if first <= x and x + w <= last else " " * max(0, min(x + w, last) - max(x, first))
+                    x += w
+                out.append((piece, style))
+        at += size
+    return out
