@@ -163,6 +163,8 @@ class Session:
         if self.trainer.step >= self.config.steps:
             self._finish()
             return
+        self.trainer.upgrade()
+        self.message = self.message or self.trainer.note
         n = self._slice()
         now = time.monotonic()
         probed = self._probe_due(n, now)

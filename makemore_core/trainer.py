@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from makemore_core import fast
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset, Split
 from makemore_core.diagnostics import Probe, probe
 from makemore_core.engine import Engine, ManualEngine, PlainEngine
+from makemore_core.fast import FastEngine
+from makemore_core.fast import build as fast_build
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
@@ -27,6 +30,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
         self.optimizer = Optimizer(config, self.model.parameters())
+        self.notice = ""  # one line for people: why an engine that was asked for is not used
         self.engine: Engine = self.make_engine()
         self.step = 0
 
@@ -37,11 +41,27 @@ class Trainer:
 
     def make_engine(self) -> Engine:
         """The engine that the config asks for, over this trainer's tensors; `auto` starts with the plain one."""
-        kind = ManualEngine if self.config.engine == "manual" else PlainEngine
-        return kind(self.model, self.optimizer, self.train)
+        if self.config.engine == "manual":
+            return ManualEngine(self.model, self.optimizer, self.train)
+        plain = PlainEngine(self.model, self.optimizer, self.train)
+        return self._faster(plain) if self._may_be_faster(wait=self.config.engine == "fast") else plain
+
+    def _may_be_faster(self, wait: bool) -> bool:
+        """Whether the compiled engine can take over now; the first question starts the compiler."""
+        wanted = self.config.engine in ("auto", "fast") and self.device.type == "cpu" and not self.notice
+        return wanted and (wait or fast_build().ready())
+
+    def _faster(self, engine: Engine) -> Engine:
+        try:
+            return FastEngine(self.model, self.optimizer, self.train)
+        except ValueError as error:
+            self.notice = str(error)
+            return engine
 
     def advance(self, n: int, watch: bool = False) -> list[float]:
         """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed."""
+        if self.engine.name == "plain" and self._may_be_faster(wait=False):
+            self.engine = self._faster(self.engine)
         batches = torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
         rates = [self.config.lr_at(step) for step in range(self.step, self.step + n)]
         losses: list[float] = self.engine.advance(batches.to(self.device), rates, watch).tolist()
