@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from makemore_core import fast
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset, Split
 from makemore_core.diagnostics import Probe, probe
