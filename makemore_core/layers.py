@@ -8,10 +8,14 @@ Shapes: `B` batch, `T` block_size, `C` n_embd, `V` vocabulary; `F` the features 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+# A batch of one has no variance. The NaN shows that; a warning on stderr would only tear the screen.
+warnings.filterwarnings("ignore", message=r"(var|std)\(\): degrees of freedom")
 
 
 class Brick:

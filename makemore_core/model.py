@@ -119,9 +119,9 @@ def build(config: Config, vocabulary: int, generator: torch.Generator) -> Model:
     embedding = Embedding(vocabulary, config.n_embd, generator)
     fan_in = config.n_embd * config.block_size
     layers: list[Brick] = []
-    for _ in range(config.n_layer):
+    for number in range(config.n_layer):
         bricks = _hidden(config, fan_in, generator)
-        layers += [Residual(*bricks)] if config.residual and fan_in == config.n_hidden else bricks
+        layers += [Residual(*bricks)] if config.residual and number else bricks
         fan_in = config.n_hidden
     return Model(embedding, layers + _output(config, fan_in, vocabulary, generator))
 
@@ -178,7 +178,8 @@ def adapt(model: Model, before: Config, after: Config) -> Model:
     """The net that `after` describes with the weights that `model` has: what a live change does.
 
     Gain and fan-in division multiply the hidden weights by what they would have differed at the start; a norm comes
-    in fresh, as the identity it is after initialisation; a nonlinearity is swapped.
+    in fresh, as the identity it is after initialisation; a nonlinearity is swapped. Weights that
+    were drawn with gain 0, which no factor brings back, are drawn again.
     """
     vocabulary, device = len(model.embedding.weight), model.embedding.weight.device
     fresh = build(after, vocabulary, torch.Generator().manual_seed(after.seed)).to(device)
@@ -187,7 +188,8 @@ def adapt(model: Model, before: Config, after: Config) -> Model:
     new = [leaf for leaf in fresh.leaves() if isinstance(leaf, Linear)]
     for index, (source, target) in enumerate(zip(old, new, strict=True)):
         last = index == len(old) - 1
-        target.weight = source.weight * (_scale(after, source, last) / _scale(before, source, last))
+        if _scale(before, source, last):
+            target.weight = source.weight * (_scale(after, source, last) / _scale(before, source, last))
         if target.bias is not None and source.bias is not None:
             target.bias = source.bias
         elif target.bias is not None:
