@@ -11,6 +11,7 @@ import click
 
 from app.terminal import Exit
 from makemore_core import __version__
+from makemore_core.watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -114,9 +115,9 @@ def train(
     folder = launch.begin(plan, run)
     if detach:
         pid = launch.in_background(folder)
-        click.echo(f"training in the background, process {pid}; to look: makemore attach {shown(folder)}")
+        click.echo(f"training in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
         return Exit.DONE
-    return front_end(folder, headless, as_json, probe_every, fps, budget, ascii_only)
+    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only)
 
 
 @cli.command()
@@ -142,26 +143,18 @@ def resume(
         from app.terminal import require_terminal
 
         require_terminal()
-    return front_end(folder, headless, as_json, probe_every, fps, budget, ascii_only)
+    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only)
 
 
-def front_end(
-    folder: Path,
-    headless: bool,
-    as_json: bool,
-    probe_every: int | None,
-    fps: float,
-    budget: float,
-    ascii_only: bool | None,
-) -> int:
+def front_end(folder: Path, headless: bool, as_json: bool, watch: Watch, ascii_only: bool | None) -> int:
     """Train what is in the folder, with or without a screen; the exit status."""
     if headless:
         from app.headless import train_headless
 
-        return train_headless(folder, as_json, probe_every, fps, budget)
+        return train_headless(folder, as_json, watch)
     from app.session_view import train_in_studio
 
-    return train_in_studio(folder, probe_every, fps, budget, ascii_only)
+    return train_in_studio(folder, watch, ascii_only)
 
 
 @cli.command()
@@ -258,13 +251,6 @@ def reset() -> int:
 
     reset_terminal()
     return Exit.DONE
-
-
-def shown(folder: Path) -> str:
-    """A run as people name it: its name where that is enough to find it, else its path."""
-    from makemore_core.rundir import runs_folder
-
-    return folder.name if folder.parent == runs_folder() else str(folder)
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from app.launch import Worker
 from app.terminal import Exit, by_signal
 from makemore_core.command import Channel, Stop
 from makemore_core.snapshot import Snapshot, to_json
+from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
@@ -33,14 +34,9 @@ class Printer(Protocol):
         """That was all."""
 
 
-def train_headless(folder: Path, as_json: bool, probe_every: int | None, fps: float, budget: float) -> int:
+def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
     """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status."""
     channel = Channel()
-
-    def watch():  # type: ignore[no-untyped-def]
-        from makemore_core.session import Watch
-
-        return Watch(probe_every, fps, budget)
 
     worker = Worker(folder, channel, watch=watch, stay=False)
     printer: Printer = JsonLines() if as_json else Bar() if sys.stderr.isatty() else Lines()

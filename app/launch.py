@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,9 +19,10 @@ from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel
 from makemore_core.config import Config
 from makemore_core.presets import DEFAULT, preset
+from makemore_core.watch import Watch
 
 if TYPE_CHECKING:
-    from makemore_core.session import Session, Watch
+    from makemore_core.session import Session
 
 LOG = "trainer.log"
 STARTING = 30.0  # seconds that a trainer in the background may take until it answers
@@ -95,7 +96,7 @@ def in_background(folder: Path) -> int:
 class Worker:
     """A session in a thread of its own: `start` loads torch there, so that the caller's screen is drawn meanwhile."""
 
-    def __init__(self, folder: Path, channel: Channel, *, watch: Callable[[], Watch | None], stay: bool) -> None:
+    def __init__(self, folder: Path, channel: Channel, *, watch: Watch, stay: bool) -> None:
         self._folder, self._channel, self._watch, self._stay = folder, channel, watch, stay
         self.session: Session | None = None
         self.error: BaseException | None = None
@@ -105,11 +106,17 @@ class Worker:
         """Begin to train."""
         self._thread.start()
 
+    def leave(self) -> None:
+        """Nobody looks any more: the training ends with the run instead of waiting for commands."""
+        self._stay = False
+        if self.session is not None:
+            self.session.stay = False
+
     def _run(self) -> None:
         try:
             from makemore_core.recorder import open_run
 
-            self.session = open_run(self._folder, self._channel, watch=self._watch(), stay=self._stay)
+            self.session = open_run(self._folder, self._channel, watch=self._watch, stay=self._stay)
             self.session.run()
         except BaseException as error:
             self.error = error
@@ -119,3 +126,8 @@ class Worker:
         if self._thread.ident is not None:
             self._thread.join(seconds)
         return not self._thread.is_alive()
+
+
+def shown(folder: Path) -> str:
+    """A run as people name it: its name where that is enough to find it, else its path."""
+    return folder.name if folder.parent == rundir.runs_folder() else str(folder)

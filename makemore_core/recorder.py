@@ -20,9 +20,10 @@ from makemore_core.control import ControlServer
 from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
 from makemore_core.record import RecordReader, RecordWriter
-from makemore_core.session import Recorder, Request, Session, Watch
+from makemore_core.session import Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Intervention, Snapshot, to_json
 from makemore_core.trainer import Trainer
+from makemore_core.watch import Watch
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 60.0  # seconds between two checkpoints

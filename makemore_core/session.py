@@ -32,6 +32,7 @@ from makemore_core.diagnostics import DeadUnits, Probe
 from makemore_core.model import SAMPLING_SEED, evaluate, evaluation, sample
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, Splits, State
 from makemore_core.trainer import Trainer
+from makemore_core.watch import Watch
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
@@ -40,17 +41,6 @@ NAMES = 12
 SHARES = {"probe": 0.6, "survey": 0.25, "sample": 0.15}
 CREDIT = {"survey": 0.1, "sample": 0.0}
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
-
-
-class Watch(NamedTuple):
-    """How closely a run is watched: a probe every so many steps, or so many a second at most.
-
-    `budget` is the share of the time, 0..1, that all looking may take; probes set in steps do not keep to it.
-    """
-
-    every: int | None = None
-    per_second: float = 10.0
-    budget: float = 0.03
 
 
 class Request(NamedTuple):
@@ -163,8 +153,7 @@ class Session:
         if self.trainer.step >= self.config.steps:
             self._finish()
             return
-        self.trainer.upgrade()
-        self.message = self.message or self.trainer.note
+        self.message = self.message or self.trainer.notice
         n = self._slice()
         now = time.monotonic()
         probed = self._probe_due(n, now)

@@ -1,0 +1,96 @@
+"""The studio over a run: one that a thread of this process trains, or one that another process trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from app import launch
+from app.driver import run_app
+from app.studio import Studio
+from app.terminal import Exit
+from app.views.state import Finding
+from makemore_core.attach import Attached
+from makemore_core.command import Channel, Command, Stop
+from makemore_core.doctor import findings
+from makemore_core.snapshot import Event, Snapshot
+from makemore_core.watch import Watch
+
+SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
+
+
+class OwnRun:
+    """The `Stream` of a worker of this process, which tells the studio when the worker has failed."""
+
+    def __init__(self, channel: Channel, worker: launch.Worker) -> None:
+        self._channel, self._worker = channel, worker
+        self.failed: Callable[[], None] = lambda: None
+
+    def drain(self) -> Iterable[Event]:
+        if self._worker.error is not None:
+            self.failed()
+        return self._channel.drain()
+
+    def send(self, command: Command) -> None:
+        self._channel.send(command)
+
+
+def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
+    """Train the run in the folder and show it; the exit status.
+
+    Where the terminal is lost the training goes on to its end without it.
+    """
+    channel = Channel()
+    worker = launch.Worker(folder, channel, watch=watch, stay=True)
+    stream = OwnRun(channel, worker)
+    handed_over: list[bool] = []
+    studio = Studio(
+        stream,
+        title=folder.name,
+        ascii=ascii_only,
+        fps=watch.per_second,
+        start=worker.start,
+        detach=lambda: handed_over.append(True),
+        findings=advice,
+    )
+    stream.failed = studio.exit
+    status = run_app(studio, on_lost=worker.leave)
+    if status == Exit.LOST:
+        worker.join()
+        return Exit.LOST if worker.error is None else Exit.ERROR
+    channel.send(Stop())
+    stopped = worker.join(SAVING)
+    if worker.error is not None:
+        raise worker.error
+    if not stopped:
+        raise ValueError(f"{folder.name}: did not stop within {SAVING:g} s; its last checkpoint is in the folder")
+    if handed_over:
+        pid = launch.in_background(folder)
+        print(f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
+    else:
+        print(f"saved; to go on: makemore resume {launch.shown(folder)}")
+    return status
+
+
+def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None) -> int:
+    """Show a run that another process trains; the exit status."""
+    stream = Attached(folder, readonly=readonly)
+    studio = Studio(
+        stream,
+        title=folder.name,
+        readonly=readonly,
+        ascii=ascii_only,
+        fps=fps,
+        owns=False,
+        findings=advice,
+        waiting=f"reading {folder.name}",
+    )
+    try:
+        return run_app(studio, on_lost=studio.exit)
+    finally:
+        stream.close()
+
+
+def advice(snapshot: Snapshot) -> list[Finding]:
+    """What the doctor finds, as the dashboard shows it."""
+    return [Finding(found.what, f"{found.evidence}; {found.suggestion}") for found in findings(snapshot)]

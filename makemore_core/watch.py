@@ -1,0 +1,16 @@
+"""How closely a run is watched: plain settings, so that a command line can read them before torch is there."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Watch(NamedTuple):
+    """A probe every so many steps, or so many a second at most.
+
+    `budget` is the share of the time, 0..1, that all looking may take; probes set in steps do not keep to it.
+    """
+
+    every: int | None = None
+    per_second: float = 10.0
+    budget: float = 0.03
