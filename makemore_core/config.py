@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
@@ -17,6 +19,7 @@ Norm: TypeAlias = Literal["none", "batch", "layer", "group"]
 Optimizer: TypeAlias = Literal["sgd", "momentum", "rmsprop", "adam", "adamw"]
 
 SECONDARY_SPELLINGS = {"optimiser": "optimizer"}
+THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 SWITCH = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
 
 
@@ -88,7 +91,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_size: Annotated[int, Meta(description="examples in a minibatch", ge=1, le=1_000_000)] = 32
     steps: Annotated[int, Meta(description="updates of the whole run", ge=0, le=10**12)] = 200_000
-    seed: Annotated[int, Meta(description="of the weights and the minibatches", ge=0, lt=2**63)] = 2_147_483_647
+    seed: Annotated[int, Meta(description="of the weights and the minibatches", ge=0, le=2**63 - 1)] = 2_147_483_647
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where the net is trained")] = "auto"
     engine: Annotated[
         Literal["auto", "plain", "fast", "manual"],
@@ -153,7 +156,7 @@ def field(name: str) -> str:
 
         near = difflib.get_close_matches(name, _types(), n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; the fields are {', '.join(_types())}"
-        raise ValueError(f"{name}: no such setting{hint}")
+        raise ValueError(f"{_shown(name)}: no such setting{hint}")
     return name
 
 
@@ -187,23 +190,22 @@ def parse(name: str, value: Value | str) -> Value:
     name = field(name)
     plain, words, _ = _types()[name]
     parsed: Value = value
-    if isinstance(value, str) and value not in words:
-        text = value.strip().replace("_", "").replace(",", "") if plain in (int, float) else value.strip().lower()
-        try:
-            if plain is bool:
-                parsed = SWITCH[text]
-            elif plain is int:
-                parsed = int(text)
-            elif plain is float:
-                parsed = float(text)
-        except (ValueError, KeyError):
-            pass
-    if plain is str and isinstance(value, str) and value.lower() in words:
-        parsed = value.lower()
-    if isinstance(value, bool) and "on" in words:  # a switch that has more than two positions
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text in words:
+            parsed = text
+        else:
+            with contextlib.suppress(ValueError, KeyError):  # what it is not, the check below says
+                if plain is bool:
+                    parsed = SWITCH[text]
+                elif plain is int:
+                    parsed = int(text.replace(",", "") if THOUSANDS.fullmatch(text) else text)
+                elif plain is float:
+                    parsed = float(text)
+    elif isinstance(value, bool) and "on" in words:  # a switch that has more than two positions
         parsed = "on" if value else "off"
-    if plain is float and isinstance(parsed, int) and not isinstance(parsed, bool):
-        parsed = float(parsed)
+    elif plain is float and type(value) is int and abs(value) < 2**53:
+        parsed = float(value)
     _check(name, parsed)
     return parsed
 
@@ -217,7 +219,7 @@ def _check(name: str, value: Value) -> None:
         )
         ok = (
             right_type
-            and math.isfinite(value)
+            and (isinstance(value, int) or math.isfinite(value))
             and not (
                 (meta.ge is not None and value < meta.ge)
                 or (meta.gt is not None and value <= meta.gt)
@@ -226,4 +228,11 @@ def _check(name: str, value: Value) -> None:
             )
         )
     if not ok:
-        raise ValueError(f"{name}={value}: has to be {allowed(name)}")
+        raise ValueError(f"{name}={_shown(value)}: has to be {allowed(name)}")
+
+
+def _shown(value: object) -> str:
+    """A value from anywhere, on one short line."""
+    text = str(value) if not isinstance(value, int) or abs(value) < 10**20 else "a huge number"
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 60 else f"{text[:59]}…"
