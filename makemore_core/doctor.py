@@ -1,0 +1,466 @@
+"""What is wrong with a run, why it matters and what to try: findings read off snapshots alone, in the lecture's words.
+
+It knows no tensors, so it works on any net that fills in a snapshot, live or long finished, and imports in no time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import msgspec
+
+from makemore_core.config import LIVE_FIELDS, Value
+from makemore_core.snapshot import Layer, Snapshot, Weight
+
+Severity: TypeAlias = Literal["warning", "serious"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is wrong. `layer` is the index of the row it shows in, None for the whole net.
+
+    `fix` are the changes of a `Set` command that would try the suggestion, None where there is no such change.
+    """
+
+    name: str
+    what: str
+    evidence: str
+    why: str
+    suggestion: str
+    fix: dict[str, int | float | bool | str] | None = None
+    layer: int | None = None
+    severity: Severity = "warning"
+
+
+class Limit(NamedTuple):
+    """Where a number begins to be a finding, and who says so."""
+
+    value: float
+    source: str
+
+
+# Every threshold, once. "At the start" is up to START updates; training moves spreads by itself, so later is looser.
+START = 200
+LIMITS: dict[str, Limit] = {
+    "first_loss": Limit(0.5, "nats above ln V; part 3: a first loss above -log(1/V) is a net confidently wrong"),
+    "saturated_at_start": Limit(0.30, "share; part 3: 5 % at gain 5/3 and 20 % in the first layer are healthy"),
+    "saturated": Limit(0.50, "share; long training alone brings the healthy deep nets of part 3 to about 0.35"),
+    "off": Limit(0.90, "share of relu-like outputs that are exactly off; half are by symmetry (He et al. 2015)"),
+    "dead": Limit(1, "units flat for every example of the training split; part 3: such a unit never learns"),
+    "shrink_at_start": Limit(0.60, "last std / first std; part 3: gain 1 takes tanh from 0.62 to 0.32 in 5 layers"),
+    "shrink": Limit(0.35, "last std / first std; training alone takes a healthy linear net to 0.6"),
+    "grow_at_start": Limit(1.60, "last std / first std; part 3: gain 5/3 without tanh multiplies by 1.7 a layer"),
+    "grow": Limit(3.00, "last std / first std, after training moved it"),
+    "gradient_layer": Limit(1.25, "a layer, up or down; part 3: gain 5/3 keeps tanh at 1.10, gain 3 gives 1.4"),
+    "gradient_total": Limit(3.0, "through the whole depth, together with the limit for one layer"),
+    "gradient_depth": Limit(30.0, "through the whole depth whatever the depth; residual nets of 50 layers have 13"),
+    "last_layer": Limit(1.0, "log10 over the next fastest weight after 5,000 updates; part 3: 10 times too fast"),
+    "last_layer_early": Limit(1.6, "the same after 1,000 updates: a last layer made small catches up by itself"),
+    "updates_large": Limit(-1.75, "log10 update:data of a weight but the last; part 3: the guide is -3"),
+    "updates_small": Limit(-4.0, "log10 update:data of a quarter of the weights; part 3: at -4 it learns too slowly"),
+    "updates_after": Limit(100, "updates; the first ones after initialisation are not typical"),
+    "statistics_noise": Limit(0.06, "std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples"),
+    "statistics_gap": Limit(0.15, "nats of loss in evaluation above the minibatches' on the same split"),
+    "risen": Limit(0.5, "nats above both the first loss and ln V, after 100 updates"),
+    "flat_after": Limit(300, "updates; by then every preset that learns has fallen by 0.05"),
+    "flat": Limit(0.05, "nats below the first loss"),
+    "stuck": Limit(0.02, "nats from the first third of 1,000 and more updates to the last, at ln V or above"),
+}
+
+RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
+RECENT_SNAPSHOTS = 5  # and the median of the ratios of as many snapshots
+RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
+GUIDE = -3.0
+
+# What PyTorch's calculate_gain says (checked against it by a test), so that torch need not be loaded.
+GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "identity": 1.0}
+
+_WHY = {
+    "diverged": "From here on every number is noise or NaN; nothing that is trained further can come back.",
+    "confidently-wrong": "The net begins sure of wrong answers, and the first thousands of steps are spent squashing "
+    "the logits instead of learning: the hockey stick in the loss curve.",
+    "saturated": "Where tanh is flat its slope 1 - t² is near 0, so the gradient stops there and what is upstream "
+    "does not learn.",
+    "dead-units": "A unit in its flat region for every example passes no gradient at all: its weights never change "
+    "again, as permanent brain damage.",
+    "activations-shrink": "Tanh squeezes what passes through it; weights too small to make up for that leave the deep "
+    "layers with next to no signal.",
+    "activations-grow": "Each layer multiplies the spread, so the logits become extreme and the net confidently wrong.",
+    "gradients-shrink": "The early layers hardly hear about the loss: they stay as they were drawn while the last "
+    "layers learn.",
+    "gradients-grow": "The early layers get far larger gradients than the last ones, so no one rate suits all.",
+    "last-layer-fast": "One layer takes steps ten times as large as any other: the learning rate that suits it starves "
+    "the rest.",
+    "updates-large": "An update should be about a thousandth of the weights (-3); here it is so large that the "
+    "weights are thrown about.",
+    "updates-small": "An update should be about a thousandth of the weights (-3); here it is so small that training "
+    "takes many times longer than it need.",
+    "bias-useless": "BatchNorm subtracts the mean of the batch, and the bias with it: its gradient is 0 and it only "
+    "takes room. BatchNorm has a bias of its own.",
+    "running-statistics": "Evaluation and sampling use the running mean and variance. An average over too few examples "
+    "follows the last few batches instead of the training set.",
+    "batch-of-one": "The variance of one example is not defined (0/0 with n - 1 below), and its mean is the example: "
+    "nothing of it is left.",
+    "loss-flat": "Not learning costs as much time as learning. The uniform guess needs no net.",
+}
+
+
+class _Run(NamedTuple):
+    """What the rules look at: the latest snapshot, the earliest of the same net, and a smoothed recent past."""
+
+    now: Snapshot
+    start: Snapshot | None
+    losses: tuple[float, ...]
+    window: int
+    updates: dict[str, float]
+
+    @property
+    def loss(self) -> float | None:
+        """Mean of the recent minibatches' losses."""
+        recent = self.losses[-RECENT_LOSSES:]
+        return sum(recent) / len(recent) if recent else self.now.loss
+
+    def seen(self) -> Iterator[tuple[Snapshot, bool]]:
+        """The snapshots whose layers are judged, each with whether it is of the start."""
+        for snapshot in (self.start, self.now):
+            if snapshot is not None and _finite(snapshot.layers) and (snapshot is self.now or snapshot.step <= START):
+                yield snapshot, snapshot.step <= START
+
+
+def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Finding, ...]:
+    """What is wrong, the gravest first; `recent` are earlier snapshots, oldest first, as many as there are.
+
+    With the first snapshots of a run at hand the initialisation is judged too, and noise is averaged out.
+    """
+    run = _look(snapshot, recent)
+    found = [finding for rule in RULES for finding in rule(run)]
+    return tuple(sorted(found, key=lambda finding: finding.severity != "serious"))
+
+
+def _look(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
+    same = [s for s in recent if s.attempt == now.attempt and s.step <= now.step and _drawn(s) == _drawn(now)]
+    past = [*(s for s in same if s.step < now.step), now]
+    start = next((s for s in past if s.layers), None)
+    values: dict[str, list[float]] = {}
+    for snapshot in past[-RECENT_SNAPSHOTS:]:
+        for weight in snapshot.weights:
+            if math.isfinite(weight.update_data_log10) and snapshot.lr == now.lr:
+                values.setdefault(weight.name, []).append(weight.update_data_log10)
+    losses = tuple(loss for snapshot in past for loss in snapshot.losses)
+    updates = {weight.name: _median(values[weight.name]) for weight in now.weights if weight.name in values}
+    return _Run(now, start, losses, len(losses), updates)
+
+
+def _drawn(snapshot: Snapshot) -> dict[str, Value]:
+    """The settings that made the net; a live change of them makes the start no evidence for the present."""
+    return {name: value for name, value in snapshot.config.items() if name not in LIVE_FIELDS}
+
+
+# --- the rules, each from numbers to findings ---------------------------------------------------------------------
+
+
+def _diverged(run: _Run) -> Iterator[Finding]:
+    loss = run.loss
+    broken = next((layer for layer in run.now.layers if not math.isfinite(layer.activation.std)), None)
+    if run.now.state == "diverged" or (loss is not None and not math.isfinite(loss)) or broken:
+        shown = "" if run.now.loss is None else f"loss {run.now.loss:.3g} at step {run.now.step:,}"
+        evidence = shown + (f", {_row(broken)} not finite" if broken else "")
+        yield _finding("diverged", "the run has diverged", evidence, *_slower(run), severity="serious")
+        return
+    first, expected = run.now.first_loss, run.now.expected_loss
+    ceiling = max(x for x in (first, expected, -math.inf) if x is not None) + LIMITS["risen"].value
+    if loss is not None and math.isfinite(ceiling) and run.now.step >= 100 and loss > ceiling:
+        evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {first or expected:.2f} at the first"
+        yield _finding("diverged", "the loss has risen above where it began", evidence, *_slower(run),
+                       severity="serious")  # fmt: skip
+
+
+def _confidently_wrong(run: _Run) -> Iterator[Finding]:
+    first, expected = run.now.first_loss, run.now.expected_loss
+    if first is None or expected is None or first - expected <= LIMITS["first_loss"].value:
+        return
+    suggestion, fix = "make the last layer's weights small and its bias 0 at the start", None
+    if "last_shrink" in run.now.config:
+        fix = {"last_shrink": 0.1 if run.now.config.get("fan_in") == "on" else 0.01, "last_bias_init": 0.0}
+    evidence = f"first loss {first:.2f}, the uniform guess costs ln V = {expected:.2f}"
+    yield _finding("confidently-wrong", "the first guess is confidently wrong", evidence, suggestion, fix,
+                   severity="serious")  # fmt: skip
+
+
+def _saturated(run: _Run) -> Iterator[Finding]:
+    for snapshot, start in run.seen():
+        worst = max(snapshot.layers, key=lambda layer: layer.activation.saturated - _most(layer, start), default=None)
+        if worst is not None and worst.activation.saturated > _most(worst, start):
+            share = f"{100 * worst.activation.saturated:.0f} %"
+            many = sum(layer.activation.saturated > _most(layer, start) for layer in snapshot.layers)
+            where = f"{share} of {_row(worst)}" + (f", {many} of {len(snapshot.layers)} layers" if many > 1 else "")
+            off = _relu_like(worst)
+            evidence = f"{where} {'off' if off else 'beyond 0.97'}{_at(snapshot, run)}"
+            what = "nearly all units are off" if off else "the nonlinearity is saturated"
+            yield _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
+            return
+
+
+def _dead_units(run: _Run) -> Iterator[Finding]:
+    dead = [(layer, layer.activation.dead) for layer in run.now.layers if layer.activation.dead is not None]
+    some = [(layer, count) for layer, count in dead if count >= LIMITS["dead"].value]
+    if not some:
+        return
+    worst, count = max(some, key=lambda pair: pair[1] / max(pair[0].activation.units, 1))
+    total = sum(count for _, count in some)
+    evidence = (
+        f"{count} of {worst.activation.units} units of {_row(worst)}, {total} in all, on the whole training split"
+    )
+    yield _finding("dead-units", "dead units", evidence, *_smaller(run), layer=worst.index, severity="serious")
+
+
+def _spread(run: _Run) -> Iterator[Finding]:
+    for snapshot, start in run.seen():
+        layers = snapshot.layers
+        if len(layers) < 3 or layers[0].activation.std <= 0:
+            continue
+        first, last = layers[0].activation.std, layers[-1].activation.std
+        ratio, steps = last / first, len(layers) - 1
+        shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"].value
+        if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"].value:
+            continue
+        name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
+        evidence = f"std {first:.2g} → {last:.2g}, × {ratio ** (1 / steps):.2f} a layer{_at(snapshot, run)}"
+        yield _finding(name, f"the spread {what} with depth", evidence, *_right_gain(run), layer=layers[-1].index)
+        return
+
+
+def _gradient_flow(run: _Run) -> Iterator[Finding]:
+    for snapshot, _ in run.seen():
+        layers = snapshot.layers
+        if len(layers) < 3 or not all(layer.gradient.std > 0 for layer in (layers[0], layers[-1])):
+            continue
+        first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
+        total = abs(math.log(first / last))
+        uneven = total / steps > math.log(LIMITS["gradient_layer"].value)
+        if (uneven and total > math.log(LIMITS["gradient_total"].value)) or total > math.log(
+            LIMITS["gradient_depth"].value
+        ):
+            name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
+            ratio = (first / last) ** (1 / steps)
+            evidence = f"std {last:.1e} → {first:.1e} from last to first, × {ratio:.2f} a layer{_at(snapshot, run)}"
+            fix = _right_gain(run)
+            yield _finding(name, f"gradients {what} towards the input", evidence, *fix, layer=layers[0].index)
+            return
+
+
+def _last_layer(run: _Run) -> Iterator[Finding]:
+    weights = [weight for weight in run.now.weights if weight.name in run.updates]
+    if len(weights) < 3 or run.now.step < 1000 or weights[-1].layer is not None:
+        return
+    last, next_fastest = run.updates[weights[-1].name], max(run.updates[weight.name] for weight in weights[:-1])
+    if last - next_fastest > LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"].value:
+        evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {next_fastest:.1f} in the others"
+        fix: dict[str, Value] | None = {"last_shrink": 1.0} if "last_shrink" in run.now.config else None
+        yield _finding("last-layer-fast", "the last layer learns ten times faster", evidence,
+                       "do not make its weights so small at the start, or train on: it catches up", fix)  # fmt: skip
+
+
+def _update_ratio(run: _Run) -> Iterator[Finding]:
+    weights = [weight for weight in run.now.weights if weight.name in run.updates]
+    judged = weights[:-1] if len(weights) > 2 and weights[-1].layer is None else weights
+    if not judged or run.now.step < LIMITS["updates_after"].value:
+        return
+    ratios = [run.updates[weight.name] for weight in judged]
+    fastest = max(judged, key=lambda weight: run.updates[weight.name])
+    if run.updates[fastest.name] > LIMITS["updates_large"].value:
+        evidence = f"update:data {run.updates[fastest.name]:.1f} in {_weight(fastest)}, median {_median(ratios):.1f}"
+        yield _finding("updates-large", "the updates are large for the weights", evidence,
+                       *_other_rate(run, run.updates[fastest.name]), layer=fastest.layer)  # fmt: skip
+    small = [ratio for ratio in ratios if ratio < LIMITS["updates_small"].value]
+    if len(small) >= len(ratios) / 4 and not _decayed(run):
+        slowest = min(judged, key=lambda weight: run.updates[weight.name])
+        evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {_median(ratios):.1f}"
+        yield _finding("updates-small", "the updates are small for the weights", evidence,
+                       *_other_rate(run, _median(ratios)), layer=slowest.layer)  # fmt: skip
+
+
+def _bias_useless(run: _Run) -> Iterator[Finding]:
+    config = run.now.config
+    if config.get("norm") == "batch" and config.get("bias") == "on" and config.get("norm_place") == "before":
+        yield _finding("bias-useless", "a bias before BatchNorm", "bias on, norm batch, norm_place before",
+                       "leave out the biases of layers that BatchNorm follows", {"bias": "auto"})  # fmt: skip
+
+
+def _running_statistics(run: _Run) -> Iterator[Finding]:
+    config, splits, loss = run.now.config, run.now.splits, run.loss
+    momentum, batch = config.get("norm_momentum"), config.get("batch_size")
+    if config.get("norm") != "batch" or not isinstance(momentum, int | float) or not isinstance(batch, int | float):
+        return
+    slower = 0.001 if run.now.steps >= 10_000 else 0.01
+    noise = math.sqrt(momentum / (2 - momentum) / batch)
+    if batch > 1 and noise > LIMITS["statistics_noise"].value:
+        evidence = f"momentum {momentum:g} with batches of {batch:g}: they keep wandering by {noise:.2f} std"
+        yield _finding("running-statistics", "the running statistics do not settle", evidence,
+                       f"average over more examples: norm_momentum {slower:g}, or larger batches",
+                       {"norm_momentum": min(slower, momentum)})  # fmt: skip
+        return
+    if splits is None or splits.train is None or loss is None:
+        return
+    gap = splits.train - loss
+    settles = 3 / momentum if momentum else math.inf
+    if gap > LIMITS["statistics_gap"].value and (splits.step >= settles or settles > run.now.steps):
+        evidence = f"train loss {splits.train:.2f} in evaluation, {loss:.2f} in the minibatches"
+        faster = settles > run.now.steps
+        yield _finding("running-statistics", "the running statistics have not settled", evidence,
+                       "average over fewer batches: norm_momentum 0.1" if faster else
+                       f"average over more batches: norm_momentum {slower:g}",
+                       {"norm_momentum": 0.1 if faster else slower})  # fmt: skip
+
+
+def _batch_of_one(run: _Run) -> Iterator[Finding]:
+    if run.now.config.get("norm") == "batch" and run.now.config.get("batch_size") == 1:
+        yield _finding("batch-of-one", "BatchNorm with a batch of one", "norm batch, batch_size 1",
+                       "batches of 32, or LayerNorm, which needs no company", {"batch_size": 32},
+                       severity="serious")  # fmt: skip
+
+
+def _loss_flat(run: _Run) -> Iterator[Finding]:
+    first, expected, loss, step = run.now.first_loss, run.now.expected_loss, run.loss, run.now.step
+    if first is None or loss is None or step < LIMITS["flat_after"].value or not math.isfinite(loss):
+        return
+    fallen = first - loss
+    risen = fallen < -LIMITS["risen"].value
+    if fallen < LIMITS["flat"].value and not risen:
+        evidence = f"loss {loss:.3f} after {step:,} updates, {first:.3f} at the first"
+    elif expected is not None and loss > expected - LIMITS["flat"].value and run.window >= 1000:
+        third = run.window // 3
+        drop = (sum(run.losses[:third]) - sum(run.losses[-third:])) / third
+        if drop >= LIMITS["stuck"].value:
+            return
+        evidence = f"loss {loss:.3f} for {run.window:,} updates, the uniform guess costs {expected:.3f}"
+    else:
+        return
+    yield _finding("loss-flat", "the loss is flat", evidence, *_faster(run))
+
+
+RULES: tuple[Callable[[_Run], Iterator[Finding]], ...] = (
+    _diverged, _batch_of_one, _confidently_wrong, _saturated, _dead_units, _spread, _gradient_flow, _update_ratio,
+    _last_layer, _running_statistics, _bias_useless, _loss_flat,
+)  # fmt: skip
+
+
+# --- what to try: a sentence and the changes that do it ------------------------------------------------------------
+
+Advice: TypeAlias = tuple[str, dict[str, Value] | None]
+
+
+def _right_gain(run: _Run) -> Advice:
+    """The first of these that the net does not have yet: fan-in division, the right gain, BatchNorm, residuals."""
+    config = run.now.config
+    nonlinearity = str(config.get("nonlinearity", ""))
+    gain, right = config.get("gain"), GAINS.get(nonlinearity)
+    if config.get("fan_in") == "off":
+        return "divide the weights by the square root of fan-in", _divided(config)
+    if config.get("norm") == "none" and right is not None and not _close(gain, right):
+        return f"gain {_number(right)} keeps the spread for {nonlinearity}", {"gain": "auto"}
+    if config.get("norm") == "none":
+        return "BatchNorm holds the spread whatever the weights", {"norm": "batch", "norm_output": True}
+    if config.get("residual") is False:
+        return "residual connections give the gradient a way around", {"residual": True}
+    return "give the weights a gain that keeps the spread, or put a normalisation before the nonlinearity", None
+
+
+def _smaller(run: _Run) -> Advice:
+    config = run.now.config
+    advice, fix = _right_gain(run)
+    if fix is not None and config.get("bias_init"):
+        fix |= {"bias_init": 0.0}
+    return advice, fix
+
+
+def _divided(config: Mapping[str, Value]) -> dict[str, Value]:
+    shrunk = config.get("last_shrink")  # a last layer made small by hand is left as it is
+    kept = isinstance(shrunk, int | float) and shrunk < 0.1
+    gain: dict[str, Value] = {"gain": "auto"} if config.get("norm") == "none" else {}
+    return {"fan_in": "hidden" if kept else "on"} | gain
+
+
+def _other_rate(run: _Run, ratio: float) -> Advice:
+    config = run.now.config
+    gain = config.get("gain")
+    if config.get("norm") != "none" and isinstance(gain, int | float) and ratio > GUIDE and gain < 0.5:
+        return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
+    if config.get("fan_in") == "off" and config.get("norm") == "none":
+        return "divide the weights by the square root of fan-in", _divided(config)
+    return _rate(run, 10.0 ** round(GUIDE - ratio), "to bring it near -3")
+
+
+def _slower(run: _Run) -> Advice:
+    grows = run.start is not None and run.start.step <= START and _finite(run.start.layers) and len(
+        run.start.layers) >= 3 and run.start.layers[-1].activation.std > LIMITS[
+        "grow_at_start"].value * run.start.layers[0].activation.std  # fmt: skip
+    return _right_gain(run) if grows else _rate(run, 0.1, "to keep it from blowing up")
+
+
+def _faster(run: _Run) -> Advice:
+    ratios = list(run.updates.values())
+    return _rate(run, 10.0 if not ratios or _median(ratios) < GUIDE else 0.1, "and look at update:data")
+
+
+def _rate(run: _Run, factor: float, purpose: str) -> Advice:
+    lr = run.now.config.get("lr", run.now.lr)
+    if not isinstance(lr, int | float) or factor == 1.0:
+        return f"{'a lower' if factor <= 1 else 'a higher'} learning rate {purpose}", None
+    wanted = float(f"{lr * factor:.1g}")
+    return f"lr {lr:g} → {wanted:g} {purpose}", {"lr": wanted} if "lr" in run.now.config else None
+
+
+def _decayed(run: _Run) -> bool:
+    """Whether the learning rate was lowered by the schedule: small updates are then meant."""
+    lr = run.now.config.get("lr")
+    return isinstance(lr, int | float) and run.now.lr is not None and run.now.lr < lr
+
+
+# --- words and numbers ---------------------------------------------------------------------------------------------
+
+
+def _finding(name: str, what: str, evidence: str, suggestion: str, fix: Mapping[str, Value] | None,
+             layer: int | None = None, severity: Severity = "warning") -> Finding:  # fmt: skip
+    return Finding(name=name, what=what, evidence=evidence, why=_WHY[name], suggestion=suggestion,
+                   fix=None if fix is None else dict(fix), layer=layer, severity=severity)  # fmt: skip
+
+
+def _at(snapshot: Snapshot, run: _Run) -> str:
+    return f", at step {snapshot.step:,}" if snapshot is not run.now else ""
+
+
+def _row(layer: Layer) -> str:
+    return f"layer {layer.index} {layer.kind}"
+
+
+def _weight(weight: Weight) -> str:
+    return f"{weight.name} ({', '.join(map(str, weight.shape))})"
+
+
+def _relu_like(layer: Layer) -> bool:
+    return layer.kind.lower().replace("_", "") in RELU_LIKE
+
+
+def _most(layer: Layer, start: bool) -> float:
+    """The most that may be saturated of this layer."""
+    return LIMITS["off" if _relu_like(layer) else "saturated_at_start" if start else "saturated"].value
+
+
+def _finite(layers: Sequence[Layer]) -> bool:
+    return bool(layers) and all(math.isfinite(x) for row in layers for x in (row.activation.std, row.gradient.std))
+
+
+def _close(gain: Value | None, right: float) -> bool:
+    return gain == "auto" or (isinstance(gain, int | float) and abs(gain / right - 1) < 0.1)
+
+
+def _number(gain: float) -> str:
+    return "5/3" if gain == 5 / 3 else f"{gain:.3g}"
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -1,0 +1,219 @@
+"""The doctor is quiet on healthy presets, right on each broken one, and needs nothing but snapshots."""
+
+from __future__ import annotations
+
+import functools
+import math
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from makemore_core import dataset, doctor, model
+from makemore_core.config import Config
+from makemore_core.diagnostics import DeadUnits
+from makemore_core.doctor import GAINS, Finding, findings
+from makemore_core.model import evaluate
+from makemore_core.presets import PRESETS
+from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Snapshot, Splits, Weight
+from makemore_core.trainer import Trainer
+
+
+@functools.cache
+def names() -> dataset.Dataset:
+    """Every eighth of the embedded names, so that whole splits are cheap to look at."""
+    whole = dataset.read()
+    return whole._replace(train=whole.train[::8], val=whole.val[::8])
+
+
+def train(config: Config, stops: tuple[int, ...]) -> list[Snapshot]:
+    """A run as a record would hold it: a snapshot at each stop, dead units and losses of splits at the last."""
+    trainer = Trainer(config.replace({"engine": "plain"}), names())
+    snapshots: list[Snapshot] = []
+    first: float | None = None
+    for stop in stops:
+        losses = trainer.advance(stop - trainer.step, watch=True)
+        first = losses[0] if first is None else first
+        dead, splits = {}, None
+        if stop == stops[-1] and config.n_layer < 10:  # a whole split through fifty layers takes its time
+            look = DeadUnits(trainer.model)
+            look.look(trainer.train.x)
+            dead, splits = look.counts(), Splits(evaluate(trainer.model, trainer.train), None, None, trainer.step)
+        seen = trainer.probe(dead)
+        snapshots.append(
+            Snapshot(
+                run="r", state="running", step=trainer.step, steps=config.steps, time=0.0, loss=losses[-1],
+                first_loss=first, losses=tuple(losses), expected_loss=math.log(27), lr=config.lr_at(trainer.step),
+                config=config.as_dict(), layers=seen.layers, weights=seen.weights, splits=splits,
+            )
+        )  # fmt: skip
+    return snapshots
+
+
+def diagnose(config: Config, stops: tuple[int, ...] = (1, 60, 120)) -> dict[str, Finding]:
+    *recent, last = train(config, stops)
+    return {finding.name: finding for finding in findings(last, recent)}
+
+
+# What the doctor has to say of each preset, and what it may say besides.
+EXPECTED: dict[str, tuple[set[str], set[str]]] = {
+    "mlp-original": ({"confidently-wrong", "saturated"}, {"updates-large"}),
+    "mlp-softmax": ({"saturated"}, set()),
+    "mlp-tanh": (set(), set()),
+    "mlp-kaiming": (set(), set()),
+    "mlp-batchnorm": (set(), set()),
+    "deep-tanh": (set(), set()),
+    "deep-tanh-gain1": ({"activations-shrink"}, set()),
+    "deep-tanh-gain3": ({"saturated", "gradients-grow"}, set()),
+    "deep-tanh-gain05": ({"activations-shrink", "gradients-shrink"}, set()),
+    "deep-linear": ({"diverged", "activations-grow", "gradients-grow"}, {"confidently-wrong"}),
+    "deep-linear-gain1": (set(), set()),
+    "deep-no-fanin": ({"saturated", "gradients-grow", "updates-large"}, set()),
+    "deep-slow": ({"updates-small"}, set()),
+    "deep-batchnorm": (set(), set()),
+    "deep-batchnorm-gain02": ({"updates-large"}, set()),
+    "deep-batchnorm-no-fanin": ({"updates-small"}, set()),
+    "deep-batchnorm-no-fanin-lr1": (set(), set()),
+    "deep-batchnorm-after": (set(), set()),
+    "fifty-layers-gain1": ({"activations-shrink"}, {"gradients-shrink"}),
+    "fifty-layers": ({"gradients-grow"}, set()),
+    "fifty-layers-batchnorm": ({"gradients-grow"}, set()),
+    "fifty-layers-residual": (set(), set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset(name: str) -> None:
+    must, may = EXPECTED[name]
+    found = diagnose(PRESETS[name].config(), (1, 10) if name.startswith("fifty") else (1, 60, 120))
+    assert must <= set(found) <= must | may, {key: f.evidence for key, f in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "finding"),
+    [
+        ("mlp-original", "confidently-wrong"),
+        ("mlp-original", "saturated"),
+        ("mlp-softmax", "saturated"),
+        ("deep-tanh-gain1", "activations-shrink"),
+        ("deep-tanh-gain3", "gradients-grow"),
+        ("deep-linear", "diverged"),
+        ("deep-no-fanin", "saturated"),
+        ("deep-slow", "updates-small"),
+        ("deep-batchnorm-gain02", "updates-large"),
+        ("deep-batchnorm-no-fanin", "updates-small"),
+    ],
+)
+def test_what_it_suggests_helps(name: str, finding: str) -> None:
+    config = PRESETS[name].config()
+    fix = diagnose(config)[finding].fix
+    assert fix
+    assert finding not in diagnose(config.replace(fix))
+
+
+def test_settings_that_batchnorm_cannot_bear() -> None:
+    healthy = PRESETS["deep-batchnorm"].config()
+    assert {"batch-of-one", "diverged"} <= set(diagnose(healthy.replace({"batch_size": 1}), (1, 2)))
+    assert set(diagnose(healthy.replace({"bias": "on"}), (1, 2))) == {"bias-useless"}
+    assert "running-statistics" in diagnose(healthy.replace({"batch_size": 4}), (1, 2))
+    assert set(diagnose(healthy.replace({"norm_momentum": 1.0}), (1, 2))) == {"running-statistics"}
+
+
+def test_a_learning_rate_of_a_hundred() -> None:
+    found = diagnose(PRESETS["deep-tanh"].config().replace({"lr": 100.0}), (1, 60, 120))
+    assert found["diverged"].fix == {"lr": 10.0}
+
+
+def test_relu_units_that_never_fire() -> None:
+    config = PRESETS["mlp-kaiming"].config().replace({"nonlinearity": "relu", "lr": 2.0})
+    found = diagnose(config, (1, 40))
+    assert "whole training split" in found["dead-units"].evidence
+
+
+NOTHING = Histogram(-1.0, 1.0, (0,) * 40)
+
+
+def foreign(step: int = 6000, **changes: object) -> Snapshot:
+    """A snapshot of somebody else's net: no configuration, kinds and names we never heard of."""
+    layers = tuple(
+        Layer(i, "Mish", Activation(0.0, 0.6, 0.1, 64, None, NOTHING), Gradient(0.0, 1e-3, NOTHING)) for i in range(4)
+    )
+    weights = tuple(Weight(f"w{i}", (64, 64), i if i < 4 else None, 0.0, 1e-3, 0.1, 1e-2, -3.0) for i in range(5))
+    plain = Snapshot(run="r", state="running", step=step, steps=10**6, time=0.0, layers=layers, weights=weights)
+    return msgspec.structs.replace(plain, **changes)
+
+
+def with_layer(snapshot: Snapshot, index: int, **activation: object) -> Snapshot:
+    layers = list(snapshot.layers)
+    changed = msgspec.structs.replace(layers[index].activation, **activation)
+    layers[index] = msgspec.structs.replace(layers[index], activation=changed)
+    return msgspec.structs.replace(snapshot, layers=tuple(layers))
+
+
+def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
+    weights = list(snapshot.weights)
+    weights[index] = msgspec.structs.replace(weights[index], update_data_log10=ratio)
+    return msgspec.structs.replace(snapshot, weights=tuple(weights))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "expected"),
+    [
+        (foreign(), set()),
+        (foreign(step=0, layers=(), weights=()), set()),
+        (foreign(state="diverged", loss=math.inf), {"diverged"}),
+        (foreign(loss=math.nan, losses=(math.nan,)), {"diverged"}),
+        (foreign(losses=(9.0,), first_loss=3.3, expected_loss=3.3), {"diverged"}),
+        (foreign(losses=(3.29,), first_loss=3.3, expected_loss=3.3), {"loss-flat"}),
+        (foreign(losses=(2.1,), first_loss=3.3, expected_loss=3.3), set()),
+        (foreign(losses=(3.4,) * 1200, first_loss=27.0, expected_loss=3.3), {"confidently-wrong", "loss-flat"}),
+        (with_layer(foreign(), 2, dead=3), {"dead-units"}),
+        (with_layer(foreign(), 2, dead=0), set()),
+        (with_layer(foreign(), 1, saturated=0.6), {"saturated"}),
+        (with_layer(foreign(), 1, std=math.nan), {"diverged"}),
+        (with_layer(foreign(), 3, std=0.1), {"activations-shrink"}),
+        (with_layer(foreign(), 3, std=3.0), {"activations-grow"}),
+        (with_update(foreign(), 4, -1.5), {"last-layer-fast"}),
+        (with_update(foreign(step=2000), 4, -1.5), set()),
+        (with_update(foreign(), 1, -1.5), {"updates-large"}),
+        (with_update(foreign(), 1, -4.5), {"updates-small"}),
+        (with_update(foreign(), 1, -math.inf), set()),
+    ],
+)
+def test_any_net_can_be_examined(snapshot: Snapshot, expected: set[str]) -> None:
+    found = findings(snapshot)
+    assert {finding.name for finding in found} == expected
+    assert all(finding.fix is None and finding.suggestion and finding.evidence for finding in found)
+
+
+def test_half_of_all_relus_are_off_in_a_healthy_net() -> None:
+    snapshot = with_layer(foreign(), 1, saturated=0.6)
+    relu = msgspec.structs.replace(snapshot.layers[1], kind="ReLU")
+    layers = (snapshot.layers[0], relu, *snapshot.layers[2:])
+    assert findings(msgspec.structs.replace(snapshot, layers=layers)) == ()
+
+
+def test_small_updates_are_meant_once_the_rate_has_decayed() -> None:
+    config = Config(lr=0.1).as_dict()
+    weights = tuple(msgspec.structs.replace(weight, update_data_log10=-4.4) for weight in foreign().weights)
+    early = foreign(config=config, weights=weights, lr=0.1)
+    assert {finding.name for finding in findings(early)} == {"updates-small"}
+    assert findings(msgspec.structs.replace(early, lr=0.01)) == ()
+
+
+def test_a_past_that_was_another_net_is_no_evidence() -> None:
+    past = with_layer(foreign(step=1, config={"gain": 0.5}), 3, std=0.01)
+    assert findings(foreign(config={"gain": 1.0}), [past]) == ()
+    assert [f.name for f in findings(foreign(config={"gain": 0.5}), [past])] == ["activations-shrink"]
+    assert findings(foreign(config={"gain": 0.5}, attempt=1), [past]) == ()
+
+
+def test_the_gains_are_pytorchs() -> None:
+    for name, gain in GAINS.items():
+        assert gain == pytest.approx(model.gain(Config().replace({"nonlinearity": name, "gain": "auto"})))
+
+
+def test_no_torch_is_needed() -> None:
+    code = f"import sys, {doctor.__name__}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
