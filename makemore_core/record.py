@@ -33,7 +33,8 @@ CHUNK = 1024 * 1024
 MOST_SEGMENTS = 100_000
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to write to a disk that refuses
 KEPT_LOSSES = 64  # of a thinned snapshot
-THINNING_PACE = 4  # bytes thinned for each byte written, while there is something to thin
+RECENT = 3  # full segments that are not thinned
+THINNING_PACE = 3  # bytes thinned for each byte written, while there is something to thin
 
 _NAME = re.compile(r"(\d{15})\.jsonl")
 _TAIL = re.compile(rb',"n":(\d{1,15}),"crc":"([0-9a-f]{8})"\}')
@@ -90,7 +91,7 @@ class RecordWriter:
 
     def __init__(self, folder: Path, *, budget: int = BUDGET, segment: int = SEGMENT) -> None:
         self._folder = folder
-        self._segment = max(1, min(segment, budget // 8))
+        self._segment = max(1, min(segment, budget // 16))
         self._budget = budget
         self.dropped = 0
         self.problem = ""
@@ -101,6 +102,8 @@ class RecordWriter:
         self._pause, self._try_again = 0.0, 0.0
         self._sealed: list[Segment] = []
         self._solid: set[int] = set()  # segments that thinning does not make smaller
+        self._thinned = 0  # bytes of the file that thinning is writing
+        self._thin_at = 0.0
         self._thinning: Generator[int, None, None] | None = None
         self._syncing: threading.Thread | None = None
         self._new_names = False
@@ -117,8 +120,8 @@ class RecordWriter:
         assert b"\n" not in payload, payload[:40]
         assert payload.startswith(b'{"'), payload[:40]
         assert payload.endswith(b"}"), payload[:40]
-        if len(payload) > LONGEST - _LONGEST_TAIL or (not durable and time.monotonic() < self._try_again):
-            self.problem = self.problem or f"a record is longer than {LONGEST:,} bytes"
+        self.problem = self._obstacle(len(payload), durable)
+        if self.problem:
             self.dropped += 1
             return False
         try:
@@ -130,9 +133,23 @@ class RecordWriter:
             self.dropped += 1
             self._fail(error)
             return False
-        self.problem, self._pause, self._try_again = "", 0.0, 0.0
+        self._pause = self._try_again = 0.0
         self._thin(THINNING_PACE * len(payload))
         return True
+
+    def _obstacle(self, size: int, durable: bool) -> str:
+        """Why a record is not even tried to be written; a durable one always is, unless no reader would take it."""
+        if size > LONGEST - _LONGEST_TAIL:
+            return f"a record is longer than {LONGEST:,} bytes"
+        if not durable and time.monotonic() < self._try_again:
+            return self.problem
+        if not durable and self._used() + size + self._segment > self._budget:  # thinning needs room
+            self._thin(THINNING_PACE * size)
+            return f"the record has used up its {self._budget:,} bytes"
+        return ""
+
+    def _used(self) -> int:
+        return sum(segment.size for segment in self._sealed) + self._size + self._thinned
 
     def sync(self) -> None:
         """Have everything so far put onto the disk itself, by a thread, so that a slow disk holds nobody up."""
@@ -214,51 +231,69 @@ class RecordWriter:
     def _thin(self, most: int) -> None:
         """Go on thinning for about `most` bytes, where the record has grown towards its budget."""
         if self._thinning is None:
-            used = sum(segment.size for segment in self._sealed) + 3 * self._segment
-            pair = used > self._budget and self._densest()
-            if not pair:
+            due = self._used() + 3 * self._segment > self._budget and time.monotonic() >= self._thin_at
+            dense = self._densest() if due else []
+            if not dense:
                 return
-            self._thinning = self._thin_pair(*pair)
+            self._thinning = self._thin_out(dense)
         try:
             while most > 0:
                 most -= next(self._thinning)
         except StopIteration:
             self._thinning = None
-        except OSError as error:
-            self._thinning = None
-            self._fail(error)
+        except OSError:  # room may come; until then the budget holds because nothing more is written
+            self._thinning, self._thin_at = None, time.monotonic() + LONGEST_PAUSE
 
-    def _densest(self) -> tuple[Segment, Segment] | None:
-        """The neighbours that hold the most bytes for each record there was, the oldest of those that are alike."""
-        ends = [segment.first for segment in self._sealed[2:]] + [self._first]
-        pairs = [
-            (round(math.log2(max(1, a.size + b.size) / (end - a.first))), a, b)
-            for a, b, end in zip(self._sealed, self._sealed[1:], ends, strict=False)
-            if a.first not in self._solid and b.first not in self._solid
+    def _densest(self) -> list[Segment]:
+        """What to thin next: where most bytes stand for each line there was, at the oldest such place.
+
+        It is one segment, with its neighbours where they are about as dense and all make up one segment afterwards.
+        The newest ones are left as they are: that is where people look closely.
+        """
+        old = self._sealed[:-RECENT] or self._sealed
+        ends = [segment.first for segment in self._sealed[1:]] + [self._first]
+        density = [
+            round(math.log2(max(1, segment.size) / (end - segment.first))) if segment.first not in self._solid else -99
+            for segment, end in zip(old, ends, strict=False)
         ]
-        return max(pairs, key=lambda pair: (pair[0], -pair[1].first))[1:] if pairs else None
+        if max(density, default=-99) == -99:
+            return []
+        start = density.index(max(density))
+        end, size = start + 1, self._sealed[start].size
+        for step in (1, -1):
+            at = end if step > 0 else start - 1
+            while 0 <= at < len(density) and density[at] >= max(density) - 1:
+                size += self._sealed[at].size
+                if size > 2.2 * self._segment:
+                    break
+                start, end, at = min(start, at), max(end, at + 1), at + step
+        return self._sealed[start:end]
 
-    def _thin_pair(self, a: Segment, b: Segment) -> Generator[int, None, None]:
-        """Put half of the lines of two neighbours into the place of the first; yields the bytes it has handled."""
-        temporary = self._folder / f".{a.first:015}.tmp"
-        size = 0
+    def _thin_out(self, dense: list[Segment]) -> Generator[int, None, None]:
+        """Put half of the lines of neighbours into the place of the first; yields the bytes it has handled."""
+        first = dense[0].first
+        temporary = self._folder / f".{first:015}.tmp"
+        self._thinned = 0
         try:
             with opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as out:
-                for handled, lines in thinned(_lines_of(self._folder, [a.first, b.first])):
+                for handled, lines in thinned(_lines_of(self._folder, [segment.first for segment in dense])):
                     if lines and os.write(out, lines) < len(lines):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    size += len(lines)
+                    self._thinned += len(lines)
                     yield handled
                 yield from _synced(out)
-            os.replace(temporary, segment_path(self._folder, a.first))
+            os.replace(temporary, segment_path(self._folder, first))
         except (OSError, GeneratorExit):
             temporary.unlink(missing_ok=True)
+            self._thinned = 0
             raise
-        segment_path(self._folder, b.first).unlink(missing_ok=True)
-        at = self._sealed.index(a)
-        self._sealed[at : at + 2] = [Segment(a.first, size)]
-        if size > 0.9 * (a.size + b.size):
-            self._solid.add(a.first)
+        for segment in dense[1:]:
+            segment_path(self._folder, segment.first).unlink(missing_ok=True)
+        at = self._sealed.index(dense[0])
+        self._sealed[at : at + len(dense)] = [Segment(first, self._thinned)]
+        if self._thinned > 0.9 * sum(segment.size for segment in dense):
+            self._solid.add(first)
+        self._thinned = 0
 
 
 class RecordReader:
@@ -284,15 +319,18 @@ class RecordReader:
         payloads: list[bytes] = []
         left = most if most is not None else 1 << 62
         for _ in range(MOST_SEGMENTS):
-            later = [segment.first for segment in segments(self._folder) if segment.first > self._first]
+            names = [segment.first for segment in segments(self._folder)]
             left -= self._take(payloads, left)
             if left <= 0:
                 break
-            if self._replaced():  # merged with its neighbour, which this file was not
-                self._open(self._first)
-            elif later:
+            merged = self._first not in names or self._replaced()  # with neighbours that this file did not hold
+            here = max((first for first in names if first <= self._first), default=-1)
+            later = min((first for first in names if first > self._first), default=-1)
+            if merged and here >= 0:
+                self._open(here)
+            elif later >= 0:
                 self._leave_tail()
-                self._open(later[0])
+                self._open(later)
             else:
                 break
         return payloads
@@ -429,13 +467,13 @@ def _merged(a: Fields, b: Fields) -> Fields | None:
     b_span = _whole(b, "losses_span") or len(b_losses)
     if _whole(a, "attempt") != _whole(b, "attempt") or a_step > b_step or a_step <= a_span:
         return None
-    losses = a_losses + b_losses
-    merged = dict(b)
-    if len(losses) > KEPT_LOSSES or len(losses) < a_span + b_span:
-        places = [(i + 0.5) * a_span / len(a_losses) for i in range(len(a_losses))]
-        places += [a_span + (i + 0.5) * b_span / len(b_losses) for i in range(len(b_losses))]
-        losses = _extremes(places, losses, (a_span + b_span) / (KEPT_LOSSES // 2))
-        merged["losses_span"] = msgspec.Raw(b"%d" % (a_span + b_span))
+    merged, span = dict(b), a_span + b_span
+    if len(a_losses) + len(b_losses) > KEPT_LOSSES or len(a_losses) + len(b_losses) < span:
+        share = min(KEPT_LOSSES - 2, max(2, round(KEPT_LOSSES * a_span / span)))
+        losses = _extremes(a_losses, share) + _extremes(b_losses, KEPT_LOSSES - share)
+        merged["losses_span"] = msgspec.Raw(b"%d" % span)
+    else:
+        losses = a_losses + b_losses
     merged.update(_raw_losses(losses))
     if twin := _merged(_fields(a.get("twin", _NULL)), _fields(b.get("twin", _NULL))):
         merged["twin"] = msgspec.Raw(msgspec.json.encode(twin))
@@ -445,16 +483,19 @@ def _merged(a: Fields, b: Fields) -> Fields | None:
 _NULL = msgspec.Raw(b"null")
 
 
-def _extremes(places: list[float], values: list[float], width: float) -> list[float]:
-    """The smallest and the largest of the values in each stretch of `width`, in order; NaN where there was one."""
+def _extremes(values: list[float], most: int) -> list[float]:
+    """At most about so many of the values, in order: of each stretch the smallest and the largest, and any NaN."""
+    if len(values) <= most:
+        return values
+    pieces = max(1, most // 2)
+    edges = [len(values) * i // pieces for i in range(pieces + 1)]
     out: list[float] = []
-    for _, group in itertools.groupby(zip(places, values, strict=True), lambda pair: int(pair[0] / width)):
-        stretch = [value for _, value in group]
-        numbers = [value for value in stretch if not math.isnan(value)]
-        if numbers:
-            low, high = min(numbers), max(numbers)
-            out += [low, high] if numbers.index(low) <= numbers.index(high) else [high, low]
-        if len(numbers) < len(stretch):
+    for start, end in itertools.pairwise(edges):
+        stretch = [value for value in values[start:end] if value == value]
+        if stretch:
+            low, high = min(stretch), max(stretch)
+            out += [low, high] if stretch.index(low) <= stretch.index(high) else [high, low]
+        if len(stretch) < end - start:
             out.append(math.nan)
     return out
 

@@ -1,0 +1,521 @@
+"""What a record promises: whatever happens to writer, disk and files, nothing altered is ever delivered."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from makemore_core import record
+from makemore_core.record import RecordReader, RecordWriter, segments, thinned, unseal
+
+PAYLOADS = [
+    b'{"type":"snapshot","step":1,"losses":[3.25]}',
+    b'{"type":"command","step":1,"attempt":0,"who":"anna","command":{"type":"pause"}}',
+    b'{"type":"exhibit","name":"dead \xe2\x80\xa8"}',
+    b'{"type":"from the future"}',
+]
+
+
+def written(folder: Path, payloads: list[bytes] = PAYLOADS) -> Path:
+    """The only file of a record of these payloads."""
+    writer = RecordWriter(folder)
+    assert all(writer.append(payload) for payload in payloads)
+    writer.close()
+    (path,) = folder.glob("*.jsonl")
+    return path
+
+
+def snapshot(step: int, losses: list[float], **more: object) -> bytes:
+    fields = {"type": "snapshot", "attempt": 0, "step": step, "losses": losses} | more
+    return msgspec.json.encode(fields)
+
+
+def read_all(folder: Path) -> list[bytes]:
+    return RecordReader(folder).read()
+
+
+def is_part(found: list[bytes], whole: list[bytes]) -> bool:
+    """Whether `found` is `whole` with some left out."""
+    rest = iter(whole)
+    return all(payload in rest for payload in found)
+
+
+def test_each_line_is_the_same_object_for_jq_with_its_number_and_checksum(tmp_path: Path) -> None:
+    lines = written(tmp_path).read_bytes().split(b"\n")
+    assert lines.pop() == b""
+    for n, (line, payload) in enumerate(zip(lines, PAYLOADS, strict=True)):
+        found = json.loads(line)
+        assert len(found.pop("crc")) == 8
+        assert found.pop("n") == n
+        assert found == json.loads(payload)
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    assert written(tmp_path / "record").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "record").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_follower_gets_each_record_once_while_it_is_written(tmp_path: Path) -> None:
+    reader, writer = RecordReader(tmp_path), RecordWriter(tmp_path, segment=100)
+    assert reader.read() == []
+    for payload in PAYLOADS * 5:
+        assert writer.append(payload)
+        assert reader.read() == [payload]
+        assert reader.read() == []
+    assert len(segments(tmp_path)) > 5
+    assert reader.damaged == 0
+
+
+def test_a_long_record_can_be_opened_in_pieces(tmp_path: Path) -> None:
+    payloads = [snapshot(step, [1.0] * 500) for step in range(2000)]
+    writer = RecordWriter(tmp_path)
+    assert all(writer.append(payload) for payload in payloads)
+    reader, pieces = RecordReader(tmp_path), []
+    while piece := reader.read(most=1):
+        pieces.append(piece)
+    assert len(pieces) > 3
+    assert [payload for piece in pieces for payload in piece] == payloads
+
+
+def test_cut_at_every_byte_gives_the_exact_prefix_and_goes_on_there(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    data = path.read_bytes()
+    for cut in range(len(data) + 1):
+        path.write_bytes(data[:cut])
+        whole = data[:cut].count(b"\n")
+        reader = RecordReader(tmp_path)
+        assert reader.read() == PAYLOADS[:whole]
+        writer = RecordWriter(tmp_path)
+        assert writer.append(PAYLOADS[0])
+        writer.close()
+        assert reader.read() == PAYLOADS[:1]
+        assert reader.damaged == 0
+        assert read_all(tmp_path) == [*PAYLOADS[:whole], PAYLOADS[0]]
+
+
+def test_a_flipped_bit_loses_its_record_and_no_other(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(flipped(data, at, at % 8))
+        check_flip(tmp_path, data, at)
+
+
+def flipped(data: bytes, at: int, bit: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :]
+
+
+def check_flip(folder: Path, data: bytes, at: int) -> None:
+    """A line's end holds it apart from the next one, so that without it both are lost; the last one is then torn."""
+    reader = RecordReader(folder)
+    hit = data[:at].count(b"\n")
+    lost = {hit, hit + 1} if data[at] == 10 else {hit}
+    assert reader.read() == [payload for n, payload in enumerate(PAYLOADS) if n not in lost]
+    assert reader.damaged == 1 or at == len(data) - 1
+
+
+def mutate(data: bytes, dice: random.Random) -> bytes:
+    """A few random injuries: bytes changed, cut out, doubled, moved or put in."""
+    for _ in range(dice.randint(1, 4)):
+        i, j = sorted((dice.randint(0, len(data)), dice.randint(0, len(data))))
+        k = dice.randint(0, len(data))
+        match dice.randint(0, 5):
+            case 0:
+                data = data[:i] + dice.randbytes(1) + data[i + 1 :]
+            case 1:
+                data = data[:i] + data[j:]
+            case 2:
+                data = data[:j] + data[i:j] + data[j:]
+            case 3:
+                data = data[:k] + data[i:j] + data[k:]
+            case 4:
+                data = data[:i] + dice.randbytes(dice.randint(1, 40)) + data[i:]
+            case _:
+                data = data[:i] + bytes(j - i) + data[j:]
+    return data
+
+
+def check_mutated(folder: Path, data: bytes, dice: random.Random) -> None:
+    path = next(folder.glob("*.jsonl"))
+    path.write_bytes(mutate(data, dice))
+    reader = RecordReader(folder)
+    found = reader.read()
+    assert is_part(found, PAYLOADS)
+    writer = RecordWriter(folder)
+    assert writer.append(PAYLOADS[3])
+    writer.close()
+    assert reader.read() in ([PAYLOADS[3]], [])
+    assert is_part(read_all(folder), [*PAYLOADS, PAYLOADS[3]])
+
+
+@settings(max_examples=200)
+@given(st.randoms(use_true_random=False))
+def test_mutated_files_deliver_nothing_that_was_not_written(
+    tmp_path_factory: pytest.TempPathFactory, dice: random.Random
+) -> None:
+    folder = tmp_path_factory.mktemp("record")
+    check_mutated(folder, written(folder).read_bytes(), dice)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.binary(max_size=400), min_size=1, max_size=3))
+def test_random_files_deliver_nothing(tmp_path_factory: pytest.TempPathFactory, contents: list[bytes]) -> None:
+    folder = tmp_path_factory.mktemp("record")
+    for n, content in enumerate(contents):
+        record.segment_path(folder, 7 * n).write_bytes(content)
+    assert read_all(folder) == []
+    writer = RecordWriter(folder)
+    assert writer.append(PAYLOADS[0])
+    assert read_all(folder) == PAYLOADS[:1]
+
+
+def test_what_is_no_file_is_no_segment_and_stalls_nobody(tmp_path: Path) -> None:
+    os.mkfifo(record.segment_path(tmp_path, 0))
+    record.segment_path(tmp_path, 1).mkdir()
+    record.segment_path(tmp_path, 2).symlink_to("/dev/zero")
+    writer = RecordWriter(tmp_path)
+    assert not writer.append(PAYLOADS[0])
+    assert writer.problem
+    assert RecordReader(tmp_path).read() == []
+    assert RecordReader(tmp_path / "nowhere").read() == []
+
+
+def test_a_line_without_end_is_passed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "CHUNK", 16)
+    monkeypatch.setattr(record, "LONGEST", 256)
+    path = written(tmp_path)
+    path.write_bytes(b"x" * 5000 + b"\n" + path.read_bytes())
+    reader = RecordReader(tmp_path)
+    assert reader.read() == PAYLOADS
+    assert reader.damaged == 1
+
+
+# -- a disk that refuses
+
+
+class Disk:
+    """`os.write` on a disk with room for so many bytes; `os.ftruncate` can be made to fail as well."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.room, self.cuts = 10**9, True
+        self._write, self._ftruncate = os.write, os.ftruncate
+        monkeypatch.setattr(os, "write", self.write)
+        monkeypatch.setattr(os, "ftruncate", self.ftruncate)
+
+    def write(self, fd: int, data: bytes) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = self._write(fd, bytes(data)[: self.room])
+        self.room -= done
+        return done
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        if not self.cuts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._ftruncate(fd, size)
+
+
+class Time:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+def test_disk_full_at_every_byte_of_a_write_leaves_no_torn_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, clock = Disk(monkeypatch), Time(monkeypatch)
+    line = len(record.seal(PAYLOADS[1], 1))
+    for room in range(line):
+        folder = tmp_path / str(room)
+        writer, reader = RecordWriter(folder), RecordReader(folder)
+        assert writer.append(PAYLOADS[0])
+        disk.room = room
+        assert not writer.append(PAYLOADS[1])
+        assert (writer.dropped, writer.problem) == (1, "No space left on device")
+        assert next(folder.glob("*.jsonl")).read_bytes().endswith(b"}\n")
+        assert reader.read() == PAYLOADS[:1]
+        disk.room = 10**9
+        clock.now += 10
+        assert writer.append(PAYLOADS[2])
+        assert writer.problem == ""
+        assert reader.read() == PAYLOADS[2:3]
+        assert reader.damaged == 0
+
+
+def test_a_full_disk_is_tried_ever_more_rarely_but_within_ten_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, clock = Disk(monkeypatch), Time(monkeypatch)
+    writer = RecordWriter(tmp_path)
+    disk.room = 0
+    tries: list[float] = []
+    write = disk.write
+
+    def counted(fd: int, data: bytes) -> int:
+        tries.append(clock.now)
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    for _ in range(6000):
+        clock.now += 0.01
+        assert not writer.append(PAYLOADS[0])
+    assert writer.dropped == 6000
+    assert len(tries) < 20
+    assert max(b - a for a, b in itertools.pairwise(tries)) < 10
+    assert not writer.append(PAYLOADS[1], durable=True)
+    assert tries[-1] == clock.now, "what has to be on the disk is tried at once"
+
+
+def test_a_torn_line_that_cannot_be_cut_off_yet_is_cut_off_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk, clock = Disk(monkeypatch), Time(monkeypatch)
+    writer, reader = RecordWriter(tmp_path), RecordReader(tmp_path)
+    assert writer.append(PAYLOADS[0])
+    disk.room, disk.cuts = 20, False
+    assert not writer.append(PAYLOADS[1])
+    disk.room = 10**9
+    clock.now += 10
+    assert not writer.append(PAYLOADS[2])
+    disk.cuts = True
+    clock.now += 10
+    assert writer.append(PAYLOADS[3])
+    assert reader.read() == [PAYLOADS[0], PAYLOADS[3]]
+    assert reader.damaged == 0
+
+
+def test_a_record_too_long_for_any_reader_is_counted_and_left_out(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    assert not writer.append(b'{"type":"' + b"x" * record.LONGEST + b'"}')
+    assert writer.dropped == 1
+    assert writer.append(PAYLOADS[0])
+
+
+# -- a record of days
+
+
+def losses_of(payloads: list[bytes]) -> list[float]:
+    kept = []
+    for payload in payloads:
+        found = json.loads(payload)
+        for i, loss in enumerate(found.get("losses", [])):
+            kept.append(loss if loss is not None else float(found["losses_kind"][str(i)]))
+    return kept
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days pass quickly here; the disk has to keep up."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def run_of_days(folder: Path, n: int, budget: int, look: Callable[[int], None] = lambda _: None) -> list[bytes]:
+    """A record many times its budget; returns the commands in it."""
+    dice, commands = random.Random(7), []
+    writer = RecordWriter(folder, budget=budget)
+    for i in range(1, n + 1):
+        losses = [dice.random() for _ in range(20)]
+        if i == n // 3:
+            losses[7], losses[9] = 99.0, -99.0
+        writer_waits(writer, snapshot(20 * i, losses, pad="." * dice.randint(0, 600)))
+        if i % 500 == 0:
+            commands.append(b'{"type":"command","step":%d,"who":"anna"}' % i)
+            assert writer.append(commands[-1], durable=True)
+        assert i % 7 or sum(path.stat().st_size for path in folder.iterdir()) <= budget
+        look(i)
+    writer.close()
+    return commands
+
+
+def writer_waits(writer: RecordWriter, payload: bytes) -> None:
+    """Nobody records at the speed of this loop: wait for the disk where thinning does."""
+    while not writer.append(payload):
+        assert "used up" in writer.problem
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_a_record_of_days_stays_in_its_budget_with_extremes_commands_and_ends(tmp_path: Path) -> None:
+    commands = run_of_days(tmp_path, 4000, 200_000)
+    reader = RecordReader(tmp_path)
+    found = reader.read()
+    assert reader.damaged == 0
+    assert [payload for payload in found if b'"command"' in payload] == commands
+    losses = losses_of(found)
+    assert (min(losses), max(losses)) == (-99.0, 99.0)
+    steps = [json.loads(payload)["step"] for payload in found if b'"snapshot"' in payload]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (20, 80_000)
+    assert max(b - a for a, b in itertools.pairwise(steps)) < 80_000 / 20, "the whole run is still there"
+    assert len(segments(tmp_path)) < 40
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_followers_are_not_confused_by_thinning(tmp_path: Path) -> None:
+    quick, slow = RecordReader(tmp_path), RecordReader(tmp_path)
+    got: dict[RecordReader, list[bytes]] = {quick: [], slow: []}
+
+    def look(i: int) -> None:
+        got[quick] += quick.read()
+        if i % 501 == 0:
+            got[slow] += slow.read(most=100_000)
+
+    run_of_days(tmp_path, 3000, 200_000, look)
+    while more := slow.read(most=100_000):
+        got[slow] += more
+    assert quick.damaged == slow.damaged == 0
+    assert len(got[quick]) == 3000 + 6, "who keeps up gets everything"
+    steps = [json.loads(payload)["step"] for payload in got[slow] if b'"snapshot"' in payload]
+    assert all(a < b for a, b in itertools.pairwise(steps))
+    assert steps[-1] == 60_000
+    assert sum(b'"command"' in payload for payload in got[slow]) == 6
+
+
+def thin(payloads: list[bytes]) -> list[bytes]:
+    lines = [record.seal(payload, n).removesuffix(b"\n") for n, payload in enumerate(payloads)]
+    out = b"".join(kept for _, kept in thinned(lines))
+    found = [unseal(line) for line in out.split(b"\n")[:-1]]
+    numbers = [n for n, _ in filter(None, found)]
+    assert numbers == sorted(numbers)
+    return [payload for _, payload in filter(None, found)]
+
+
+def test_thinning_keeps_how_an_attempt_began_and_ended() -> None:
+    first = [snapshot(step, [1.0] * bool(step), attempt=0) for step in range(6)]
+    second = [snapshot(step, [1.0] * bool(step), attempt=1) for step in range(5)]
+    kept = [(json.loads(p)["attempt"], json.loads(p)["step"]) for p in thin(first + second)]
+    assert kept == [(0, 0), (0, 1), (0, 3), (0, 5), (1, 0), (1, 1), (1, 3), (1, 4)]
+
+
+def test_thinning_keeps_losses_that_are_no_numbers() -> None:
+    before = snapshot(200, [2.0] * 99 + [1.0])
+    broken = msgspec.json.encode(
+        {"type": "snapshot", "attempt": 0, "step": 300, "losses": [2.0] * 98 + [None, None]}
+        | {"losses_kind": {"98": "inf", "99": "nan"}}
+    )
+    (merged,) = thin([before, broken])
+    found = json.loads(merged)
+    assert found["losses_span"] == 200
+    assert len(found["losses"]) <= record.KEPT_LOSSES + 1
+    losses = losses_of([merged])
+    assert 1.0 in losses
+    assert losses[-2] == float("inf")
+    assert losses[-1] != losses[-1]
+
+
+def test_thinning_keeps_the_extremes_of_a_twin_too() -> None:
+    twin = [json.loads(snapshot(step, [9.0 if step == 200 else 1.0] * 100)) for step in (200, 300)]
+    (merged,) = thin([snapshot(t["step"], [1.0] * 100, twin=t) for t in twin])
+    found = json.loads(merged)["twin"]
+    assert (found["step"], max(found["losses"]), min(found["losses"])) == (300, 9.0, 1.0)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), max_size=150), max_size=12))
+def test_thinning_never_loses_an_extreme(parts: list[list[float]]) -> None:
+    step, payloads = 1, [snapshot(1, [])]
+    for losses in parts:
+        step += len(losses)
+        payloads.append(snapshot(step, losses))
+    losses = [loss for part in parts for loss in part]
+    while len(thinner := thin(payloads)) < len(payloads):
+        payloads = thinner
+        found = losses_of(payloads)
+        assert not losses or (min(found), max(found)) == (min(losses), max(losses))
+    spans = [json.loads(p).get("losses_span") or len(json.loads(p)["losses"]) for p in payloads]
+    assert sum(spans) == len(losses)
+
+
+# -- kill -9
+
+KEEPS_WRITING = """
+import os, sys
+from pathlib import Path
+from makemore_core.record import RecordWriter
+assert "torch" not in sys.modules
+writer = RecordWriter(Path(sys.argv[1]), segment=30_000)
+n = int(sys.argv[2])
+while True:
+    payload = b'{"type":"snapshot","step":%d,"pad":"%s"}' % (n + 1, b"." * (n * 37 % 3000))
+    if writer.append(payload, durable=n % 50 == 0):
+        n += 1
+        os.write(1, b"%d\\n" % n)
+"""
+
+KEEPS_THINNING = """
+import os, sys
+from pathlib import Path
+from makemore_core.record import RecordWriter
+writer = RecordWriter(Path(sys.argv[1]), budget=100_000)
+n = int(sys.argv[2])
+while True:
+    for i in range(20):
+        writer.append(b'{"type":"snapshot","step":%d,"losses":[1.5],"pad":"%s"}' % (20 * n + i, b"." * (i * 53)))
+    if writer.append(b'{"type":"command","step":%d}' % (n + 1), durable=True):
+        n += 1
+        os.write(1, b"%d\\n" % n)
+"""
+
+
+def killed(program: str, folder: Path, start: int, most: int, dice: random.Random) -> int:
+    """Start a writer that goes on behind number `start`, kill it at a random moment; the last number it promised."""
+    with subprocess.Popen([sys.executable, "-c", program, str(folder), str(start)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(dice.randint(1, most))]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.readlines()
+    return int([line for line in lines if line.endswith(b"\n")][-1])
+
+
+def steps_of(payloads: list[bytes], kind: str) -> list[int]:
+    found = [json.loads(payload) for payload in payloads]
+    return [event["step"] for event in found if event["type"] == kind]
+
+
+def check_kills(folder: Path, times: int, dice: random.Random) -> None:
+    reader, followed, promised = RecordReader(folder), list[int](), 0
+    for _ in range(times):
+        promised = killed(KEEPS_WRITING, folder, promised, 400, dice)
+        followed += steps_of(reader.read(), "snapshot")
+        found = steps_of(read_all(folder), "snapshot")
+        assert found == list(range(1, len(found) + 1)) == followed
+        assert promised <= len(found) <= promised + 1
+        promised = len(found)
+    assert reader.damaged == 0
+
+
+def check_kills_while_thinning(folder: Path, times: int, dice: random.Random) -> None:
+    promised = 0
+    for _ in range(times):
+        promised = killed(KEEPS_THINNING, folder, promised, 60, dice)
+        found = steps_of(read_all(folder), "command")
+        assert found == list(range(1, len(found) + 1))
+        assert promised <= len(found) <= promised + 1
+        promised = len(found)
+    RecordWriter(folder).close()
+    assert not list(folder.glob(".*"))
+    steps = steps_of(read_all(folder), "snapshot")
+    assert steps == sorted(steps)
+
+
+def test_kill_9_loses_no_acknowledged_record(tmp_path: Path) -> None:
+    check_kills(tmp_path, 5, random.Random(1))
+
+
+def test_kill_9_while_thinning_loses_no_command(tmp_path: Path) -> None:
+    check_kills_while_thinning(tmp_path, 5, random.Random(2))
