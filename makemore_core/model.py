@@ -25,7 +25,7 @@ from makemore_core.layers import (
 
 SAMPLING_SEED = 2147483647 + 10  # part 3, "sample from the model"
 LONGEST_NAME = 200
-EVALUATION_BATCH = 8192
+EVALUATION_BATCH = 2048
 
 
 class Model:
@@ -232,10 +232,11 @@ def sample(
     n: int = 20,
     seed: int = SAMPLING_SEED,
     temperature: float = 1.0,
+    longest: int = LONGEST_NAME,
 ) -> list[str]:
     """`n` names, drawn as the lecture draws them (part 3), with a generator of their own.
 
-    `temperature` divides the logits. A net whose logits are not finite gives no names. A name is cut at 200
+    `temperature` divides the logits. A net whose logits are not finite gives no names. A name is cut at `longest`
     characters, for nets that never end one.
     """
     if not temperature > 0:
@@ -245,7 +246,7 @@ def sample(
     names = []
     for _ in range(n):
         context, drawn = [EDGE] * block_size, list[int]()
-        while len(drawn) < LONGEST_NAME:
+        while len(drawn) < longest:
             logits = model.infer(torch.tensor([context], device=device)).cpu() / temperature
             if not bool(torch.isfinite(logits).all()):
                 return []

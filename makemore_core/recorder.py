@@ -26,7 +26,7 @@ from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
-CHECKPOINT = 60.0  # seconds between two checkpoints
+CHECKPOINT = 30.0  # seconds between two checkpoints
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
 

@@ -37,9 +37,11 @@ from makemore_core.watch import Watch
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 NAMES = 12
+LONGEST_SHOWN = 40
 # How the budget for looking is shared out, and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.6, "survey": 0.25, "sample": 0.15}
-CREDIT = {"survey": 0.1, "sample": 0.0}
+SHARES = {"probe": 0.5, "survey": 0.4, "sample": 0.1}
+CREDIT = {"survey": 0.03, "sample": 0.0}
+TRAIN_EVERY = 5  # surveys of the validation split to one of the training split, which is eight times as large
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
 
 
@@ -120,6 +122,7 @@ class Session:
         self._names_step: int | None = None
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
+        self._surveys = 0
         self._next_probe = self._probes_cost = 0.0
 
     # -- the loop
@@ -241,25 +244,37 @@ class Session:
         return clock.elapsed > FIRST_LOOK and clock.spent(account) <= earned
 
     def _survey_splits(self, whole: bool) -> Iterator[None]:
-        """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time."""
-        model, step = self.trainer.model.clone(), self.trainer.step
-        val = 0.0
-        for part in evaluation(model, self.trainer.val):
-            val += part
-            yield
-        train = self.splits.train if self.splits and not whole else None
-        val_loss = val / len(self.trainer.val.y)
-        self.splits = Splits(train, val_loss, self.splits.test if self.splits else None, step)
+        """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
+
+        `whole`: every split, as at the end of a run; else the training split only now and then.
+        """
+        model, step, known = self.trainer.model.clone(), self.trainer.step, self.splits
+        val = train = test = None
+        if len(self.trainer.val.y):
+            total = 0.0
+            for part in evaluation(model, self.trainer.val):
+                total += part
+                yield
+            val = total / len(self.trainer.val.y)
+        if known and not whole:
+            train, test = known.train, known.test
+        self.splits = Splits(train, val, test, step)
+        self._surveys += 1
+        if not whole and self._surveys % TRAIN_EVERY != 2:
+            return
         dead, total = DeadUnits(model), 0.0
         for part in evaluation(model, self.trainer.train, dead.look):
             total += part
             yield
         self.dead = dead.counts()
-        test_loss = evaluate(model, self.trainer.split(self.dataset.test)) if whole else None
-        self.splits = Splits(total / len(self.trainer.train.y), val_loss, test_loss, step)
+        if whole:
+            test = evaluate(model, self.trainer.split(self.dataset.test))
+        self.splits = Splits(total / len(self.trainer.train.y), val, test, step)
 
     def _sample_names(self) -> None:
-        self._names = sample(self.trainer.model, self.dataset, self.config.block_size, NAMES, seed=self._sampling_seed)
+        self._names = sample(
+            self.trainer.model, self.dataset, self.config.block_size, NAMES, self._sampling_seed, longest=LONGEST_SHOWN
+        )
         self._names_step = self.trainer.step
 
     # -- commands
