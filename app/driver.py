@@ -45,6 +45,8 @@ PATIENCE = 0.3
 """Seconds that drawings may queue before newer ones are left out; once they move the whole screen is drawn again."""
 GRACE = 0.7
 """Seconds that the app has to end by itself once it was told to."""
+INSISTING = 1.0
+"""Seconds after which another signal is no longer an echo of the first one, and ends the process at once."""
 
 ENTER = (
     "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no line wrap
@@ -85,7 +87,7 @@ class TerminalDriver(LinuxDriver):
         self._standard = [fd for fd in (0, 1, 2) if os.isatty(fd)]
         self.fileno = own_handle(self.fileno)
         self._size = size or self._get_terminal_size()
-        self._parser = XTermParser(debug)
+        self._parser = Parser(debug)
         self._decoder = codecs.getincrementaldecoder(sys.__stdin__.encoding if sys.__stdin__ else "utf-8")("replace")
         self._encoding = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
         self._unsent = bytearray()
@@ -95,6 +97,11 @@ class TerminalDriver(LinuxDriver):
         for number in ENDING:
             if signal.getsignal(number) != signal.SIG_IGN:  # started by nohup: so be it
                 signal.signal(number, self._told_to_end)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether drawings were left out because the terminal did not take them."""
+        return self._left_out
 
     # Showing and hiding
 
@@ -154,6 +161,7 @@ class TerminalDriver(LinuxDriver):
         if self.fileno >= 0:
             if not self._loop.is_closed():
                 self._loop.remove_writer(self.fileno)
+                self._loop.remove_signal_handler(signal.SIGWINCH)
             os.close(self.fileno)
             self.fileno = -1
 
@@ -296,7 +304,8 @@ class TerminalDriver(LinuxDriver):
             self.signal = number
             self._told_at = time.monotonic()
             self._soon(self._end, number)
-        elif number != signal.SIGHUP and time.monotonic() - self._told_at > 2 * GRACE:  # somebody insists
+        elif number != signal.SIGHUP and time.monotonic() - self._told_at > INSISTING:  # somebody insists
+            signal.signal(number, signal.SIG_IGN)  # and goes on to
             self._put_back()
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
@@ -352,6 +361,16 @@ class TerminalDriver(LinuxDriver):
             self._loop.call_soon_threadsafe(callback, *arguments)
 
 
+class Parser(XTermParser):
+    """Textual's, for which a broken sequence of a noisy line would be the end: `ESC [ : 1 ~` is no number."""
+
+    def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterator[events.Key]:
+        try:
+            yield from super()._sequence_to_key_events(sequence, alt)
+        except (ValueError, OverflowError):
+            return
+
+
 def own_handle(fd: int) -> int:
     """A non-blocking handle of our own on the terminal: made non-blocking, the shared one would be so for the shell."""
     names = []
@@ -379,7 +398,7 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None]) -> int:
     app.driver_class = functools.partial(TerminalDriver, on_lost=on_lost)  # type: ignore[assignment]
     app._fatal_error = app._close_messages_no_wait  # type: ignore[method-assign]  # no second spent on a traceback
     error: BaseException | None = None
-    with signals_kept(), thread_errors_to(app):
+    with signals_kept(app), thread_errors_to(app):
         try:
             app.run()
         except asyncio.CancelledError:
@@ -404,14 +423,20 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None]) -> int:
 
 
 @contextmanager
-def signals_kept() -> Iterator[None]:
-    """Signal handlers are as before at the end, save that a SIGHUP ignored on the way stays so."""
+def signals_kept(app: App[Result]) -> Iterator[None]:
+    """Signal handlers are as before at the end, save two: a SIGHUP ignored on the way stays so, and where a signal
+    ended the app the driver still minds the next one, so that only insisting cuts off what the caller has to save.
+    """
     before = {number: signal.getsignal(number) for number in HANDLED}
     try:
         yield
     finally:
+        driver = app._driver
+        ended = isinstance(driver, TerminalDriver) and driver.signal and not driver.lost
         for number, handler in before.items():
-            if signal.getsignal(number) != signal.SIG_IGN and handler is not None:
+            if ended and number in ENDING:
+                atexit.register(signal.signal, number, signal.SIG_IGN)  # Python's own end would let it kill
+            elif signal.getsignal(number) != signal.SIG_IGN and handler is not None:
                 signal.signal(number, handler)
 
 

@@ -72,12 +72,15 @@ def reset_terminal() -> None:
 
 
 def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
-    """Terminal attributes as `stty sane` leaves them; speeds are kept."""
-    _, _, cflag, _, input_speed, output_speed, characters = attributes
+    """Terminal attributes after which lines are read, echoed and ended as usual; the rest is kept."""
+    iflag, oflag, cflag, lflag, input_speed, output_speed, characters = attributes
+    assert isinstance(iflag, int)
+    assert isinstance(oflag, int)
     assert isinstance(cflag, int)
+    assert isinstance(lflag, int)
     assert isinstance(characters, list)
-    iflag = termios.BRKINT | termios.ICRNL | termios.IXON | termios.IMAXBEL | getattr(termios, "IUTF8", 0)
-    lflag = termios.ISIG | termios.ICANON | termios.IEXTEN
+    iflag = iflag & ~(termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXOFF) | termios.ICRNL | termios.IXON
+    lflag |= termios.ISIG | termios.ICANON | termios.IEXTEN
     lflag |= termios.ECHO | termios.ECHOE | termios.ECHOK | termios.ECHOCTL | termios.ECHOKE
     wanted = {
         termios.VINTR: b"\x03",
@@ -90,7 +93,7 @@ def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | i
         termios.VSUSP: b"\x1a",
     }
     characters = [wanted.get(index, character) for index, character in enumerate(characters)]
-    return [iflag, termios.OPOST | termios.ONLCR, cflag | termios.CREAD, lflag, input_speed, output_speed, characters]
+    return [iflag, oflag | termios.OPOST | termios.ONLCR, cflag, lflag, input_speed, output_speed, characters]
 
 
 def report(error: BaseException) -> None:

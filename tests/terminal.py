@@ -110,7 +110,7 @@ class Terminal:
         self._reading = True
         self._master, self._slave = os.openpty()
         self._tell_size()
-        self._attributes = termios.tcgetattr(self._slave)
+        self.attributes_before = self.attributes()
         with contextlib.ExitStack() as files:
             out, err = (files.enter_context(path.open("wb")) if path else self._slave for path in (stdout, stderr))
             self._process = subprocess.Popen(
@@ -154,10 +154,13 @@ class Terminal:
         self.wait_until(lambda: text in self.text, seconds, f"{text!r} on the screen")
 
     def wait_until(self, condition: Callable[[], bool], seconds: float = 10, what: str = "the condition") -> None:
-        """Read until the condition holds; fails with the screen as it is then, or at once where the command ended."""
+        """Read until the condition holds; fails with the screen as it is then, or at once where the command ended.
+
+        Goes on after `close`, when what the command left behind is looked at.
+        """
         deadline = time.monotonic() + seconds
         while not condition():
-            ended = self.exit_status() is not None
+            ended = not self.closed and self.exit_status() is not None
             if not self._read(0.02) and (ended or time.monotonic() > deadline) and not condition():
                 why = f"the command ended with {self.exit_status()}" if ended else f"not within {seconds} s"
                 raise AssertionError(f"{what}: {why}; the screen:\n{self.text}")
@@ -289,9 +292,17 @@ class Terminal:
         left = [MODES.get(mode, f"mode {mode}") for mode, on in self._modes().items() if on != (mode in ON_AT_START)]
         if self.sent.count(b"\x1b[<u") < len(re.findall(rb"\x1b\[>\d+u", self.sent)):
             left.append("kitty keys")
-        if termios.tcgetattr(self._slave)[:4] != self._attributes[:4]:
+        if self.attributes() != self.attributes_before:
             left.append("attributes")
         return left
+
+    def attributes(self) -> list[int]:
+        """How the terminal treats input, output, control and lines now."""
+        return [flags for flags in termios.tcgetattr(self._slave)[:4] if isinstance(flags, int)]
+
+    def set_attributes(self, flags: list[int]) -> None:
+        """Change them behind the command's back."""
+        termios.tcsetattr(self._slave, termios.TCSANOW, [*flags, *termios.tcgetattr(self._slave)[4:]])
 
     def _modes(self) -> dict[int, bool]:
         """Every private mode that was switched, and whether it is on now."""

@@ -9,6 +9,7 @@ after the terminal is gone.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from app.driver import Exit, require_terminal, run_app
+from app.driver import Exit, TerminalDriver, require_terminal, run_app
 
 
 class Trainer(threading.Thread):
@@ -29,13 +30,13 @@ class Trainer(threading.Thread):
     def __init__(self, record: Path) -> None:
         super().__init__(daemon=True)
         self._record = os.open(record, os.O_RDWR | os.O_CREAT)
-        self.step, self.view = 0, "view shown"
+        self.step, self.view = 0, "view shown "
         self.stopping = False
 
     def run(self) -> None:
         while not self.stopping:
             self.step += 1
-            os.pwrite(self._record, f"{self.step:9} {self.view}\n".encode(), 0)
+            os.pwrite(self._record, f"{self.step:9} {self.view} {os.getpid():9}\n".encode(), 0)
             time.sleep(0.002)
 
 
@@ -74,6 +75,9 @@ class TerminalApp(App[None]):
             self.set_interval(1 / 20, self.draw)
 
     def draw(self) -> None:
+        driver = self._driver
+        assert isinstance(driver, TerminalDriver)
+        self.trainer.view = "view behind" if driver.is_behind else "view shown "
         self.query_one("#status", Static).update(f"ready, step {self.trainer.step}")
         self.query_one(Grid).refresh()
 
@@ -116,6 +120,12 @@ class TerminalApp(App[None]):
     def key_k(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def key_f(self) -> None:
+        if os.fork() == 0:
+            atexit._run_exitfuncs()
+            os._exit(0)
+        os.wait()
+
     def key_u(self) -> None:
         self.query_one("#status", Static).update("ünïcode █▓")
 
@@ -136,12 +146,12 @@ def main() -> int:
     trainer = Trainer(Path(sys.argv[1]))
 
     def on_lost() -> None:
-        trainer.view = "view lost "
+        trainer.view = "view lost  "
 
     status = run_app(TerminalApp(trainer, "--idle" in sys.argv), on_lost=on_lost)
     if status == Exit.LOST:
         print("nobody reads this")
-        trainer.view = "view ended"
+        trainer.view = "view ended "
         trainer.join()
     return status
 

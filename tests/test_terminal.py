@@ -1,0 +1,413 @@
+"""The terminal is always put back, and its loss ends the view only: a tiny app over the driver in real terminals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from app.terminal import Exit, by_signal, in_one_line, sane
+from tests.terminal import Terminal, environment
+
+APP = [sys.executable, "-m", "tests.terminal_app"]
+SHELL = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    return tmp_path / "record"
+
+
+def step(record: Path) -> int:
+    return int(record.read_text().split()[0])
+
+
+def trains_on(record: Path, steps: int = 20) -> Callable[[], bool]:
+    """Whether the trainer did `steps` more since the call."""
+    begin = step(record)
+    return lambda: step(record) >= begin + steps
+
+
+def says(record: Path, what: str) -> Callable[[], bool]:
+    """Whether the trainer has noted this of its view."""
+    return lambda: what in record.read_text()
+
+
+@contextlib.contextmanager
+def app_in_shell(record: Path, ending: str = "") -> Iterator[Terminal]:
+    """The app as a job of an interactive shell, which has a prompt `$`."""
+    with Terminal(SHELL, env={"PS1": "[shell] "}) as terminal:
+        terminal.wait_for("[shell]")
+        terminal.type(f"{' '.join(APP)} {record}{ending}\r")
+        yield terminal
+
+
+# The ways to end
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_quitting_leaves_the_terminal_as_it_was(record: Path, modern: bool) -> None:
+    with Terminal([*APP, str(record)], modern=modern) as terminal:
+        terminal.wait_for("ready")
+        assert set(terminal.not_restored()) > {"alternate screen", "cursor", "mouse", "attributes"}
+        terminal.press("q")
+        assert terminal.wait_end() == 0
+        assert terminal.not_restored() == []
+        assert terminal.text == ""
+
+
+@pytest.mark.parametrize(("key", "status", "said"), [("e", 7, ""), ("m", 0, "saved in runs/a"), ("x", 9, "")])
+def test_exit_status_and_message_of_the_app_reach_the_shell(record: Path, key: str, status: int, said: str) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press(key)
+        assert terminal.wait_end() == status
+        assert terminal.not_restored() == []
+        assert terminal.text == said
+
+
+@pytest.mark.parametrize(
+    ("key", "where", "message"),
+    [
+        ("h", "key_h", "RuntimeError: cannot handle ?[31mthis"),
+        ("d", "render", "RuntimeError: cannot draw"),
+        ("w", "fail", "ValueError: n=3: has to be odd"),
+        ("t", "fail", "ValueError: n=3: has to be odd"),
+    ],
+    ids=["handler", "drawing", "worker", "thread"],
+)
+def test_an_error_is_one_line_and_never_status_0(tmp_path: Path, key: str, where: str, message: str) -> None:
+    with Terminal([*APP, str(tmp_path / "record")], columns=200, env={"TMPDIR": str(tmp_path)}) as terminal:
+        terminal.wait_for("ready")
+        terminal.press(key)
+        assert terminal.wait_end() == Exit.ERROR
+        assert terminal.not_restored() == []
+        (details,) = tmp_path.glob("makemore-error-*.txt")
+        assert terminal.text == f"makemore: {message}; details in {details}"
+        assert f"in {where}\n" in details.read_text()
+        assert details.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_panic_is_an_error(record: Path) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("p")
+        assert terminal.wait_end() == Exit.ERROR
+        assert terminal.not_restored() == []
+        assert terminal.text == "in panic"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1])
+def test_a_signal_ends_the_app_and_is_its_exit_status(record: Path, number: signal.Signals) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.signal(number)
+        terminal.signal(number)  # as `timeout` sends it: to the process, then to its group
+        assert terminal.wait_end() == by_signal(number)
+        assert terminal.not_restored() == []
+        assert terminal.text == ""
+
+
+def test_a_signal_ends_an_app_whose_handler_waits_for_ever(record: Path) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("a")
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait_end() == by_signal(signal.SIGTERM)
+        assert terminal.not_restored() == []
+
+
+def test_insisting_ends_an_app_that_is_blocked(record: Path) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("b")
+        terminal.wait_for("blocked")
+
+        def ends() -> bool:
+            terminal.signal(signal.SIGTERM)
+            return terminal.exit_status() is not None
+
+        terminal.wait_until(ends)
+        assert terminal.wait_end() == -signal.SIGTERM
+        assert terminal.not_restored() == []
+
+
+def test_reset_terminal_after_a_kill(record: Path) -> None:
+    kill_and_wait = f"{' '.join(APP)} {record}; read line; "
+    reset = f"{sys.executable} -c 'from app.terminal import reset_terminal; reset_terminal()'"
+    with Terminal(["sh", "-c", kill_and_wait + reset]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("k")
+        terminal.wait_until(lambda: not record.exists() or "Killed" in terminal.text)
+        assert set(terminal.not_restored()) > {"alternate screen", "cursor", "mouse", "kitty keys", "attributes"}
+        terminal.type("\n")
+        assert terminal.wait_end() == 0
+        assert terminal.not_restored() == []
+
+
+def test_a_fork_that_exits_leaves_its_parents_terminal_alone(record: Path) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("f", "1")
+        terminal.wait_for("got 1")
+        assert "alternate screen" in terminal.not_restored()
+
+
+# Suspending
+
+
+def test_suspended_by_ctrl_z_and_shown_again(record: Path) -> None:
+    with app_in_shell(record) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("ctrl+z")
+        terminal.wait_for("Stopped")
+        assert terminal.not_restored() == []
+        terminal.type("fg\r")
+        terminal.wait_for("ready, step")
+        terminal.wait_for("22 0123")
+        terminal.press("q")
+        terminal.wait_for("[shell]")
+        terminal.type("echo status $?\r")
+        terminal.wait_for("status 0")
+
+
+def test_in_the_background_it_trains_unseen_and_comes_back(record: Path) -> None:
+    with app_in_shell(record, " &") as terminal:
+        terminal.wait_until(lambda: record.exists() and record.read_text() != "")
+        terminal.wait_until(trains_on(record))
+        assert "alternate screen" not in terminal.not_restored()
+        terminal.type("fg\r")
+        terminal.wait_for("22 0123")
+        terminal.press("ctrl+z")
+        terminal.wait_for("Stopped")
+        terminal.type("bg\r")
+        terminal.wait_until(trains_on(record))
+        terminal.type("fg\r")
+        terminal.wait_for("ready, step")
+        terminal.press("q")
+        terminal.wait_for("[shell]")
+
+
+def test_suspending_without_a_shell_changes_nothing(record: Path) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("ctrl+z")
+        terminal.wait_until(lambda: terminal.sent.count(b"\x1b[?1049h") == 2)
+        terminal.wait_for("22 0123")
+        terminal.press("q")
+        assert terminal.wait_end() == 0
+        assert terminal.not_restored() == []
+
+
+def test_stray_continues_start_nothing_twice(record: Path) -> None:
+    with Terminal([*APP, str(record), "--idle"]) as terminal:
+        terminal.wait_for("22 0123")
+        threads, raw = terminal.threads(), terminal.attributes()
+        terminal.set_attributes(terminal.attributes_before)  # as a shell does while the app is stopped
+        for _ in range(20):
+            terminal.signal(signal.SIGCONT)
+        terminal.wait_until(lambda: terminal.attributes() == raw)
+        terminal.press("1")
+        terminal.wait_for("got 1")
+        terminal.wait_for("22 0123")
+        assert terminal.threads() == threads
+        terminal.press("q")
+        assert terminal.wait_end() == 0
+        assert terminal.not_restored() == []
+
+
+# Losing the terminal
+
+
+def test_the_view_ends_when_the_terminal_closes_and_training_goes_on(tmp_path: Path) -> None:
+    cases = list(product([True, False], repeat=3))
+    with contextlib.ExitStack() as stack:
+        terminals = []
+        for controlling, ignore_hup, idle in cases:
+            command = [*APP, str(tmp_path / f"{controlling}{ignore_hup}{idle}"), *["--idle"] * idle]
+            terminals.append(stack.enter_context(Terminal(command, controlling=controlling, ignore_hup=ignore_hup)))
+        for case, terminal in zip(cases, terminals, strict=True):
+            record = tmp_path / "{}{}{}".format(*case)
+            terminal.wait_for("ready")
+            terminal.close()
+            terminal.wait_until(says(record, "view ended"), what=f"{case}")
+            terminal.signal(signal.SIGHUP)  # a shell passes on the one it got
+            terminal.wait_until(trains_on(record))
+            assert {os.readlink(f"/proc/{terminal.pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+            assert terminal.threads() == 2
+            assert terminal.exit_status() is None
+        before = [terminal.cpu_seconds() for terminal in terminals]
+        time.sleep(0.5)  # the stretch that is measured
+        burnt = [terminal.cpu_seconds() - cpu for terminal, cpu in zip(terminals, before, strict=True)]
+        assert max(burnt) < 0.25, burnt
+        for terminal in terminals:
+            terminal.signal(signal.SIGTERM)
+            assert terminal.wait_end() == -signal.SIGTERM
+
+
+def test_training_goes_on_when_the_shell_of_a_suspended_run_is_closed(record: Path) -> None:
+    with app_in_shell(record) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("ctrl+z")
+        terminal.wait_for("Stopped")
+        terminal.close()
+        terminal.wait_until(says(record, "view ended"))
+        terminal.wait_until(trains_on(record))
+        os.kill(int(record.read_text().split()[-1]), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ending", ["q", "SIGTERM"])
+def test_a_stalled_terminal_blocks_nothing(record: Path, ending: str) -> None:
+    with Terminal([*APP, str(record)], columns=200, rows=50) as terminal:
+        terminal.wait_for("ready")
+        with terminal.stalled():
+            terminal.wait_until(says(record, "view behind"))
+            terminal.wait_until(trains_on(record))
+            if ending == "q":
+                terminal.press("q")
+            else:
+                terminal.signal(signal.SIGTERM)
+            status = terminal.wait_end()
+        assert status == (0 if ending == "q" else by_signal(signal.SIGTERM))
+        terminal.wait_end()  # now somebody reads what was left
+        assert terminal.not_restored() == []
+        assert terminal.text == ""
+
+
+def test_after_a_stall_the_picture_is_whole(record: Path) -> None:
+    with Terminal([*APP, str(record)], columns=200, rows=50) as terminal:
+        terminal.wait_for("ready")
+        with terminal.stalled():
+            terminal.wait_until(says(record, "view behind"))
+        terminal.wait_until(says(record, "view shown"))
+        at = step(record)
+        terminal.wait_until(lambda: int(terminal.lines[0].split()[-1]) > at)
+        assert shows(terminal, 200, 50)()
+
+
+# Sizes
+
+
+def shows(terminal: Terminal, columns: int, rows: int) -> Callable[[], bool]:
+    """Whether all below the first line is what the app draws at this size."""
+    grid = [f"{row:3} {'0123456789' * (columns // 10)}"[:columns].rstrip() for row in range(rows - 1)]
+    return lambda: terminal.lines[1:] == grid
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_the_picture_follows_the_size(record: Path, modern: bool) -> None:
+    misleading = {"COLUMNS": "40", "LINES": "10"}
+    with Terminal([*APP, str(record), "--idle"], modern=modern, env=misleading) as terminal:
+        for columns, rows in [(80, 24), (1, 1), (220, 60), (37, 5), (100, 30)]:
+            terminal.resize(columns, rows)
+            terminal.wait_until(shows(terminal, columns, rows))
+
+
+def test_a_terminal_that_knows_no_size_counts_as_80x24(record: Path) -> None:
+    with Terminal([*APP, str(record), "--idle"], columns=0, rows=0) as terminal:
+        terminal.wait_until(lambda: b" 22 0123456" in terminal.sent and b" 23 0123456" not in terminal.sent)
+
+
+@pytest.mark.torture
+def test_a_thousand_resizes(record: Path) -> None:
+    with Terminal([*APP, str(record), "--idle"]) as terminal:
+        terminal.wait_until(shows(terminal, 80, 24))
+        memory = terminal.rss_mb()
+        for count in range(1000):
+            columns, rows = 1 + count * 37 % 220, 1 + count * 23 % 60
+            terminal.resize(columns, rows)
+            terminal.read_for(0.01)
+        terminal.resize(120, 40)
+        terminal.wait_until(shows(terminal, 120, 40), seconds=30)
+        assert terminal.rss_mb() - memory < 15
+
+
+# What is typed and printed
+
+
+def test_noise_on_the_line_is_survived(record: Path) -> None:
+    noise = b"\x1b[:1~ \x1b[1:R \x1b[999999999999u \x1b[<9;9;9M \xff\xfe\xc3 \x1b[?2026;9$y \x1b[\x00\x1b]0;?"
+    with Terminal([*APP, str(record), "--idle"]) as terminal:
+        terminal.wait_for("ready")
+        terminal.type(noise)
+        terminal.press("1")
+        terminal.wait_for("got 1")
+        terminal.press("q")
+        assert terminal.wait_end() == 0
+
+
+def test_what_an_encoding_lacks_is_a_question_mark(record: Path) -> None:
+    with Terminal([*APP, str(record), "--idle"], env={"PYTHONIOENCODING": "ascii"}) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("u")
+        terminal.wait_for("?n?code ??")
+
+
+def test_a_log_of_stderr_gets_no_escape_codes(record: Path, tmp_path: Path) -> None:
+    with Terminal([*APP, str(record)], stderr=tmp_path / "log", env={"TMPDIR": str(tmp_path)}) as terminal:
+        terminal.wait_for("ready")
+        terminal.press("h")
+        assert terminal.wait_end() == Exit.ERROR
+        assert terminal.not_restored() == []
+        assert (tmp_path / "log").read_text().startswith("makemore: RuntimeError: cannot handle ?[31mthis; details in")
+
+
+# No terminal
+
+
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "term", "reason"),
+    [
+        (False, True, "xterm-256color", "stdin is not a terminal"),
+        (True, False, "xterm-256color", "stdout is not a terminal"),
+        (True, True, "dumb", "TERM=dumb"),
+        (True, True, "", "TERM=dumb"),
+    ],
+)
+def test_without_a_terminal_one_line_and_exit_2(
+    record: Path, tmp_path: Path, stdin: bool, stdout: bool, term: str, reason: str
+) -> None:
+    command = ["sh", "-c", f"exec {' '.join(APP)} {record} {'' if stdin else '</dev/null'}"]
+    out = None if stdout else tmp_path / "out"
+    with Terminal(command, env={"TERM": term}, stdout=out, stderr=tmp_path / "err") as terminal:
+        assert terminal.wait_end() == Exit.BAD_INPUT
+        assert terminal.sent == b""
+        assert stdout or (tmp_path / "out").read_bytes() == b""
+        said = (tmp_path / "err").read_text()
+        assert reason in said
+        assert said.count("\n") == 1
+        assert "\x1b" not in said
+
+
+# Words and tables
+
+
+def test_an_error_is_said_in_one_printable_line() -> None:
+    assert in_one_line(ValueError("lr=0:\n has\tto be \x1b[31m> 0")) == "ValueError: lr=0: has to be ?[31m> 0"
+    assert in_one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert len(in_one_line(ValueError("x" * 1000))) == 200
+
+
+def test_sane_attributes_are_cooked() -> None:
+    master, slave = os.openpty()
+    before = termios.tcgetattr(slave)
+    raw: list[int | list[bytes | int]] = [0, 0, before[2], 0, *before[4:]]
+    termios.tcsetattr(slave, termios.TCSANOW, sane(raw))
+    after = termios.tcgetattr(slave)
+    assert after[:4] == before[:4]
+    os.close(master)
+    os.close(slave)
+
+
+def test_the_command_line_can_ask_for_a_terminal_without_loading_textual() -> None:
+    code = "import sys, app.terminal; sys.exit('textual' in sys.modules or 'rich' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment({}), cwd=Path(__file__).parent.parent)
