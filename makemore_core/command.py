@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from makemore_core.config import Config, Value
+from makemore_core.config import Value, parse
 from makemore_core.snapshot import Event
 
 
@@ -76,7 +76,7 @@ def command_from_json(line: bytes) -> Command:
     """Raises ValueError where the line is no command, in a sentence for people."""
     try:
         command = _decoder.decode(line)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a command: {error}") from None
     check(command)
     return command
@@ -87,7 +87,8 @@ def check(command: Command) -> None:
     if isinstance(command, Step | Sample) and not 1 <= command.n <= 1_000_000:
         raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
     if isinstance(command, Set):
-        Config().replace(command.changes)
+        for name, value in command.changes.items():  # whether they fit each other, only the run's own config can say
+            parse(name, value)
 
 
 def say(command: Command, config: Mapping[str, Value] | None = None) -> str:

@@ -148,7 +148,7 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Snapshot | Exhibit)
 def to_json(event: Event) -> bytes:
     """One JSON object on one line. A number that is not finite becomes null, its kind beside it as `<key>_kind`.
 
-    In a list of numbers the kinds stand beside the list, by position: `"losses_kind": {"3": "nan"}`.
+    In a list the kinds stand beside the list, by position: `"losses_kind": {"3": "nan"}`.
     """
     return msgspec.json.encode(_finite(msgspec.to_builtins(event)))
 
@@ -159,58 +159,57 @@ def from_json(line: bytes) -> Event:
         if b'_kind"' not in line:
             return _decoder.decode(line)
         return msgspec.convert(_whole(msgspec.json.decode(line)), Snapshot | Exhibit)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a snapshot: {error}") from None
 
 
-def _kind(number: float) -> str:
-    return "nan" if math.isnan(number) else "inf" if number > 0 else "-inf"
-
-
 def _finite(value: Json) -> Json:
+    """`value` with null for every number that is not finite, and their kinds beside them."""
     if isinstance(value, dict):
         plain: dict[str, Json] = {}
         for key, item in value.items():
-            if isinstance(item, float) and not math.isfinite(item):
-                plain[key], plain[f"{key}_kind"] = None, _kind(item)
-            elif isinstance(item, list | tuple) and not _all_finite(item):
-                plain[key] = [None if isinstance(x, float) and not math.isfinite(x) else _finite(x) for x in item]
-                plain[f"{key}_kind"] = {
-                    str(i): _kind(x) for i, x in enumerate(item) if isinstance(x, float) and not math.isfinite(x)
-                }
-            else:
-                plain[key] = _finite(item)
+            plain[key] = _finite(item)
+            if kind := _kind(item):
+                plain[f"{key}_kind"] = kind
         return plain
-    if isinstance(value, list | tuple) and any(isinstance(item, dict | list | tuple) for item in value[:1]):
-        return [_finite(item) for item in value]
-    return value
+    if isinstance(value, list | tuple):
+        return list(value) if _numbers(value) else [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _all_finite(items: list[Json] | tuple[Json, ...]) -> bool:
-    """Whether no number of a list is NaN or infinite; quick for long lists of numbers."""
-    if items and all(type(item) in (int, float) for item in (items[0], items[-1])):
+def _kind(value: Json) -> Json:
+    """Of a number that is not finite its kind, of a list those of its items by position; nothing for the rest."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    if isinstance(value, list | tuple) and not _numbers(value):
+        return {str(position): kind for position, item in enumerate(value) if (kind := _kind(item))}
+    return None
+
+
+def _numbers(items: list[Json] | tuple[Json, ...]) -> bool:
+    """Whether these are finite numbers all through; quick, since most lists are, and long."""
+    if items and isinstance(items[0], int | float):
         with contextlib.suppress(TypeError, OverflowError):
-            if math.isfinite(sum(items)):  # type: ignore[arg-type]
-                return True
-    return all(math.isfinite(item) for item in items if isinstance(item, float))
+            return math.isfinite(sum(items))  # type: ignore[arg-type]
+    return False
 
 
 def _whole(value: Json) -> Json:
+    """What `_finite` made, as it was."""
     if isinstance(value, dict):
-        for key in [key for key in value if key.endswith("_kind") and key[: -len("_kind")] in value]:
-            kind, name = value.pop(key), key[: -len("_kind")]
-            item = value[name]
-            if isinstance(kind, str) and item is None:
-                value[name] = _number(kind)
-            elif isinstance(kind, dict) and isinstance(item, list):
-                for position, word in kind.items():
-                    if position.isdecimal() and int(position) < len(item) and isinstance(word, str):
-                        item[int(position)] = _number(word)
-        return {key: _whole(item) for key, item in value.items()}
+        told = {key: _told(item, value.get(f"{key}_kind")) for key, item in value.items()}
+        used = {f"{key}_kind" for key, item in told.items() if item is not value[key]}
+        return {key: _whole(item) for key, item in told.items() if key not in used}
     if isinstance(value, list):
-        return [_whole(item) for item in value] if any(isinstance(x, dict | list) for x in value) else value
+        return value if _numbers(value) else [_whole(item) for item in value]
     return value
 
 
-def _number(kind: str) -> float | None:
-    return float(kind) if kind in ("nan", "inf", "-inf") else None
+def _told(item: Json, kind: Json) -> Json:
+    """`item` with the numbers that `kind` tells of; `item` itself where that is none."""
+    if item is None and isinstance(kind, str) and kind in ("nan", "inf", "-inf"):
+        return float(kind)
+    if isinstance(item, list) and isinstance(kind, dict):
+        told = [_told(inner, kind.get(str(position))) for position, inner in enumerate(item)]
+        return told if any(a is not b for a, b in zip(told, item, strict=True)) else item
+    return item
