@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
     """
     path = embedded_names() if path is None else Path(path)
     raw = _bytes(path)
-    shown = os.fspath(path)
+    shown = _printable(path)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,14 +95,15 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
     if not items:
         raise ValueError(f"{shown}: no items: {'the file is empty' if not raw else 'every line is blank'}")
     if len(items) < 3:
-        raise ValueError(f"{shown}: {len(items)} items: at least 3 are needed, one each for train, val and test")
+        found = "1 item" if len(items) == 1 else f"{len(items)} items"
+        raise ValueError(f"{shown}: {found}: at least 3 are needed, one each for train, val and test")
     alphabet = tuple(sorted(set("".join(items))))
     random.Random(SPLIT_SEED).shuffle(items)
     n = len(items)
     first = max(1, min(int(0.8 * n), n - 2))
     second = max(first + 1, min(int(0.9 * n), n - 1))
     return Dataset(
-        shown,
+        os.fspath(path),
         hashlib.sha256(raw).hexdigest(),
         tuple(items[:first]),
         tuple(items[first:second]),
@@ -112,17 +113,24 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def _bytes(path: Path) -> bytes:
+    shown = _printable(path)
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise ValueError(f"{path}: is a folder; a text file is needed, one item a line")
+            raise ValueError(f"{shown}: is a folder; a text file is needed, one item a line")
         if not stat.S_ISREG(mode):
-            raise ValueError(f"{path}: not a regular file; a text file is needed, one item a line")
+            raise ValueError(f"{shown}: not a regular file; a text file is needed, one item a line")
         return path.read_bytes()
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
+        raise ValueError(f"{shown}: no such file") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"{shown}: cannot be read: {error.strerror}") from None
+
+
+def _printable(path: Path) -> str:
+    """The path for people: a file may be called anything, and a terminal obeys what it is sent."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)
 
 
 def _offset(raw: bytes, error: UnicodeDecodeError) -> int:
