@@ -7,7 +7,6 @@ SHA-256 beside it, because a damaged file can load without a complaint and train
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -159,27 +158,14 @@ def _found(inside: Path) -> list[tuple[int, Path]]:
 
 def _prune(inside: Path, keep: int) -> None:
     """Remove all behind the newest `keep` good ones; damaged ones count for nothing and go with them."""
-    good = 0
-    for _, path in sorted(_found(inside), reverse=True):
-        if good >= keep:
+    good = 1  # the newest was written a moment ago
+    for _, path in sorted(_found(inside), reverse=True)[1:]:
+        if good < keep:
+            with contextlib.suppress(OSError, ValueError):
+                _checked(path)
+                good += 1
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-        elif _is_good(path, _stamp(path)):
-            good += 1
-
-
-def _stamp(path: Path) -> int:
-    try:
-        return (path / SUMS).stat().st_mtime_ns
-    except OSError:
-        return 0
-
-
-@functools.lru_cache(maxsize=64)
-def _is_good(path: Path, _stamp: int) -> bool:
-    try:
-        _checked(path)
-    except (OSError, ValueError):
-        return False
-    return True
+        else:
+            with contextlib.suppress(OSError):  # it does no harm: it is no checkpoint
+                path.unlink()

@@ -346,6 +346,7 @@ def writer_waits(writer: RecordWriter, payload: bytes) -> None:
     """Nobody records at the speed of this loop: wait for the disk where thinning does."""
     while not writer.append(payload):
         assert "used up" in writer.problem
+        time.sleep(0.0005)
 
 
 @pytest.mark.usefixtures("quick_disk")
