@@ -29,6 +29,8 @@ class Glyphs(NamedTuple):
     tick: str
     junction: str
     guide: str
+    dashes: str
+    low_line: str
     progress: str
     progress_left: str
     cursor: str
@@ -50,12 +52,12 @@ class Glyphs(NamedTuple):
 
 
 UNICODE = Glyphs(
-    ascii=False, ramp=" ▁▂▃▄▅▆▇█", meter=" ▏▎▍▌▋▊▉█", rule="─", bar="│", corner="└", tick="┤", junction="┬", guide="─",
+    ascii=False, ramp=" ▁▂▃▄▅▆▇█", meter=" ▏▎▍▌▋▊▉█", rule="─", bar="│", corner="└", tick="┤", junction="┬", guide="─", dashes="┄", low_line="▁",
     progress="━", progress_left="─", cursor="▸", point="●", mark="┊", mark_head="▾", above="▴", below="▾", ellipsis="…",
     minus="−", times="×", arrow="→", plus_minus="±", box="┌─┐│└┘",
 )  # fmt: skip
 ASCII = Glyphs(
-    ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-", bar="|", corner="+", tick="|", junction="+", guide="-",
+    ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-", bar="|", corner="+", tick="|", junction="+", guide="-", dashes="-", low_line="_",
     progress="=", progress_left=".", cursor=">", point="o", mark=":", mark_head="v", above="^", below="v", ellipsis="~",
     minus="-", times="x", arrow=">", plus_minus="~", box="+-+|++",
 )  # fmt: skip
@@ -63,7 +65,7 @@ ASCII = Glyphs(
 _ASCII = {
     ord(fancy): plain
     for fancy, plain in zip(
-        "─│└┤┬━▸●┊▴▾…−×→±┌┐┘·“”’–—≥≤≈÷█", "-|+|+=>o:^v~-x>~+++.\"\"'--><~/#", strict=True
+        "─│└┤┬━▸●┊┄▴▾…−×→±┌┐┘·“”’–—≥≤≈÷█", "-|+|+=>o:-^v~-x>~+++.\"\"'--><~/#", strict=True
     )
 }  # fmt: skip
 
@@ -79,6 +81,17 @@ def bars(levels: Sequence[int], glyphs: Glyphs = UNICODE) -> str:
     """Levels 0..8, one cell each."""
     ramp = glyphs.ramp
     return "".join([ramp[n] for n in levels])
+
+
+def tower(heights: Sequence[float], rows: int, glyphs: Glyphs = UNICODE) -> list[str]:
+    """Bars of 0..8 drawn `rows` lines high, top line first; what is above zero shows at least an eighth of a line."""
+    full = [0 if not height > 0 else max(1, min(LEVELS * rows, round(height * rows))) for height in heights]
+    ramp = glyphs.ramp
+    if rows == 1:
+        return ["".join([ramp[n] for n in full])]
+    return [
+        "".join([ramp[max(0, min(LEVELS, n - LEVELS * below))] for n in full]) for below in range(rows - 1, -1, -1)
+    ]  # fmt: skip
 
 
 @functools.lru_cache(4096)
@@ -160,14 +173,6 @@ def heights(shares: Sequence[float]) -> list[float]:
     """
     cells = len(shares)
     return [min(8.0, max(1.0, (share * cells / 5) ** 0.75 * LEVELS)) if share * cells > 1e-3 else 0.0 for share in shares]
-
-
-def settle(levels: Sequence[float], shown: Sequence[int]) -> list[int]:
-    """Levels in eighths as integers, each kept as shown while the change is below three quarters of a level.
-
-    Hysteresis: a value that trembles on the border between two glyphs would repaint its cell for ever.
-    """
-    return [old if abs(new - old) < 0.75 else round(new) for new, old in zip(levels, shown, strict=True)]
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

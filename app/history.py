@@ -11,14 +11,27 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import NamedTuple
 
-from makemore_core.snapshot import Activation, Event, Exhibit, Gradient, Intervention, Layer, Snapshot, Weight
+from app.glyphs import rebin
+from makemore_core.snapshot import (
+    Activation,
+    Event,
+    Exhibit,
+    Gradient,
+    Histogram,
+    Intervention,
+    Layer,
+    Snapshot,
+    Weight,
+)
 
 MOST_BUCKETS = 1024
 MOST_GHOSTS = 4
-SMOOTHED_SNAPSHOTS = 8  # histograms and statistics of a running net: the mean of about so many
+SMOOTHED_SNAPSHOTS = 12  # histograms and statistics of a running net: the mean of about so many
 SMOOTHED_STEPS = 500  # the loss of a running net: the mean of about so many minibatches
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 UNBOUNDED_STDS = 3
+STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
+STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
 STILL = ("paused", "finished", "stopped", "crashed", "diverged")
 
 
@@ -42,6 +55,8 @@ class Series:
         self.last = math.nan
         self.broken: int | None = None  # the first step with a number that is not finite
         self._buckets: list[list[float] | None] = []  # each: low, high, total, count
+        self._bounds: tuple[float, float] | None = None  # of all buckets but the last
+        self._whole: dict[int, list[Bucket | None]] = {}  # by steps to a column: the columns that will not change
 
     def __len__(self) -> int:
         return len(self._buckets)
@@ -79,6 +94,7 @@ class Series:
             self._merge()
             at = step // self.stride - self.start // self.stride
         if at >= len(self._buckets):
+            self._bounds = None
             self._buckets.extend([None] * (at + 1 - len(self._buckets)))
         if not values:
             return
@@ -93,28 +109,45 @@ class Series:
         assert self.start is not None
         old = [None] * (self.start // self.stride % 2) + self._buckets
         self.stride *= 2
+        self._bounds = None
         self._buckets = [_joined(old[i : i + 2]) for i in range(0, len(old), 2)]
 
-    def columns(self, per_column: int, first: int = 0, most: int = MOST_BUCKETS) -> list[Bucket | None]:
-        """Stretches of `per_column` steps from step `first` on, up to the last step seen; None where nothing was.
+    def columns(self, per_column: int) -> list[Bucket | None]:
+        """Stretches of `per_column` steps from step 0 up to the last step seen; None where nothing was.
 
-        A stretch shorter than a bucket repeats the bucket.
+        A stretch shorter than a bucket repeats the bucket. Read the list, do not change it.
         """
         if self.start is None:
             return []
+        whole = self._whole.get(per_column)
+        if whole is None:
+            if len(self._whole) > 8:
+                self._whole.clear()
+            whole = self._whole[per_column] = []
+        complete = self.end // per_column if per_column >= self.stride else self.end // self.stride * self.stride // per_column
+        for column in range(len(whole), complete):
+            whole.append(self._column(column, per_column))
+        return [*whole, *(self._column(column, per_column) for column in range(len(whole), -(-self.end // per_column)))]
+
+    def _column(self, column: int, per_column: int) -> Bucket | None:
+        assert self.start is not None
         base = self.start // self.stride
-        out: list[Bucket | None] = []
-        for column in range(min(most, -(-(self.end - first) // per_column))):
-            left = (first + column * per_column) // self.stride - base
-            right = max(left + 1, -(-(first + (column + 1) * per_column) // self.stride) - base)
-            found = _joined(self._buckets[max(0, left) : max(0, right)])
-            out.append(None if found is None else Bucket(found[0], found[1], found[2] / found[3]))
-        return out
+        left = column * per_column // self.stride - base
+        right = max(left + 1, -(-(column + 1) * per_column // self.stride) - base)
+        found = _joined(self._buckets[max(0, left) : max(0, right)])
+        return None if found is None else Bucket(found[0], found[1], found[2] / found[3])
 
     def bounds(self) -> tuple[float, float] | None:
         """Smallest and largest mean of a stretch; None where there is nothing."""
-        means = [bucket[2] / bucket[3] for bucket in self._buckets if bucket is not None]
-        return (min(means), max(means)) if means else None
+        if not self._buckets:
+            return None
+        if self._bounds is None:
+            means = [bucket[2] / bucket[3] for bucket in self._buckets[:-1] if bucket is not None]
+            self._bounds = (min(means), max(means)) if means else (math.inf, -math.inf)
+        (low, high), last = self._bounds, self._buckets[-1]
+        if last is not None:
+            low, high = min(low, last[2] / last[3]), max(high, last[2] / last[3])
+        return (low, high) if low <= high else None
 
 
 def _joined(buckets: Iterable[list[float] | None]) -> list[float] | None:
@@ -126,30 +159,50 @@ def _joined(buckets: Iterable[list[float] | None]) -> list[float] | None:
 
 
 @dataclass
+class Smooth:
+    """Running means of a layer's statistics and counts."""
+
+    numbers: list[float]
+    activation_counts: list[float]
+    gradient_counts: list[float]
+
+
+@dataclass(eq=False)
 class LayerTrace:
-    """What a layer's row shows: its statistics as drawn, and their course."""
+    """What a layer's row shows, and the course of its statistics.
+
+    `layer` and the counts are what is drawn: smoothed while the net runs, and steady, so that noise below what a
+    cell can show paints nothing. `newest` is the layer as it came last, `first` as it came first.
+    """
 
     layer: Layer
+    newest: Layer
     first: Layer
     first_step: int
     activation_counts: list[float]
     gradient_counts: list[float]
+    smooth: Smooth
     seen: int = 1
+    version: int = 0  # counts the changes of what is shown
     std: Series = field(default_factory=Series)
     saturated: Series = field(default_factory=Series)
     gradient_std: Series = field(default_factory=Series)
 
 
-@dataclass
+@dataclass(eq=False)
 class WeightTrace:
     """A weight's numbers as drawn, and the course of its update:data and grad:data."""
 
     weight: Weight
+    newest: Weight
+    smooth: list[float]
+    seen: int = 1
+    version: int = 0
     update: Series = field(default_factory=Series)
     grad: Series = field(default_factory=Series)
 
 
-@dataclass
+@dataclass(eq=False)
 class Attempt:
     """One run from its seed to a restart: its curves."""
 
@@ -204,7 +257,7 @@ class History:
             fresh = before is None or before.step != snapshot.step or not self.layers
             if fresh or still:
                 self._take_layers(snapshot, still)
-                self._take_weights(snapshot)
+                self._take_weights(snapshot, still)
                 self._rescale()
         self.snapshot = snapshot
 
@@ -248,10 +301,7 @@ class History:
             key = layer.index, layer.kind
             trace = self.layers.get(key)
             if trace is None:
-                trace = LayerTrace(
-                    layer, layer, snapshot.step,
-                    list(layer.activation.histogram.counts), list(layer.gradient.histogram.counts),
-                )  # fmt: skip
+                trace = _begin_trace(layer, snapshot.step)
             else:
                 trace.seen += 1
                 _mix(trace, layer, 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen))
@@ -264,11 +314,23 @@ class History:
             kept[key] = trace
         self.layers = kept
 
-    def _take_weights(self, snapshot: Snapshot) -> None:
+    def _take_weights(self, snapshot: Snapshot, still: bool) -> None:
         kept: dict[str, WeightTrace] = {}
         for weight in snapshot.weights:
-            trace = self.weights.get(weight.name) or WeightTrace(weight)
-            trace.weight = weight
+            trace = self.weights.get(weight.name)
+            if trace is None:
+                trace = WeightTrace(weight, weight, list(_weight_numbers(weight)))
+            else:
+                trace.seen += 1
+                share = 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen)
+                trace.smooth = [_towards(a, b, share) for a, b in zip(trace.smooth, _weight_numbers(weight), strict=True)]
+                shown = [
+                    new if still else steady(old, new, digit(new) if at < 4 else 0.1)
+                    for at, (old, new) in enumerate(zip(_weight_numbers(trace.weight), trace.smooth, strict=True))
+                ]
+                before, trace.newest = trace.weight, weight
+                trace.weight = Weight(weight.name, weight.shape, weight.layer, *shown)
+                trace.version += trace.weight != before
             trace.update.add(snapshot.step, weight.update_data_log10)
             trace.grad.add(snapshot.step, weight.grad_data_ratio)
             kept[weight.name] = trace
@@ -324,34 +386,92 @@ def round_up(value: float) -> float:
     return next((float(f"{k * unit:.6g}") for k in (1, 2, 3, 5, 8, 10) if k * unit >= value * 0.999), value)
 
 
+def digit(value: float) -> float:
+    """The worth of the second digit of a number: what `2.6e-3` can show of it."""
+    if not value or not math.isfinite(value):
+        return 0.0
+    return float(10.0 ** (math.floor(math.log10(abs(value))) - 1))
+
+
+def steady(shown: float, new: float, unit: float) -> float:
+    """The number to show: as before, until the new one has left it by most of what the last digit is worth."""
+    return shown if abs(new - shown) < STEADY * unit else new
+
+
+def _weight_numbers(weight: Weight) -> tuple[float, float, float, float, float]:
+    return weight.grad_mean, weight.grad_std, weight.data_std, weight.grad_data_ratio, weight.update_data_log10
+
+
+def _layer_numbers(layer: Layer) -> tuple[float, float, float, float, float]:
+    a, g = layer.activation, layer.gradient
+    return a.mean, a.std, a.saturated, g.mean, g.std
+
+
+def _begin_trace(layer: Layer, step: int) -> LayerTrace:
+    activation, gradient = layer.activation.histogram.counts, layer.gradient.histogram.counts
+    smooth = Smooth(list(_layer_numbers(layer)), list(activation), list(gradient))
+    return LayerTrace(layer, layer, layer, step, list(activation), list(gradient), smooth)
+
+
 def _mix(trace: LayerTrace, layer: Layer, share: float) -> None:
-    """Move the row towards the newest statistics; a number that is not finite is taken as it is."""
-    old, new = trace.layer, layer
-    if share < 1.0:
-        old_a, new_a, old_g, new_g = old.activation, new.activation, old.gradient, new.gradient
-        new = Layer(
-            layer.index,
-            layer.kind,
-            Activation(
-                _towards(old_a.mean, new_a.mean, share),
-                _towards(old_a.std, new_a.std, share),
-                _towards(old_a.saturated, new_a.saturated, share),
-                new_a.units, new_a.dead, new_a.histogram,
-            ),
-            Gradient(
-                _towards(old_g.mean, new_g.mean, share), _towards(old_g.std, new_g.std, share), new_g.histogram
-            ),
-        )  # fmt: skip
-    for counts, histogram, was in (
-        (trace.activation_counts, layer.activation.histogram, old.activation.histogram),
-        (trace.gradient_counts, layer.gradient.histogram, old.gradient.histogram),
-    ):
-        fresh = histogram.counts
-        if share < 1.0 and (was.low, was.high, len(counts)) == (histogram.low, histogram.high, len(fresh)):
-            counts[:] = [a + (b - a) * share for a, b in zip(counts, fresh, strict=True)]
-        else:
-            counts[:] = fresh
-    trace.layer = new
+    """Move the row towards the newest statistics; a share of 1 shows them exactly."""
+    smooth, old = trace.smooth, trace.newest
+    before = trace.layer, trace.activation_counts, trace.gradient_counts
+    smooth.numbers = [_towards(a, b, share) for a, b in zip(smooth.numbers, _layer_numbers(layer), strict=True)]
+    smooth.activation_counts, trace.activation_counts = _mix_counts(
+        smooth.activation_counts, trace.activation_counts, old.activation.histogram, layer.activation.histogram, share
+    )
+    smooth.gradient_counts, trace.gradient_counts = _mix_counts(
+        smooth.gradient_counts, trace.gradient_counts, old.gradient.histogram, layer.gradient.histogram, share
+    )
+    trace.newest = layer
+    trace.layer = layer if share >= 1.0 else _steady_layer(trace, layer)
+    trace.version += (trace.layer, trace.activation_counts, trace.gradient_counts) != before
+
+
+def _steady_layer(trace: LayerTrace, layer: Layer) -> Layer:
+    """The layer as shown before, its numbers moved where the running means have left them; bounds are the newest."""
+    mean, std, saturated, grad_mean, grad_std = trace.smooth.numbers
+    shown_a, shown_g = trace.layer.activation, trace.layer.gradient
+    return Layer(
+        layer.index,
+        layer.kind,
+        Activation(
+            steady(shown_a.mean, mean, 0.01),
+            steady(shown_a.std, std, 0.01 if std < 10 else digit(std)),
+            steady(shown_a.saturated, saturated, 0.001 if saturated < 0.1 else 0.01),
+            layer.activation.units, layer.activation.dead,
+            _kept_bounds(shown_a.histogram, layer.activation.histogram),
+        ),
+        Gradient(
+            steady(shown_g.mean, grad_mean, digit(grad_std) / 10),
+            steady(shown_g.std, grad_std, digit(grad_std)),
+            _kept_bounds(shown_g.histogram, layer.gradient.histogram),
+        ),
+    )  # fmt: skip
+
+
+def _kept_bounds(old: Histogram, new: Histogram) -> Histogram:
+    return old if (old.low, old.high) == (new.low, new.high) else new
+
+
+def _mix_counts(
+    smooth: list[float], shown: list[float], was: Histogram, now: Histogram, share: float
+) -> tuple[list[float], list[float]]:
+    """The running mean of the counts, and what is shown of it: a bin moves when its bar would be seen to move."""
+    if share >= 1.0 or len(smooth) != len(now.counts):
+        return list(now.counts), list(now.counts)
+    if (was.low, was.high) != (now.low, now.high):
+        total, before = sum(smooth), sum(shown)
+        cells = len(smooth)
+        smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells)]
+        shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells)]
+    smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
+    flat = (sum(smooth) or 1.0) * 5 / len(smooth)  # what fills a bar: five times a flat histogram
+    return smooth, [
+        a if abs((b / flat) ** 0.75 - (a / flat) ** 0.75) * 8 < STEADY_LEVEL and (b == 0) == (a == 0) else b
+        for a, b in zip(shown, smooth, strict=True)
+    ]
 
 
 def _towards(old: float, new: float, share: float) -> float:

@@ -57,6 +57,7 @@ KEYS: tuple[Key, ...] = (
     Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", False, 43),
     Key(("?",), "screen('help')", "?", "this help", "help", "look", False, 4),
     Key(("q", "ctrl+c"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", False, 5),
+    Key(("ctrl+z",), "suspend_process", "ctrl-z", "back to the shell, training stops too; fg returns", "", "look"),
 )
 
 GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("look", "Looking"))

@@ -9,14 +9,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from rich.color import Color
+from rich.color import Color, ColorSystem
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
+from textual._compositor import CompositorUpdate  # private: Textual has no public way to send a part of a line
 from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
-from app.views.lines import Line
+from app.views.lines import Line, cut
 
 # Colours of the terminal's 256, by number: short to send, and of a middle lightness that reads on dark and light.
 LOOKS: dict[str, str] = {
@@ -24,21 +26,26 @@ LOOKS: dict[str, str] = {
     "sick": "bold 203", "key": "bold 110", "cursor": "bold 222", "activation": "74", "gradient": "173",
     "update": "107", "guide": "241", "loss": "bold 75", "band": "24", "ghost": "241", "expected": "139", "val": "bold 215",
     "mark": "176", "progress": "71", "name": "", "start": "245",
-    "line0": "75", "line1": "107", "line2": "173", "line3": "139", "line4": "179", "line5": "73",
+    "line0": "68", "line1": "73", "line2": "107", "line3": "179", "line4": "173", "line5": "168",
 }  # fmt: skip
-GAP = 8  # unchanged cells between two changed ones that are cheaper to send than to jump over
+GAP = 2  # unchanged cells between two changed ones that are cheaper to send than to jump over
 
 
 @functools.cache
 def look(name: str, coloured: bool) -> Style | None:
-    """The rich style behind a name; without colours only weight is left. Signs tell what colours tell."""
+    """The rich style behind a name, `top/under` for one on the colour of another.
+
+    Without colours only weight is left: signs tell what colours tell.
+    """
+    name, _, under = name.partition("/")
     words = LOOKS[name].split()
     bold = "bold" in words
     number = next((int(word) for word in words if word.isdecimal()), None)
     if number is None or not coloured:
         dim = not coloured and name in ("faint", "guide", "ghost", "band")
         return Style(bold=True) if bold else Style(dim=True) if dim else None
-    return Style(color=Color.from_ansi(number), bold=True if bold else None)
+    ground = Color.from_ansi(int(LOOKS[under].split()[-1])) if under else None
+    return Style(color=Color.from_ansi(number), bgcolor=ground, bold=True if bold else None)
 
 
 def changed(old: Line, new: Line) -> list[tuple[int, int]]:
@@ -77,8 +84,54 @@ def _plain(text: str) -> bool:
     return width_of(text) == len(text)
 
 
+class Patch(CompositorUpdate):
+    """Changed stretches as they go to the terminal: only their cells, each style named once.
+
+    Textual's own partial update sends every line from its beginning up to the change.
+    """
+
+    def __init__(self, stretches: Sequence[tuple[int, int, Line]], coloured: bool) -> None:
+        self.stretches, self.coloured = stretches, coloured
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        del console, options
+        for x, y, line in self.stretches:
+            yield Segment(f"\x1b[{y + 1};{x + 1}H")
+            yield from (Segment(text, look(style, self.coloured)) for text, style in line)
+
+    def render_segments(self, console: Console) -> str:
+        """The bytes, in order of lines and columns."""
+        out: list[str] = []
+        row = column = -1
+        now = ""
+        depth = console.color_system or "truecolor"
+        for x, y, line in self.stretches:
+            out.append(f"\x1b[{x - column}C" if y == row else f"\x1b[{y + 1};{x + 1}H")
+            row, column = y, x
+            for text, style in line:
+                code = sgr(style, self.coloured, depth)
+                if code != now:
+                    out.append(f"\x1b[0;{code}m" if code else "\x1b[0m")
+                    now = code
+                out.append(text)
+                column += len(text)
+        if now:
+            out.append("\x1b[0m")
+        return "".join(out)
+
+
+@functools.cache
+def sgr(name: str, coloured: bool, depth: str) -> str:
+    """The codes that switch a style on, for a terminal of that many colours; nothing for no style."""
+    style = look(name, coloured)
+    if style is None:
+        return ""
+    system = {"standard": ColorSystem.STANDARD, "256": ColorSystem.EIGHT_BIT}.get(depth, ColorSystem.TRUECOLOR)
+    return style.render("|", color_system=system).partition("|")[0].removeprefix("\x1b[").removesuffix("m")
+
+
 class Panel(Widget):
-    """Shows what it was given last; `show` compares with what is on the screen and asks for the difference only."""
+    """Shows what it was given last; `show` compares with what is on the screen and sends the difference only."""
 
     DEFAULT_CSS = "Panel { width: 1fr; height: 1fr; }"
     can_focus = False
@@ -86,54 +139,37 @@ class Panel(Widget):
     def __init__(self, *, coloured: bool = True) -> None:
         super().__init__()
         self.coloured = coloured
+        self.sent_cells = 0
         self._lines: list[Line] = []
-        self._strips: dict[int, Strip] = {}
-        self._cuts: dict[int, set[int]] = {}
 
     @property
     def picture(self) -> Sequence[Line]:
         """The lines shown."""
         return self._lines
 
-    def show(self, lines: list[Line]) -> int:
-        """Put these lines on the screen; gives the number of cells to be sent."""
+    def show(self, lines: list[Line]) -> None:
+        """Put these lines on the screen, sending only the cells that differ from what is there."""
         old, self._lines = self._lines, lines
-        regions: list[Region] = []
-        cells = 0
-        if len(old) != len(lines):
-            self._strips.clear()
-            self._cuts.clear()
+        width, height = self.size
+        if len(old) != len(lines) or len(lines) != height:
+            self.sent_cells += width * height
             self.refresh()
-            return self.size.area
-        width = self.size.width
+            return
+        stretches: list[tuple[int, int, Line]] = []
         for y, (before, new) in enumerate(zip(old, lines, strict=True)):
-            stretches = changed(before, new)
-            if not stretches:
+            if before is new:
                 continue
-            self._strips.pop(y, None)
-            cuts = self._cuts.setdefault(y, set())
-            for first, last in stretches:
-                last = min(last, width)
-                cuts.update((first, last))
-                regions.append(Region(first, y, last - first, 1))
-                cells += last - first
-        if regions:
-            self.refresh(*regions)
-        return cells
+            for first, last in changed(before, new):
+                stretches.append((first, y, cut(new, first, min(last, width))))
+                self.sent_cells += min(last, width) - first
+        if stretches:
+            self.app._display(self.screen, Patch(stretches, self.coloured))
 
     def render_line(self, y: int) -> Strip:
-        """One line; its segments end where a changed stretch ends, since segments are sent whole."""
-        strip = self._strips.get(y)
-        if strip is None:
-            line = self._lines[y] if y < len(self._lines) else []
-            segments = [Segment(text, look(style, self.coloured)) for text, style in line if text]
-            strip = Strip(segments).adjust_cell_length(self.size.width)
-            cuts = sorted(cut for cut in self._cuts.pop(y, ()) if 0 < cut < self.size.width)
-            if cuts:
-                parts = strip.divide([*cuts, self.size.width])
-                strip = Strip([segment for part in parts for segment in part], self.size.width)
-            self._strips[y] = strip
-        return strip
+        """One line, for a full picture."""
+        line = self._lines[y] if y < len(self._lines) else []
+        segments = [Segment(text, look(style, self.coloured)) for text, style in line if text]
+        return Strip(segments).adjust_cell_length(self.size.width)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """The lines of a region. No style is laid over them: the background stays the terminal's own."""

@@ -1,4 +1,4 @@
-"""Plots of braille dots (or ASCII marks): the loss curve with its ghosts and marks, and lines over steps.
+"""Plots of quarter blocks (or ASCII marks): the loss curve with its ghosts and marks, and lines over steps.
 
 A column of cells is a pure function of a few small integers and is cached by them, so that a curve that grows at its
 end costs a few look-ups to draw again.
@@ -13,15 +13,19 @@ from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
-from app.history import Attempt, Bucket
+from app.history import Attempt, Bucket, Series
 from app.views.lines import Line, runs
 from app.views.state import View
 from app.views.table import per_column
+from makemore_core.snapshot import Intervention
 
 Reach: TypeAlias = tuple[int, int] | None  # lowest and highest dot of a column, counted from the bottom
 
-# dots of a braille cell by column and by row from the bottom
-_BRAILLE = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
+# Quarter blocks by mask: bit 0 bottom left, 1 top left, 2 bottom right, 3 top right. Braille would be finer, but many
+# fonts have no braille, and every terminal font has these.
+_QUARTERS = " ▖▘▌▗▄▚▙▝▞▀▛▐▟▜█"
+# ASCII by mask: bit 0 bottom, 1 middle, 2 top.
+_MARKS = " .-:'|||"
 
 
 class Trail(NamedTuple):
@@ -38,12 +42,12 @@ class Grain(NamedTuple):
     up: int
 
 
-BRAILLE, MARKS = Grain(2, 4), Grain(1, 3)
+QUARTERS, MARKS = Grain(2, 2), Grain(1, 3)
 
 
 def grain(g: Glyphs) -> Grain:
     """Dots to a cell with these glyphs."""
-    return MARKS if g.ascii else BRAILLE
+    return MARKS if g.ascii else QUARTERS
 
 
 @functools.lru_cache(32768)
@@ -52,27 +56,32 @@ def _column(
 ) -> tuple[tuple[str, str], ...]:
     """The cells of one column, top down. `subs`: for each column of dots the reaches, the topmost layer first.
 
-    A cell belongs to the topmost layer that has a dot in it, alone: a line stays thin on its band.
+    The topmost layer with a dot in a cell has the cell; a layer that fills the rest of it becomes the background, as
+    style `top/under`.
     """
     cells: list[tuple[str, str]] = []
+    everything = (1 << (size.across * size.up)) - 1
+    glyphs = _QUARTERS if size is QUARTERS else _MARKS
     for row in range(height - 1, -1, -1):
         bottom, top = row * size.up, row * size.up + size.up - 1
         cell = (" ", "")
+        drawn = 0
         for at, style in enumerate(styles):
             mask = 0
             for across, reaches in enumerate(subs):
                 reach = reaches[at]
                 if reach is not None and reach[0] <= top and reach[1] >= bottom:
                     for dot in range(max(reach[0], bottom), min(reach[1], top) + 1):
-                        mask |= _BRAILLE[across][dot - bottom] if size is BRAILLE else 1 << (dot - bottom)
-            if mask:
-                cell = (chr(0x2800 + mask) if size is BRAILLE else _MARKS_BY_MASK[mask], style)
+                        mask |= 1 << (across * size.up + dot - bottom)
+            if mask and not drawn:
+                drawn, cell = mask, (glyphs[mask], style)
+                if mask == everything or size is MARKS:
+                    break
+            elif mask and mask | drawn == everything:
+                cell = (cell[0], f"{cell[1]}/{style}")
                 break
         cells.append(cell)
     return tuple(cells)
-
-
-_MARKS_BY_MASK = " .-:'|||"
 
 
 class Canvas:
@@ -102,6 +111,12 @@ class Canvas:
         for at, char in enumerate(text, column):
             if 0 <= at < len(self.chars[row]) and (over or self.chars[row][at] == " "):
                 self.chars[row][at], self.styles[row][at] = char, style
+
+    def point(self, row: int, column: int, char: str, style: str) -> None:
+        """One sign in a cell, on the ground that it has."""
+        if 0 <= row < len(self.chars) and 0 <= column < len(self.chars[row]):
+            ground = self.styles[row][column].rpartition("/")[2] if self.chars[row][column] != " " else ""
+            self.chars[row][column], self.styles[row][column] = char, f"{style}/band" if ground == "band" else style
 
     def lines(self) -> list[Line]:
         """The grid as lines."""
@@ -173,7 +188,7 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
         unit = 10.0 ** math.floor(math.log10(low))
         return Axis(math.floor(low / unit * 5) / 5 * unit, high, dots, True)
     step = _nice(max(high - low, abs(high) * 1e-3, 1e-6), 8)
-    return Axis(math.floor(low / step - 0.2) * step, math.ceil(high / step + 0.1) * step, dots)
+    return Axis(math.floor(low / step - 0.7) * step, math.ceil(high / step + 0.1) * step, dots)
 
 
 def _ticks(axis: Axis, rows: int) -> list[tuple[int, float]]:
@@ -204,14 +219,14 @@ def _frame(body: list[Line], ticks: dict[int, str], gutter: int, g: Glyphs) -> l
     return out
 
 
-def _foot(width: int, gutter: int, first: int, per_cell: int, now: int, g: Glyphs) -> Line:
+def _foot(width: int, gutter: int, per_cell: int, g: Glyphs) -> Line:
     """The axis of steps: its ends and the middle."""
     chars = list(g.rule * width)
     line: Line = [(" " * gutter + g.corner, "axis")]
-    last = first + per_cell * width
-    words = [(0, str(first) if first < 1000 else glyph.short(first))]
+    last = per_cell * width
+    words = [(0, "0")]
     if width >= 30:
-        words.append((width // 2, glyph.short(first + per_cell * (width // 2))))
+        words.append((width // 2, glyph.short(per_cell * (width // 2))))
     words.append((width - 1, glyph.short(last) + (" steps" if width >= 24 else "")))
     for at, text in words:
         start = min(max(0, at - (len(text) // 2 if 0 < at < width - 1 else len(text) - 1 if at else 0)), width)
@@ -226,57 +241,82 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     """The loss of the present attempt: the mean as a line on the band from minimum to maximum, validation points, the
     expected first loss as a line, marks where something was changed, earlier attempts as ghosts behind.
     """
-    g, history, snapshot = view.glyphs, view.history, view.history.snapshot
-    gutter = 5 if width >= 30 else 0
+    history, snapshot = view.history, view.history.snapshot
+    size = grain(view.glyphs)
+    gutter = 6 if width >= 30 else 0
     foot = 1 if height >= 5 else 0
-    size = grain(g)
-    cells, rows_ = width - gutter - (1 if gutter else 0), height - foot
+    cells, rows_ = width - gutter, height - foot
     if snapshot is None or cells < 4 or rows_ < 1:
         return []
-    attempts = [*history.ghosts, history.attempt]
-    expected = snapshot.expected_loss
-    axis = loss_axis(attempts, expected, rows_ * size.up, view.log)
+    axis = loss_axis([*history.ghosts, history.attempt], snapshot.expected_loss, rows_ * size.up, view.log)
     if axis is None:
-        return [[(" " * gutter + " no loss yet", "dim")]]
-    last = max(history.attempt.loss.end, snapshot.step, *(min(a.loss.end, 10**12) for a in history.ghosts), 1)
-    dots = cells * size.across
-    per_dot = per_column(last, dots)
-    now = history.attempt.loss.columns(per_dot, most=dots)
-    trails = [Trail(line(now, axis), "loss")]
-    ghosts = [line(ghost.loss.columns(per_dot, most=dots), axis) for ghost in reversed(history.ghosts)]
-    trails += [Trail(ghost, "ghost") for ghost in ghosts]
-    trails.append(Trail(band(now, axis), "band"))
-    if expected is not None and axis.inside(expected):
-        level = axis.dot(expected)
-        trails.append(Trail([(level, level) if at % (2 * size.across) < size.across else None for at in range(dots)], "expected"))
+        return [[(" " * gutter + "no loss yet", "dim")]]
+    now, ghosts = history.attempt, tuple(history.ghosts)
+    last = max(now.loss.end, snapshot.step, *(ghost.loss.end for ghost in ghosts), 1)
+    per_dot = per_column(last, cells * size.across)
+    columns = now.loss.columns(per_dot)
+    newest = columns[-1] if columns else None
+    # all that the picture depends on: while the newest column's dots stay, nothing is drawn again
+    key = (
+        len(columns), newest and (axis.dot(newest.low), axis.dot(newest.high), axis.dot(newest.mean)),
+        tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1:] and now.val[-1][0], now.loss.broken,
+        history.marks, snapshot.expected_loss,
+    )  # fmt: skip
+    return _loss_curve(now, ghosts, axis, per_dot, cells, rows_, gutter, foot, view.glyphs, key)
+
+
+_Key: TypeAlias = tuple[object, ...]
+
+
+@functools.lru_cache(8)
+def _loss_curve(
+    now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, per_dot: int, cells: int, rows_: int, gutter: int,
+    foot: int, g: Glyphs, key: _Key,
+) -> list[Line]:  # fmt: skip
+    marks, expected = key[-2], key[-1]
+    assert isinstance(marks, tuple) and (expected is None or isinstance(expected, float))
+    size = grain(g)
+    columns = now.loss.columns(per_dot)
+    trails = [Trail(line(columns, axis), "loss")]
+    trails += [Trail(line(ghost.loss.columns(per_dot), axis), "ghost") for ghost in reversed(ghosts)]
+    trails.append(Trail(band(columns, axis), "band"))
     canvas = Canvas(cells, rows_, trails, g)
     per_cell = per_dot * size.across
-    _put_marks(canvas, view, per_cell, cells)
-    for step, value in history.attempt.val:
-        if math.isfinite(value) and axis.inside(value) and 0 <= step:
-            at = min(cells - 1, max(0, step - 1) // per_cell)
-            canvas.put(rows_ - 1 - axis.dot(value) // size.up, at, g.point, "val")
-    if expected is not None and axis.inside(expected) and cells >= 24:
-        at = rows_ - 1 - axis.dot(expected) // size.up
-        canvas.put(at, cells - 4, "ln V", "expected", over=False)
-    broken = history.attempt.loss.broken
-    if broken is not None:
-        canvas.put(rows_ // 2, min(cells - 16, broken // per_cell), f"!not finite from step {broken:,}", "sick")
+    if expected is not None and axis.inside(expected):
+        text = "ln V".rjust(cells, g.dashes) if cells >= 24 else g.dashes * cells
+        canvas.put(rows_ - 1 - axis.dot(expected) // size.up, 0, text, "expected", over=False)
+    _put_marks(canvas, marks, per_cell, cells, g)
+    _put_points(canvas, now.val, axis, per_cell, cells, g)
+    if now.loss.broken is not None:
+        text = f"!not finite from step {now.loss.broken:,}"
+        canvas.put(rows_ // 2, max(0, min(cells - len(text), now.loss.broken // per_cell)), text, "sick")
     if not gutter:
         return canvas.lines()
-    ticks = {at: tick_text(value, gutter, g) for at, value in _ticks(axis, rows_)}
-    out = _frame(canvas.lines(), ticks, gutter, g)
+    ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}
+    out = _frame(canvas.lines(), ticks, gutter - 1, g)
     if foot:
-        out.append(_foot(cells, gutter, 0, per_cell, snapshot.step, g))
+        out.append(_foot(cells, gutter - 1, per_cell, g))
     return out
 
 
-def _put_marks(canvas: Canvas, view: View, per_cell: int, cells: int) -> None:
+def _put_points(
+    canvas: Canvas, points: Sequence[tuple[int, float]], axis: Axis, per_cell: int, cells: int, g: Glyphs
+) -> None:
+    """Validation losses, the newest always, the others not closer than four cells to the next."""
+    free = cells
+    rows_ = len(canvas.chars)
+    for step, value in reversed(points):
+        at = min(cells - 1, max(0, step - 1) // per_cell)
+        if math.isfinite(value) and at < free:
+            canvas.point(rows_ - 1 - axis.dot(value) * rows_ // axis.dots, at, g.point, "val")
+            free = at - 3
+
+
+def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cells: int, g: Glyphs) -> None:
     """A line down the plot for each change, its label at the top, on the next row where labels would touch."""
-    g = view.glyphs
     free: list[int] = [0] * 3  # the first free column of each row of labels
     rows_ = len(canvas.chars)
-    for mark in view.history.marks:
+    for mark in marks:
         at = min(cells - 1, mark.step // per_cell)
         for row in range(rows_):
             canvas.put(row, at, g.mark, "mark", over=False)
@@ -296,7 +336,7 @@ class Course(NamedTuple):
     """A number over steps, to be drawn as a line."""
 
     name: str
-    buckets: Sequence[Bucket | None]
+    series: Series
     style: str
 
 
@@ -308,27 +348,47 @@ def lines_over_steps(
     *,
     low: float,
     high: float,
-    per_dot: int,
+    log: bool = False,
     guides: Sequence[tuple[float, str]] = (),
 ) -> list[Line]:
-    """Several courses on one fixed scale, with guide lines; every course a number of steps to a column of dots."""
-    g = view.glyphs
-    size = grain(g)
-    gutter = 5 if width >= 30 else 0
+    """Several courses over the whole run on one fixed scale, with guide lines; the first course lies on top.
+
+    What is not on the scale is drawn at its edge.
+    """
+    size = grain(view.glyphs)
+    gutter = 6 if width >= 30 else 0
     foot = 1 if height >= 5 else 0
-    cells, rows_ = width - gutter - (1 if gutter else 0), height - foot
+    cells, rows_ = width - gutter, height - foot
     if cells < 4 or rows_ < 1:
         return []
-    axis = Axis(low, high, rows_ * size.up)
-    dots = cells * size.across
-    trails = [Trail(line(course.buckets[:dots], axis), course.style) for course in courses]
-    for value, style in guides:
-        level = axis.dot(value)
-        trails.append(Trail([(level, level)] * dots, style))
+    axis = Axis(low, high, rows_ * size.up, log)
+    last = max((course.series.end for course in courses), default=1)
+    per_dot = per_column(max(1, last), cells * size.across)
+    key = tuple(_end_of(course, axis, per_dot) for course in courses)
+    return _lines_over_steps(tuple(courses), axis, per_dot, cells, rows_, gutter, foot, tuple(guides), view.glyphs, key)
+
+
+def _end_of(course: Course, axis: Axis, per_dot: int) -> tuple[int, int]:
+    """How long a course is and the dot that it ends on: what its picture depends on."""
+    columns = course.series.columns(per_dot)
+    return len(columns), axis.dot(columns[-1].mean) if columns and columns[-1] else -1
+
+
+@functools.lru_cache(16)
+def _lines_over_steps(
+    courses: tuple[Course, ...], axis: Axis, per_dot: int, cells: int, rows_: int, gutter: int, foot: int,
+    guides: tuple[tuple[float, str], ...], g: Glyphs, key: tuple[tuple[int, int], ...],
+) -> list[Line]:  # fmt: skip
+    del key
+    size = grain(g)
+    trails = [Trail(line(course.series.columns(per_dot), axis), course.style) for course in courses]
     canvas = Canvas(cells, rows_, trails, g)
-    ticks = {at: tick_text(value, gutter, g) for at, value in _ticks(axis, rows_)} if gutter else {}
-    out = _frame(canvas.lines(), ticks, gutter, g) if gutter else canvas.lines()
+    for value, style in guides:
+        canvas.put(rows_ - 1 - axis.dot(value) // size.up, 0, g.guide * cells, style, over=False)
+    if not gutter:
+        return canvas.lines()
+    ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}
+    out = _frame(canvas.lines(), ticks, gutter - 1, g)
     if foot:
-        step = view.history.snapshot.step if view.history.snapshot else 0
-        out.append(_foot(cells, gutter, 0, per_dot * size.across, step, g))
+        out.append(_foot(cells, gutter - 1, per_dot * size.across, g))
     return out

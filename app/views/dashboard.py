@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.views.curve import Course, grain, lines_over_steps, loss_curve
+from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
 from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, View
-from app.views.table import needed, per_column, table
+from app.views.table import needed, table
 
+# From the input to the output, cold to warm.
 LINE_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
 
@@ -15,10 +16,10 @@ def dashboard(view: View, width: int, height: int) -> list[Line]:
     """The body of the dashboard in exactly `height` lines of `width` cells."""
     if view.history.snapshot is None or height < 2:
         return block(waiting(view, width, height), width, height, view.glyphs)
-    wanted = needed(view)
+    tall = next((n for n in (3, 2) if needed(view, n) <= height * 0.45 and height >= 30), 1)
     least_below = 0 if height < 8 else 4 if height < 14 else 8 if height < 22 else 14
-    top = min(wanted, height - least_below)
-    lines = table(view, width, top) if view.history.layers or view.history.weights else _no_layers(view)
+    top = min(needed(view, tall), height - least_below)
+    lines = table(view, width, top, tall) if view.history.layers or view.history.weights else _no_layers(view)
     below = height - len(lines)
     if below >= 3:
         lines += _below(view, width, below)
@@ -37,41 +38,46 @@ def _no_layers(view: View) -> list[Line]:
 
 
 def _below(view: View, width: int, height: int) -> list[Line]:
+    """What is below the table: the loss, names and findings; on a large screen two more plots."""
     g = view.glyphs
     side = _side_width(width)
     left = width - side - 2 if side else width
-    titled = height >= 4
-    note = "" if left < 60 else f"minibatches: range and mean; {g.point} validation"
-    if view.log:
-        note = f"log scale; {note}" if note else "log scale"
-    plots: list[Line] = []
-    two = height >= 22 and left >= 60
+    two = height >= 22 and side >= 38
     first = height - (height * 2 // 5 if two else 0)
-    if titled:
-        plots.append(heading("loss", note, left, g))
-    plots += block(loss_curve(view, left, first - len(plots)), left, first - len(plots), g)
-    if two:
-        plots.append(heading("update:data", f"log10, every weight; guide {g.minus}3", left, g))
-        rest = height - len(plots)
-        plots += block(updates_over_steps(view, left, rest), left, rest, g)
+    loss = _titled("loss", _loss_note(view, left), left, first, g, loss_curve(view, left, first - (first >= 4)))
     if not side:
-        return plots
-    return beside(plots, side_column(view, side, height), left, width, g)
+        return loss
+    lines = beside(loss, side_column(view, side, first), left, width, g)
+    if two:
+        rest = height - first
+        update = _titled("update:data", legend(view, left), left, rest, g, updates_over_steps(view, left, rest - 1))
+        spread = _titled("activation std", "every layer, first to last", side, rest, g, stds_over_steps(view, side, rest - 1))
+        lines += beside(update, spread, left, width, g)
+    return lines
+
+
+def _titled(title: str, note: str | Line, width: int, height: int, g: glyph.Glyphs, lines: list[Line]) -> list[Line]:
+    """A plot under its title, the title left out where there is no room for it."""
+    return block([heading(title, note, width, g), *lines] if height >= 4 else lines, width, height, g)
+
+
+def _loss_note(view: View, width: int) -> str:
+    parts = ["log scale"] if view.log else []
+    if width >= 60:
+        parts.append(f"of minibatches: range and mean; {view.glyphs.point} validation")
+    return ", ".join(parts)
 
 
 def _side_width(width: int) -> int:
-    return 0 if width < 64 else 26 if width < 100 else 38 if width < 150 else 52
+    return 0 if width < 64 else 26 if width < 100 else 38 if width < 150 else 56
 
 
 def side_column(view: View, width: int, height: int) -> list[Line]:
     """Sampled names above, findings below."""
-    found = view.findings
-    if found is None:
+    if view.findings is None:
         return names(view, width, height)
     told = findings(view, width, height)
     room = max(min(4, height - 1), height - len(told))
-    if not found and height >= 12:
-        room = height - 2
     return [*names(view, width, room), *told[: height - room]]
 
 
@@ -110,20 +116,51 @@ def findings(view: View, width: int, height: int) -> list[Line]:
     return lines[:height]
 
 
+def styles(count: int) -> list[str]:
+    """A style for each of so many lines, in the order of depth."""
+    return [LINE_STYLES[min(len(LINE_STYLES) - 1, at * len(LINE_STYLES) // max(1, count))] for at in range(count)]
+
+
+def legend(view: View, width: int) -> Line:
+    """The weights' names, each in the style of its line, as many as fit."""
+    line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
+    weights = list(view.history.weights)
+    room = width - 40
+    for name, style in zip(weights, styles(len(weights)), strict=True):
+        text = glyph.clip(glyph.escape(name, ascii=view.glyphs.ascii), 14, view.glyphs)
+        room -= glyph.width_of(text) + 2
+        if room < 0:
+            line.append(("  and more", "dim"))
+            break
+        line.append(("  " + text, style))
+    return line
+
+
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     """update:data of every weight over the whole run, one scale for all, the guide at -3."""
-    snapshot = view.history.snapshot
-    if snapshot is None:
-        return []
-    cells = width - (6 if width >= 30 else 0)
-    dots = cells * grain(view.glyphs).across
-    step = per_column(max(snapshot.step, 1), dots)
+    weights = view.history.weights
     courses = [
-        Course(name, trace.update.columns(step, most=dots), LINE_STYLES[at % len(LINE_STYLES)])
-        for at, (name, trace) in enumerate(view.history.weights.items())
+        Course(name, trace.update, style)
+        for (name, trace), style in zip(weights.items(), styles(len(weights)), strict=True)
     ]
     return lines_over_steps(
-        courses[:24], view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, per_dot=step,
-        guides=((UPDATE_GUIDE, "guide"),),
-    )  # fmt: skip
+        thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((UPDATE_GUIDE, "guide"),)
+    )
 
+
+def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
+    """The std of every layer's activations over the whole run."""
+    layers = view.history.layers
+    high = max(1.0, view.history.activation_scale)
+    courses = [
+        Course(kind, trace.std, style)
+        for ((_, kind), trace), style in zip(layers.items(), styles(len(layers)), strict=True)
+    ]
+    return lines_over_steps(thinned(courses), view, width, height, low=0.0, high=high)
+
+
+def thinned(courses: list[Course], most: int = 12) -> list[Course]:
+    """At most so many courses, the first and the last among them: more lines could not be told apart."""
+    if len(courses) <= most:
+        return courses
+    return [courses[round(at * (len(courses) - 1) / (most - 1))] for at in range(most)]

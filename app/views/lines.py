@@ -68,11 +68,31 @@ def block(lines: Sequence[Line], cells: int, rows: int, glyphs: Glyphs) -> list[
     return out
 
 
-def heading(title: str, note: str, cells: int, glyphs: Glyphs) -> Line:
+def cut(line: Line, first: int, last: int) -> Line:
+    """The cells `first` .. `last` of a line; a wide character that the cut goes through becomes a blank."""
+    out: Line = []
+    at = 0
+    for text, style in line:
+        size = width_of(text)
+        if at < last and at + size > first:
+            if size == len(text):
+                out.append((text[max(0, first - at) : last - at], style))
+            else:
+                piece, x = "", at
+                for char in text:
+                    w = width_of(char)
+                    piece += char if first <= x and x + w <= last else " " * max(0, min(x + w, last) - max(x, first))
+                    x += w
+                out.append((piece, style))
+        at += size
+    return out
+
+
+def heading(title: str, note: str | Line, cells: int, glyphs: Glyphs) -> Line:
     """A rule with a title in it and a note behind: `── loss ── mean of 500 steps ────`."""
     out: Line = [(f"{glyphs.rule} ", "faint"), (title, "title"), (" ", "")]
     if note:
-        out += [(note, "dim"), (" ", "")]
+        out += [*([(note, "dim")] if isinstance(note, str) else note), (" ", "")]
     out = fit(out, cells, glyphs) if width(out) > cells else out
     left = cells - width(out)
     return [*out, (glyphs.rule * left, "faint")] if left > 0 else out

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from app import glyphs as glyph
 from app.history import STILL
 from app.keys import footer
-from app.views.lines import Line, ends, fit, width
+from app.views.lines import Line, cut, ends, fit, width
 from app.views.state import View
 from makemore_core.snapshot import Snapshot
 
@@ -192,24 +192,4 @@ def ask(view: View, lines: Sequence[Line], cells: int, rows: int) -> list[Line]:
     for at, part in enumerate(box, top):
         before, behind = cut(lines[at], 0, left), cut(lines[at], left + inner + 2, cells)
         out[at] = [*before, *part, *behind]
-    return out
-
-
-def cut(line: Line, first: int, last: int) -> Line:
-    """The cells `first` .. `last` of a line; a wide character that the cut goes through becomes a blank."""
-    out: Line = []
-    at = 0
-    for text, style in line:
-        size = glyph.width_of(text)
-        if at < last and at + size > first:
-            if size == len(text):
-                out.append((text[max(0, first - at) : last - at], style))
-            else:
-                piece, x = "", at
-                for char in text:
-                    w = glyph.width_of(char)
-                    piece += char if first <= x and x + w <= last else " " * max(0, min(x + w, last) - max(x, first))
-                    x += w
-                out.append((piece, style))
-        at += size
     return out

@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
-from app.glyphs import Glyphs
-from app.history import Series, WeightTrace
-from app.views.lines import Line, fit
+from app.glyphs import LEVELS, Glyphs
+from app.history import Bucket, LayerTrace, Series, WeightTrace
+from app.views.lines import Line, Span, fit, runs
 from app.views.state import (
     UPDATE_HIGH,
     UPDATE_LOW,
@@ -29,7 +29,7 @@ from app.views.state import (
     update_sick,
     window,
 )
-from makemore_core.snapshot import SATURATED
+from makemore_core.snapshot import SATURATED, Histogram
 
 
 class Column(NamedTuple):
@@ -60,6 +60,8 @@ ORDER = (
     "activation", "mean", "std", "saturated", "meter", "dead", "gradient", "grad std", "shape", "grad:data", "spark",
     "update",
 )  # fmt: skip
+
+OF_WEIGHT = ("shape", "grad:data", "spark", "update")
 
 
 class Layout(NamedTuple):
@@ -111,7 +113,7 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
         ),
         "mean": ("mean",), "std": ("std",), "saturated": ("sat.",), "dead": ("dead",),
         "meter": (f"|a|>{SATURATED:g}", f">{SATURATED:g}".replace("0.", "."), ""),
-        "gradient": (f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"{g.plus_minus}{grad}", "grad"),
+        "gradient": (f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}", f"{g.plus_minus}{grad}", "grad"),
         "grad std": ("std",), "shape": ("weight",), "grad:data": ("gr:data", "g:d"),
         "spark": (
             f"update:data log10 {g.minus}5..{g.minus}1, line at {g.minus}3",
@@ -144,35 +146,50 @@ def _label(name: str, cells: int, digits: int, index: int | None, g: Glyphs) -> 
     return glyph.safe(text, cells, g)
 
 
-def _histogram(counts: Sequence[float], low: float, high: float, scale: float, cells: int, g: Glyphs) -> str:
-    shares = glyph.rebin(counts, low, high, -scale, scale, cells)
-    return glyph.bars([round(height) for height in glyph.heights(shares)], g)
+def histogram(
+    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, g: Glyphs
+) -> list[str]:  # fmt: skip
+    """Counts as bars on the scale `-scale..scale`, `tall` lines high, the top line first."""
+    shares = glyph.rebin(counts, box.low, box.high, -scale, scale, cells)
+    return glyph.tower(glyph.heights(shares), tall, g)
 
 
-def spark(series: Series, per_column: int, cells: int, g: Glyphs) -> Line:
-    """update:data over the whole run on the fixed scale -5..-1: a line at -3 where no bar stands yet.
+def spark(series: Series, per_column: int, cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
+    """update:data over the whole run on the fixed scale -5..-1, with a line at -3, its middle, where no bar stands.
 
-    Half a cell is -3. Bars that lie above -2 or below -4 are in the colour of a warning.
+    Bars that end above -2 or below -4 are in the colour of a warning.
     """
-    out: list[str] = []
-    styles: list[str] = []
-    for bucket in series.columns(per_column, most=cells):
-        if bucket is None:
-            out.append(g.guide)
-            styles.append("guide")
-            continue
-        height = glyph.level(min(max(bucket.mean, UPDATE_LOW), UPDATE_HIGH) - UPDATE_LOW, UPDATE_HIGH - UPDATE_LOW)
-        out.append(g.ramp[max(1, height)])
-        styles.append("sick" if update_sick(bucket.mean) else "update")
-    out += g.guide * (cells - len(out))
-    styles += ["guide"] * (cells - len(styles))
-    line: Line = []
-    for text, style in zip(out, styles, strict=True):
-        if line and line[-1][1] == style:
-            line[-1] = (line[-1][0] + text, style)
-        else:
-            line.append((text, style))
-    return line
+    eighths = LEVELS * tall
+    shown = [_spark_level(bucket, eighths) for bucket in series.columns(per_column)[:cells]]
+    return _spark(tuple(shown), cells, tall, g)
+
+
+def _spark_level(bucket: Bucket | None, eighths: int) -> int:
+    """The height of a bar, 0 for none; negative where it is a warning."""
+    if bucket is None:
+        return 0
+    value = min(max(bucket.mean, UPDATE_LOW), UPDATE_HIGH)
+    height = max(1, round((value - UPDATE_LOW) / (UPDATE_HIGH - UPDATE_LOW) * eighths))
+    return -height if update_sick(bucket.mean) else height
+
+
+@functools.lru_cache(2048)
+def _spark(levels: tuple[int, ...], cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
+    lines = []
+    middle = tall // 2  # the line, counted from the bottom, in which or at whose lower edge -3 lies
+    line_glyph = g.guide if tall % 2 else g.low_line
+    for below in range(tall - 1, -1, -1):
+        chars, styles = [], []
+        for level in [*levels, *([0] * (cells - len(levels)))]:
+            height = max(0, min(LEVELS, abs(level) - LEVELS * below))
+            if height or below != middle:
+                chars.append(g.ramp[height])
+                styles.append("" if not height else "sick" if level < 0 else "update")
+            else:
+                chars.append(line_glyph)
+                styles.append("guide")
+        lines.append(runs(tuple(chars), tuple(styles)))
+    return tuple(lines)
 
 
 def per_column(step: int, cells: int) -> int:
@@ -186,11 +203,11 @@ def per_column(step: int, cells: int) -> int:
     return size
 
 
-def _number(text: str, sick: bool, style: str) -> list[tuple[str, str]]:
-    return [("!", "sick"), (text, "sick")] if sick else [(" ", ""), (text, style)]
+def _number(text: str, sick: bool, style: str) -> tuple[Span, ...]:
+    return (("!", "sick"), (text, "sick")) if sick else ((" ", ""), (text, style))
 
 
-class _Scales(NamedTuple):
+class Norms(NamedTuple):
     """What one row has to be compared with."""
 
     first_std: float
@@ -198,102 +215,168 @@ class _Scales(NamedTuple):
     digits: int
 
 
-def _scales(table: Sequence[Row]) -> _Scales:
+def norms(table: Sequence[Row]) -> Norms:
+    """The first layer's std, the median gradient std, and the digits of the largest index."""
     layers = [row.layer.layer for row in table if row.layer is not None]
     stds = [layer.gradient.std for layer in layers if math.isfinite(layer.gradient.std) and layer.gradient.std > 0]
     digits = len(str(max((layer.index for layer in layers), default=0)))
     first = next((layer.activation.std for layer in layers), 0.0)
-    return _Scales(first, median(stds) if stds else 0.0, digits)
+    return Norms(first, median(stds) if stds else 0.0, digits)
 
 
-def _row(view: View, row: Row, plan: Layout, scales: _Scales, chosen: bool) -> Line:
-    g, history = view.glyphs, view.history
-    name = row.layer.layer.kind if row.layer else row.name
-    index = row.layer.layer.index if row.layer else None
-    label = _label(name, plan.label - 1, scales.digits, index, g)
-    line: Line = [(g.cursor if chosen else " ", "cursor"), (label, "cursor" if chosen else "" if row.layer else "dim")]
-    for column, cells in plan.columns:
-        line += _cell(view, row, column, cells, scales, g, history.snapshot.step if history.snapshot else 0)
-    return line
+class Sick(NamedTuple):
+    """What is out of the ordinary in a layer's row."""
+
+    spread: bool
+    saturated: bool
+    gradient: bool
 
 
-def _cell(view: View, row: Row, column: str, cells: int, scales: _Scales, g: Glyphs, step: int) -> Line:
-    room = cells - 1
-    if column in ("grad:data", "spark", "update", "shape"):
-        return _weight_cell(row.weight, column, room, g, step) if row.weight else [(" " * cells, "")]
-    if row.layer is None:
-        return [(" " * cells, "")]
-    trace, layer, history = row.layer, row.layer.layer, view.history
-    activation, gradient = layer.activation, layer.gradient
-    if column == "activation":
-        scale = 1.0 if is_bounded(row) else history.activation_scale or 1.0
-        box = activation.histogram
-        style = "sick" if saturated_sick(row) or spread_sick(row, scales.first_std) else "activation"
-        return [(" ", ""), (_histogram(trace.activation_counts, box.low, box.high, scale, room, g), style)]
-    if column == "gradient":
-        box = gradient.histogram
-        style = "sick" if gradient_sick(row, scales.gradient_std) else "gradient"
-        shape = _histogram(trace.gradient_counts, box.low, box.high, history.gradient_scale or 1.0, room, g)
-        return [(" ", ""), (shape, style)]
+Block: TypeAlias = tuple[tuple[Span, ...], ...]  # the lines of one cell of the table, top first
+
+
+def _blank(cells: int, tall: int) -> Block:
+    return (((" " * cells, ""),),) * tall
+
+
+def _low(spans: tuple[Span, ...], cells: int, tall: int) -> Block:
+    """Something one line high, on the bottom line."""
+    return (*_blank(cells, tall - 1), spans)
+
+
+@functools.lru_cache(1024)
+def _layer_cells(
+    trace: LayerTrace, version: int, columns: tuple[tuple[str, int], ...], tall: int, scales: tuple[float, float],
+    sick: Sick, g: Glyphs,
+) -> tuple[Block, ...]:  # fmt: skip
+    """The cells of a layer's row, by what is shown of it: `version` counts the changes of that."""
+    del version
+    activation, gradient = trace.layer.activation, trace.layer.gradient
+    out: list[Block] = []
+    for column, cells in columns:
+        room = cells - 1
+        if column == "activation":
+            style = "sick" if sick.saturated or sick.spread else "activation"
+            rows_ = histogram(trace.activation_counts, activation.histogram, scales[0], room, tall, g)
+            out.append(tuple(((" ", ""), (row, style)) for row in rows_))
+        elif column == "gradient":
+            style = "sick" if sick.gradient else "gradient"
+            rows_ = histogram(trace.gradient_counts, gradient.histogram, scales[1], room, tall, g)
+            out.append(tuple(((" ", ""), (row, style)) for row in rows_))
+        elif column == "meter":
+            style = "sick" if sick.saturated else "activation"
+            out.append(_low(((" ", ""), (glyph.meter(activation.saturated, room, g), style)), cells, tall))
+        else:
+            out.append(_low(_layer_number(trace, column, room, sick, g), cells, tall))
+    return tuple(out)
+
+
+def _layer_number(trace: LayerTrace, column: str, room: int, sick: Sick, g: Glyphs) -> tuple[Span, ...]:
+    activation, gradient = trace.layer.activation, trace.layer.gradient
     if column == "mean":
-        mean = activation.mean if abs(activation.mean) >= 0.005 or activation.mean != activation.mean else 0.0
+        mean = 0.0 if abs(activation.mean) < 0.005 else activation.mean
         return _number(glyph.fixed(mean, room, plus=True, glyphs=g), not math.isfinite(mean), "dim")
     if column == "std":
-        return _number(glyph.fixed(activation.std, room, glyphs=g), spread_sick(row, scales.first_std), "")
+        return _number(glyph.fixed(activation.std, room, glyphs=g), sick.spread, "")
     if column == "saturated":
-        return _number(glyph.percent(activation.saturated, room), saturated_sick(row), "")
-    if column == "meter":
-        style = "sick" if saturated_sick(row) else "activation"
-        return [(" ", ""), (glyph.meter(activation.saturated, room, g), style)]
-    if column == "grad std":
-        return _number(glyph.scientific(gradient.std).rjust(room), gradient_sick(row, scales.gradient_std), "")
+        return _number(glyph.percent(activation.saturated, room), sick.saturated, "")
     if column == "dead":
         dead = activation.dead
         return _number(("?" if dead is None else f"{dead}").rjust(room), bool(dead), "dim")
-    raise AssertionError(column)
+    assert column == "grad std"
+    return _number(glyph.scientific(gradient.std).rjust(room), sick.gradient, "")
 
 
-def _weight_cell(trace: WeightTrace, column: str, room: int, g: Glyphs, step: int) -> Line:
+@functools.lru_cache(1024)
+def _weight_cells(
+    trace: WeightTrace, version: int, columns: tuple[tuple[str, int], ...], tall: int, g: Glyphs
+) -> tuple[Block, ...]:
+    """The numbers of a weight; its sparkline is put in by the caller."""
+    del version
     weight = trace.weight
-    if column == "grad:data":
-        ratio = weight.grad_data_ratio
-        return _number(glyph.scientific(ratio).rjust(room), not math.isfinite(ratio), "")
-    if column == "spark":
-        return [(" ", ""), *spark(trace.update, per_column(step, room), room, g)]
-    if column == "update":
-        value = weight.update_data_log10
-        return _number(glyph.fixed(value, room, 1, glyphs=g), update_sick(value), "")
-    return [(" ", ""), (glyph.safe(g.times.join(str(n) for n in weight.shape), room, g), "dim")]
+    out: list[Block] = []
+    for column, cells in columns:
+        room = cells - 1
+        if column == "grad:data":
+            ratio = weight.grad_data_ratio
+            out.append(_low(_number(glyph.scientific(ratio).rjust(room), not math.isfinite(ratio), ""), cells, tall))
+        elif column == "update":
+            value = weight.update_data_log10
+            out.append(_low(_number(glyph.fixed(value, room, 1, glyphs=g), update_sick(value), ""), cells, tall))
+        elif column == "shape":
+            text = glyph.safe(g.times.join(str(n) for n in weight.shape), room, g)
+            out.append(_low(((" ", ""), (text, "dim")), cells, tall))
+        else:
+            out.append(_blank(cells, tall))
+    return tuple(out)
 
 
-def table(view: View, width: int, height: int) -> list[Line]:
-    """The head and the rows round the cursor, with what is hidden counted; `height` lines at most."""
+def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, tall: int) -> list[Line]:
+    g, history = view.glyphs, view.history
+    name = row.layer.layer.kind if row.layer else row.name
+    label = _label(name, plan.label - 1, against.digits, row.layer.layer.index if row.layer else None, g)
+    style = "cursor" if chosen else "" if row.layer else "dim"
+    blocks: list[Block] = [_low(((g.cursor if chosen else " ", "cursor"), (label, style)), plan.label, tall)]
+    layer_columns = tuple(column for column in plan.columns if column[0] not in OF_WEIGHT)
+    weight_columns = tuple(column for column in plan.columns if column[0] in OF_WEIGHT)
+    if row.layer is not None:
+        scale = 1.0 if is_bounded(row) else history.activation_scale or 1.0
+        sick = Sick(
+            spread_sick(row, against.first_std), saturated_sick(row), gradient_sick(row, against.gradient_std)
+        )  # fmt: skip
+        scales = scale, history.gradient_scale or 1.0
+        blocks += _layer_cells(row.layer, row.layer.version, layer_columns, tall, scales, sick, g)
+    else:
+        blocks += [_blank(cells, tall) for _, cells in layer_columns]
+        if row.weight is not None and layer_columns:
+            shape = ("shape", layer_columns[0][1])
+            blocks[1] = _weight_cells(row.weight, 0, (shape,), tall, g)[0]
+    if row.weight is None:
+        blocks += [_blank(cells, tall) for _, cells in weight_columns]
+    else:
+        for (column, cells), block in zip(
+            weight_columns, _weight_cells(row.weight, row.weight.version, weight_columns, tall, g), strict=True
+        ):
+            if column == "spark":
+                step = history.snapshot.step if history.snapshot else 0
+                course = spark(row.weight.update, per_column(step, cells - 1), cells - 1, tall, g)
+                block = tuple(((" ", ""), *line) for line in course)
+            blocks.append(block)
+    return [[span for block in blocks for span in block[at]] for at in range(tall)]
+
+
+def table(view: View, width: int, height: int, tall: int = 1) -> list[Line]:
+    """The head and the rows round the cursor, with what is hidden counted; `height` lines at most.
+
+    Each row is `tall` lines high, which makes its bars taller and nothing else.
+    """
+    g = view.glyphs
     found = rows(view)
-    everything = len(rows(replace(view, filter="")))
-    digits = _scales(found).digits
-    label = max((digits + 2 + glyph.width_of(_bare(row)) for row in found), default=6)
+    against = norms(found)
+    label = max((against.digits + 2 + glyph.width_of(_bare(row)) for row in found), default=6)
     dead = any(row.layer and row.layer.layer.activation.dead for row in found)
     plan = layout(width, label, dead)
-    scales = _scales(found)
-    lines = [fit(header(view, plan, found), width, view.glyphs)]
-    first, last = window(len(found), view.cursor, height - 1)
+    lines = [header(view, plan, found)]
+    room = height - 1 - (1 if view.filter else 0)
+    first, last = window(len(found), view.cursor, room) if tall == 1 else (0, len(found))
     if first > 0:
-        lines.append([(f" {view.glyphs.above} {first} more above", "dim")])
+        lines.append([(f" {g.above} {first} more above", "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
-    lines += [fit(_row(view, found[at], plan, scales, at == cursor), width, view.glyphs) for at in range(first, last)]
+    for at in range(first, last):
+        lines += _row(view, found[at], plan, against, at == cursor, tall)
     if last < len(found):
-        lines.append([(f" {view.glyphs.below} {len(found) - last} more below", "dim")])
-    if view.filter and len(lines) < height + 1:
-        shown = f" {len(found)} of {everything} rows have {glyph.clip(glyph.escape(view.filter), 20, view.glyphs)!r} in them"
-        lines.append([(shown, "note")])
-    return lines[:height]
+        lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
+    if view.filter:
+        everything = len(rows(replace(view, filter="")))
+        word = glyph.clip(glyph.escape(view.filter, ascii=g.ascii), 20, g)
+        lines.append([(f" {len(found)} of {everything} rows have {word!r} in their name; / changes that", "note")])
+    return [fit(line, width, g) for line in lines[:height]]
 
 
 def _bare(row: Row) -> str:
     return glyph.escape((row.layer.layer.kind if row.layer else row.name)[:24])
 
 
-def needed(view: View) -> int:
+def needed(view: View, tall: int = 1) -> int:
     """Lines that the whole table takes, with its head."""
-    return 1 + len(rows(view)) + (1 if view.filter else 0)
-
+    return 1 + tall * len(rows(view)) + (1 if view.filter else 0)
