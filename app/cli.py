@@ -84,6 +84,7 @@ def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, 
 @cli.command()
 @training
 @click.option("--run", metavar="DIR", help="Name or path of the new run. Default: runs/PRESET-N.")
+@click.option("--twin", multiple=True, metavar="KEY=VALUE|P", help="Train a second net that differs so, in lock-step.")
 @click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")
 @watching
 def train(
@@ -95,6 +96,7 @@ def train(
     device: str | None,
     engine: str | None,
     run: str | None,
+    twin: tuple[str, ...],
     detach: bool,
     headless: bool,
     as_json: bool,
@@ -107,7 +109,7 @@ def train(
     from app import launch
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
-    plan = launch.plan(preset, changes, data)
+    plan = launch.plan(preset, changes, data, twin)
     if not headless and not detach:
         from app.terminal import require_terminal
 

@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel
-from makemore_core.config import Config
+from makemore_core.config import Config, Value
 from makemore_core.presets import DEFAULT, preset
 from makemore_core.watch import Watch
 
@@ -29,22 +29,36 @@ STARTING = 30.0  # seconds that a trainer in the background may take until it an
 
 
 class Plan(NamedTuple):
-    """What is to be trained: a preset and what differs from it, and the data."""
+    """What is to be trained: a preset and what differs from it, in what a twin differs, and the data."""
 
     preset: str
     config: Config
+    twin: Mapping[str, Value]
     data: str
     sha256: str
     vocabulary: int
 
 
-def plan(preset_name: str | None, changes: Mapping[str, str | int], data: str | None) -> Plan:
+def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, twin: Sequence[str] = ()) -> Plan:
     """Check everything that can be checked without torch. Raises ValueError, in one line."""
     name = preset_name or DEFAULT
     config = preset(name).config().replace(changes)
     items = dataset.read(data)
     path = os.path.abspath(data) if data else ""
-    return Plan(name, config, path, items.sha256, items.vocabulary)
+    return Plan(name, config, twin_changes(config, twin), path, items.sha256, items.vocabulary)
+
+
+def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
+    """In what a twin differs: `KEY=VALUE` settings, or presets, whose every difference counts. Raises ValueError."""
+    twin = config
+    for word in words:
+        name, equals, value = word.partition("=")
+        twin = twin.replace({name: value}) if equals else preset(word).config()
+    other = twin.as_dict()
+    changes = {name: other[name] for name, value in config.as_dict().items() if value != other[name]}
+    if words and not changes:
+        raise ValueError(f"twin {' '.join(words)}: differs in nothing from the run itself")
+    return changes
 
 
 def begin(plan: Plan, run: str | None) -> Path:
@@ -54,6 +68,7 @@ def begin(plan: Plan, run: str | None) -> Path:
         name=folder.name,
         preset=plan.preset,
         config=plan.config.as_dict(),
+        twin=dict(plan.twin),
         data=plan.data,
         data_sha256=plan.sha256,
         version=__version__,

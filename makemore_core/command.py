@@ -46,6 +46,12 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
     """A new net from the same seed, with the present configuration."""
 
 
+class Twin(msgspec.Struct, frozen=True, tag="twin"):
+    """Train a second net that differs in `changes`, in lock-step from the seed; without changes, end that."""
+
+    changes: dict[str, int | float | bool | str] = {}
+
+
 class Sample(msgspec.Struct, frozen=True, tag="sample"):
     """Fresh names from the model."""
 
@@ -67,7 +73,8 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Save and end the run."""
 
 
-Command: TypeAlias = Pause | Resume | Step | Set | Restart | Sample | Checkpoint | Look | Stop
+Command: TypeAlias = Pause | Resume | Step | Set | Restart | Twin | Sample | Checkpoint | Look | Stop
+CHANGES = (Set, Restart, Twin)  # what has to be made again, in order, to get the same weights
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 
@@ -86,19 +93,20 @@ def check(command: Command) -> None:
     """Raises ValueError for a command that no run could carry out."""
     if isinstance(command, Step | Sample) and not 1 <= command.n <= 1_000_000:
         raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
-    if isinstance(command, Set):
+    if isinstance(command, Set | Twin):
         for name, value in command.changes.items():  # whether they fit each other, only the run's own config can say
             parse(name, value)
 
 
 def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
     """The command in the words of a mark on the loss curve: `lr 0.1 → 0.05`."""
-    if isinstance(command, Set):
+    if isinstance(command, Set | Twin):
         before = config or {}
-        return ", ".join(
+        words = ", ".join(
             f"{name} {shown(before[name])} → {shown(value)}" if name in before else f"{name} {shown(value)}"
             for name, value in command.changes.items()
         )
+        return f"twin {words or 'off'}" if isinstance(command, Twin) else words
     if isinstance(command, Step):
         return f"step {command.n}"
     return type(command).__name__.lower()

@@ -12,9 +12,10 @@ from collections import deque
 from pathlib import Path
 
 import msgspec
+from torch import Tensor
 
 from makemore_core import checkpoint, rundir
-from makemore_core.command import Channel, Command, Restart, Set, command_from_json
+from makemore_core.command import CHANGES, Channel, Command, command_from_json
 from makemore_core.config import Config, Value
 from makemore_core.control import ControlServer
 from makemore_core.dataset import Dataset
@@ -27,6 +28,7 @@ from makemore_core.watch import Watch
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints
+PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of its twin's
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
 
@@ -39,18 +41,24 @@ class Entry(msgspec.Struct, tag="command", tag_field="type"):
     command: msgspec.Raw
 
 
+class KeptNet(msgspec.Struct):
+    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and two losses."""
+
+    count: int
+    first_loss: float | None = None
+    loss: float | None = None
+
+
 class Kept(msgspec.Struct):
-    """What a checkpoint keeps beside the tensors. `commands` counts the changes in the record that are in it."""
+    """What a checkpoint keeps of a run. `commands` counts the changes in the record that are in it."""
 
     step: int
     attempt: int
-    count: int
     commands: int
     config: dict[str, Value]
+    twin: dict[str, Value]
+    nets: list[KeptNet]
     interventions: list[Intervention]
-    first_loss: float | None = None
-    state: str = "running"
-    engine: str = "plain"
 
 
 class FolderRecorder(Recorder):
@@ -129,20 +137,22 @@ class FolderRecorder(Recorder):
         return self._record.dropped if self._record is not None else 0
 
     def checkpoint(self, session: Session) -> str:
-        trainer = session.trainer
         kept = Kept(
-            trainer.step,
+            session.trainer.step,
             session.attempt,
-            trainer.optimizer.count,
             session.commands,
             session.config.as_dict(),
+            session.twin_changes,
+            [KeptNet(net.trainer.optimizer.count, net.first_loss, net.loss) for net in session.nets],
             session.interventions,
-            session.first_loss,
-            session.state,
-            trainer.engine.name,
         )
+        tensors = {
+            prefix + name: tensor
+            for prefix, net in zip(PREFIXES, session.nets, strict=False)
+            for name, tensor in net.trainer.tensors().items()
+        }
         try:
-            path = checkpoint.save(self.folder, trainer.tensors(), msgspec.to_builtins(kept))
+            path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept))
         except OSError as error:
             self._next_checkpoint = time.monotonic() + RETRY
             return f"the checkpoint could not be saved: {error.strerror or error}"
@@ -186,17 +196,30 @@ def open_run(
         channel,
         name=manifest.name,
         preset=manifest.preset or None,
+        twin=kept.twin if kept else manifest.twin,
         watch=watch,
         recorder=recorder,
         stay=stay,
     )
     if kept and loaded:
-        session.trainer.restore(loaded.tensors, kept.step, kept.count)
+        for prefix, net, own in zip(PREFIXES, session.nets, kept.nets, strict=False):
+            net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
+            net.first_loss, net.loss = own.first_loss, own.loss
         session.attempt, session.commands = kept.attempt, kept.commands
-        session.interventions, session.first_loss = list(kept.interventions), kept.first_loss
+        session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
     session.replay = _changes(folder)[session.commands :]
     return session
+
+
+def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one net, by their own names."""
+    other = [one for one in PREFIXES if one.startswith(prefix) and one != prefix]
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix) and not any(name.startswith(one) for one in other)
+    }
 
 
 def last_checkpoint(folder: Path) -> tuple[Kept, checkpoint.Loaded] | tuple[None, None]:
@@ -219,7 +242,7 @@ def _changes(folder: Path) -> list[tuple[int, int, Command]]:
             command = command_from_json(bytes(entry.command))
         except (msgspec.MsgspecError, ValueError):
             continue
-        if isinstance(command, Set | Restart):
+        if isinstance(command, CHANGES):
             changes.append((entry.attempt, entry.step, command))
     return changes
 
@@ -231,5 +254,5 @@ def load_trainer(folder: Path) -> Trainer:
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
     trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu"}), dataset_of(manifest))
-    trainer.restore(loaded.tensors, kept.step, kept.count)
+    trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
     return trainer

@@ -37,14 +37,15 @@ NAME = re.compile(r"\w[\w.,+=@ -]{0,99}")
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What a run is, written once. `data`: the path of the text, empty for the embedded names; `created`: seconds
-    since the epoch.
+    """What a run is, written once. `data`: the path of the text, empty for the embedded names; `twin`: in what a
+    second net differs; `created`: seconds since the epoch.
     """
 
     format: str = FORMAT
     name: str
     preset: str
     config: dict[str, Value]
+    twin: dict[str, Value] = {}
     data: str = ""
     data_sha256: str = ""
     version: str = ""

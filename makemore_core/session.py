@@ -6,12 +6,17 @@ read without it. Nothing here waits for anybody who watches.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
+import msgspec
+from torch import Tensor
+
+from makemore_core.clock import Clock
 from makemore_core.command import (
+    CHANGES,
     Channel,
     Checkpoint,
     Command,
@@ -23,25 +28,23 @@ from makemore_core.command import (
     Set,
     Step,
     Stop,
+    Twin,
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, field, parse
 from makemore_core.dataset import Dataset
-from makemore_core.diagnostics import DeadUnits, Probe
-from makemore_core.model import SAMPLING_SEED, evaluate, evaluation, sample
-from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, Splits, State
+from makemore_core.model import SAMPLING_SEED
+from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
+from makemore_core.watched import Watched
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
-NAMES = 12
-LONGEST_SHOWN = 40
 # How the budget for looking is shared out, and what each may spend before any of it is earned, in seconds.
 SHARES = {"probe": 0.5, "survey": 0.4, "sample": 0.1}
 CREDIT = {"survey": 0.03, "sample": 0.0}
-TRAIN_EVERY = 5  # surveys of the validation split to one of the training split, which is eight times as large
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
 
 
@@ -82,7 +85,10 @@ class Recorder:
 
 
 class Session:
-    """One run. `run()` trains until the run is finished or stopped; with `stay` a finished run takes more commands."""
+    """One run. `run()` trains until the run is finished or stopped; with `stay` a finished run takes more commands.
+
+    `twin` are the settings in which a second net differs, trained in lock-step: same seed, same minibatches.
+    """
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class Session:
         *,
         name: str = "",
         preset: str | None = None,
+        twin: Mapping[str, Value] | None = None,
         watch: Watch | None = None,
         recorder: Recorder | None = None,
         stay: bool = False,
@@ -99,6 +106,7 @@ class Session:
         self.config, self.dataset, self.channel = config, dataset, channel
         self.name, self.preset, self.watch, self.stay = name, preset, watch or Watch(), stay
         self.recorder = recorder or Recorder()
+        self.twin_changes = dict(twin or {})
         self.state: State = "running"
         self.attempt = 0
         self.interventions: list[Intervention] = []
@@ -110,25 +118,36 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        """A new net from the seed."""
-        self.trainer = Trainer(self.config, self.dataset)
-        self.first_loss: float | None = None
-        self.splits: Splits | None = None
-        self.dead: dict[int, int] = {}
-        self._params = sum(parameter.numel() for parameter in self.trainer.model.parameters())
-        self._probe = Probe((), ())
-        self._losses: list[float] = []
-        self._names: list[str] = []
-        self._names_step: int | None = None
+        """A new net from the seed, or two."""
+        self.net = Watched(self.config, self.dataset)
+        self.twin = Watched(self._twin_config(self.config), self.dataset) if self.twin_changes else None
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
-        self._surveys = 0
         self._next_probe = self._probes_cost = 0.0
+
+    @property
+    def trainer(self) -> Trainer:
+        """Of the run's own net."""
+        return self.net.trainer
+
+    @property
+    def nets(self) -> list[Watched]:
+        """The run's own net, and its twin where there is one."""
+        return [self.net, self.twin] if self.twin else [self.net]
+
+    def _twin_config(self, config: Config, changes: Mapping[str, Value] | None = None) -> Config:
+        """Raises ValueError where the two could not be trained in lock-step."""
+        twin = config.replace(self.twin_changes if changes is None else changes)
+        if twin.batch_size != config.batch_size:
+            raise ValueError(
+                f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each"
+            )
+        return twin
 
     # -- the loop
 
     def run(self) -> State:
-        """Train until the run ends; the state it ended in. What goes wrong in a probe or a save is not hidden."""
+        """Train until the run ends; the state it ended in."""
         self.recorder.open(self)
         try:
             self._publish()
@@ -160,15 +179,12 @@ class Session:
         n = self._slice()
         now = time.monotonic()
         probed = self._probe_due(n, now)
-        losses = self._advance(n, probed)
-        if self.first_loss is None:
-            self.first_loss = losses[0]
-        self._losses += losses
-        diverged = not math.isfinite(losses[-1])
+        self._advance(n, probed)
         if probed:
             with self._clock.looking("probe"):
-                self._probe = self.trainer.probe(self.dead)
-        if diverged:
+                for net in self.nets:
+                    net.look()
+        if self.net.diverged:
             self.state = "diverged"
             self.message = "the loss is no longer a number: lower the learning rate or the gain, then restart"
         elif self.trainer.step >= self.config.steps:
@@ -193,21 +209,23 @@ class Session:
         limits += [at - step for attempt, at, _ in self.replay[:1] if attempt == self.attempt and at > step]
         return max(1, min(limits))
 
-    def _advance(self, n: int, watch: bool) -> list[float]:
+    def _advance(self, n: int, watch: bool) -> None:
         """`n` updates; what watching makes the last one dearer is charged to looking."""
-        began = time.monotonic()
-        losses = self.trainer.advance(n - 1) if watch and n > 1 else [] if watch else self.trainer.advance(n)
-        trained = time.monotonic() - began
-        if losses:
-            self._clock.trained(len(losses), trained)
+        batches = self.trainer.draw(n)
+        unwatched = n - 1 if watch else n
+        if unwatched:
+            self._clock.trained(unwatched, self._move(batches[:unwatched], False))
         if watch:
-            began = time.monotonic()
-            losses = losses + self.trainer.advance(1, watch=True)
-            spent = time.monotonic() - began
+            spent = self._move(batches[unwatched:], True)
             usual = min(spent, 1 / self._clock.rate) if self._clock.rate else spent
             self._clock.trained(1, usual)
             self._clock.looked(spent - usual)
-        return losses
+
+    def _move(self, batches: Tensor, watch: bool) -> float:
+        began = time.monotonic()
+        for net in self.nets:
+            net.advance(batches, watch)
+        return time.monotonic() - began
 
     def _probe_due(self, n: int, now: float) -> bool:
         after = self.trainer.step + n
@@ -218,11 +236,12 @@ class Session:
 
     def _finish(self) -> None:
         """The last update is done: the losses over the whole splits, the dead units, fresh names, a checkpoint."""
-        for _ in self._survey_splits(whole=True):
-            pass
-        if self._probe.layers:
-            self._probe = self.trainer.probe(self.dead)
-        self._sample_names()
+        for net in self.nets:
+            for _ in net.survey(whole=True):
+                pass
+            if net.probe.layers:
+                net.look()
+            net.sample(self._sampling_seed)
         self.state = "finished"
         self.message = self.recorder.checkpoint(self)
 
@@ -231,51 +250,21 @@ class Session:
     def _look_around(self) -> None:
         if self._affordable("survey"):
             with self._clock.looking("survey"):
-                self._survey = self._survey or self._survey_splits(whole=False)
+                self._survey = self._survey or chain(*(net.survey(whole=False) for net in self.nets))
                 if next(self._survey, "done") == "done":
                     self._survey = None
         if self._affordable("sample"):
-            with self._clock.looking("sample"):
-                self._sample_names()
+            self._sample_names()
 
     def _affordable(self, account: str) -> bool:
         clock = self._clock
         earned = SHARES[account] * self.watch.budget * clock.elapsed + CREDIT[account]
         return clock.elapsed > FIRST_LOOK and clock.spent(account) <= earned
 
-    def _survey_splits(self, whole: bool) -> Iterator[None]:
-        """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
-
-        `whole`: every split, as at the end of a run; else the training split only now and then.
-        """
-        model, step, known = self.trainer.model.clone(), self.trainer.step, self.splits
-        val = train = test = None
-        if len(self.trainer.val.y):
-            total = 0.0
-            for part in evaluation(model, self.trainer.val):
-                total += part
-                yield
-            val = total / len(self.trainer.val.y)
-        if known and not whole:
-            train, test = known.train, known.test
-        self.splits = Splits(train, val, test, step)
-        self._surveys += 1
-        if not whole and self._surveys % TRAIN_EVERY != 2:
-            return
-        dead, total = DeadUnits(model), 0.0
-        for part in evaluation(model, self.trainer.train, dead.look):
-            total += part
-            yield
-        self.dead = dead.counts()
-        if whole:
-            test = evaluate(model, self.trainer.split(self.dataset.test))
-        self.splits = Splits(total / len(self.trainer.train.y), val, test, step)
-
     def _sample_names(self) -> None:
-        self._names = sample(
-            self.trainer.model, self.dataset, self.config.block_size, NAMES, self._sampling_seed, longest=LONGEST_SHOWN
-        )
-        self._names_step = self.trainer.step
+        with self._clock.looking("sample"):
+            for net in self.nets:
+                net.sample(self._sampling_seed)
 
     # -- commands
 
@@ -293,17 +282,20 @@ class Session:
                 self._publish()
                 continue
             recorded = self.recorder.command(command, who, self.trainer.step, self.attempt)
-            self.commands += recorded and isinstance(command, Set | Restart)
+            self.commands += recorded and isinstance(command, CHANGES)
             self._apply(command)
             tell(None)
             self._publish()
 
     def _check(self, command: Command) -> None:
         """Raises ValueError, in one line, for a command that cannot be carried out as things stand."""
-        if isinstance(command, Set):
-            self.config.replace(command.changes)
-        if isinstance(command, Step) and self.state in ("finished", "diverged"):
-            raise ValueError(f"the run is {self.state}: restart it, or set steps higher")
+        match command:
+            case Set(changes=changes):
+                self._twin_config(self.config.replace(changes))
+            case Twin(changes=changes):
+                self._twin_config(self.config, changes)
+            case Step() if self.state in ("finished", "diverged"):
+                raise ValueError(f"the run is {self.state}: restart it, or set steps higher")
 
     def _apply(self, command: Command) -> None:
         self.message = ""
@@ -320,6 +312,9 @@ class Session:
                 self._set(command)
             case Restart():
                 self._restart(command)
+            case Twin(changes=changes):
+                self.twin_changes = {field(name): parse(name, value) for name, value in changes.items()}
+                self._restart(Twin(self.twin_changes))
             case Sample():
                 self._sampling_seed += 1
                 self._sample_names()
@@ -340,28 +335,29 @@ class Session:
             return
         what = Set(changed, command.live)
         if set(changed) <= LIVE_FIELDS or (command.live and set(changed) <= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS):
-            self._mark(what)
+            self._mark(what, before)
             self.config = after
-            self.trainer.reconfigure(after)
+            self.net.reconfigure(after)
+            if self.twin:
+                self.twin.reconfigure(self._twin_config(after))
             self._survey = None
-            self.message = f"{say(what, before)}"
+            self.message = say(what, before)
             if self.state == "finished" and self.trainer.step < after.steps:
                 self.state = "running"
         else:
-            self._restart(what, after)
+            self.config = after
+            self._restart(what, before)
 
-    def _restart(self, command: Command, config: Config | None = None) -> None:
-        before = self.config.as_dict()
+    def _restart(self, command: Command, before: Mapping[str, Value] | None = None) -> None:
         self.attempt += 1
-        self.config = config or self.config
         self._begin()
-        self._mark(command, before)
+        self._mark(command, before or self.config.as_dict())
         self.state = "paused" if self.state == "paused" else "running"
-        self.message = f"{say(command, before)}: a new net from the seed" if isinstance(command, Set) else "restarted"
+        what = "restarted" if isinstance(command, Restart) else say(command, before or self.config.as_dict())
+        self.message = f"{what}: a new net from the seed"
 
-    def _mark(self, command: Command, before: dict[str, int | float | bool | str] | None = None) -> None:
-        what = say(command, before or self.config.as_dict())
-        self.interventions.append(Intervention(self.trainer.step, what, self.attempt))
+    def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
+        self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))
 
     def _exhibit(self, command: Look) -> None:
         from makemore_core.exhibits import EXHIBITS  # heavy, and only on request
@@ -382,100 +378,24 @@ class Session:
     # -- snapshots
 
     def snapshot(self) -> Snapshot:
-        """The run as it stands, with the losses since the last published snapshot."""
-        losses = self._losses
-        return Snapshot(
-            run=self.name,
-            state=self.state,
-            step=self.trainer.step,
-            steps=self.config.steps,
-            time=time.time(),
+        """The run as it stands, with the losses since the last one."""
+        own = self.net.snapshot(self.name, self.state)
+        return msgspec.structs.replace(
+            own,
             attempt=self.attempt,
-            loss=losses[-1] if losses else self._last_loss(),
-            first_loss=self.first_loss,
-            losses=tuple(losses),
-            expected_loss=math.log(self.dataset.vocabulary),
-            lr=self.config.lr_at(self.trainer.step),
-            params=self._params,
             preset=self.preset,
-            config=self.config.as_dict(),
-            device=self.trainer.device.type,
-            engine=self.trainer.engine.name,
             steps_per_second=self._clock.rate if self.state == "running" else 0.0,
             overhead=self._clock.share,
-            splits=self.splits,
-            layers=self._probe.layers,
-            weights=self._probe.weights,
-            names=tuple(self._names),
-            names_step=self._names_step,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message=self.message,
+            twin=self.twin.snapshot(say(Twin(self.twin_changes)), self.state) if self.twin else None,
         )
 
-    def _last_loss(self) -> float | None:
-        return self._published.loss if self._published and self._published.attempt == self.attempt else None
-
-    _published: Snapshot | None = None
-
     def _publish(self) -> None:
-        began = time.monotonic()
-        snapshot = self.snapshot()
-        self._published = snapshot
-        self._losses = []
-        self.channel.publish(snapshot)
-        self.recorder.snapshot(snapshot)
-        self._clock.looked(time.monotonic() - began)
-
-
-class Clock:
-    """Where the time of a run goes: updates, and looking at them."""
-
-    def __init__(self) -> None:
-        self.training = 0.0
-        self.rate = 0.0
-        self._looking = 0.0
-        self._accounts: dict[str, float] = {}
-
-    def trained(self, n: int, seconds: float) -> None:
-        """`n` updates took so long; the rate is smoothed over about a second."""
-        self.training += seconds
-        rate = n / max(seconds, 1e-9)
-        weight = min(1.0, seconds) if self.rate else 1.0
-        self.rate += weight * (rate - self.rate)
-
-    def looked(self, seconds: float, account: str = "probe") -> None:
-        """So long was spent looking."""
-        self._looking += seconds
-        self._accounts[account] = self.spent(account) + seconds
-
-    def spent(self, account: str) -> float:
-        """Seconds of looking, by what for."""
-        return self._accounts.get(account, 0.0)
-
-    def looking(self, account: str) -> _Looking:
-        """A `with` block whose time is charged to looking."""
-        return _Looking(self, account)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds of training and looking; pauses do not count."""
-        return self.training + self._looking
-
-    @property
-    def share(self) -> float:
-        """The share of that time, 0..1, that went into looking."""
-        return self._looking / self.elapsed if self.elapsed else 0.0
-
-
-class _Looking:
-    def __init__(self, clock: Clock, account: str) -> None:
-        self._clock, self._account = clock, account
-
-    def __enter__(self) -> None:
-        self._began = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._clock.looked(time.monotonic() - self._began, self._account)
+        with self._clock.looking("probe"):
+            snapshot = self.snapshot()
+            self.channel.publish(snapshot)
+            self.recorder.snapshot(snapshot)
 
 
 def _nobody(_: str | None) -> None:

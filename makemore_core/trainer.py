@@ -57,11 +57,18 @@ class Trainer:
             self.notice = str(error)
             return engine
 
-    def advance(self, n: int, watch: bool = False) -> list[float]:
-        """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed."""
+    def draw(self, n: int) -> Tensor:
+        """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""
+        return torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
+
+    def advance(self, n: int, watch: bool = False, *, batches: Tensor | None = None) -> list[float]:
+        """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed.
+
+        `batches` (n, B) stand in for this trainer's own, for a net that is to see what another one sees.
+        """
         if self.engine.name == "plain" and self._may_be_faster(wait=False):
             self.engine = self._faster(self.engine)
-        batches = torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
+        batches = self.draw(n) if batches is None else batches
         rates = [self.config.lr_at(step) for step in range(self.step, self.step + n)]
         losses: list[float] = self.engine.advance(batches.to(self.device), rates, watch).tolist()
         self.step += n

@@ -1,0 +1,121 @@
+"""A net in training together with what was last seen of it: one of a run, or two of a pair in lock-step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset
+from makemore_core.diagnostics import DeadUnits, Probe
+from makemore_core.model import SAMPLING_SEED, evaluate, evaluation, sample
+from makemore_core.snapshot import Snapshot, Splits, State
+from makemore_core.trainer import Trainer
+
+NAMES = 12
+LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
+TRAIN_EVERY = 5  # surveys of the validation split to one of the training split, which is eight times as large
+
+
+class Watched:
+    """Everything that a snapshot says of one net."""
+
+    def __init__(self, config: Config, dataset: Dataset) -> None:
+        self.config, self.dataset = config, dataset
+        self.trainer = Trainer(config, dataset)
+        self.params = sum(parameter.numel() for parameter in self.trainer.model.parameters())
+        self.loss: float | None = None
+        self.first_loss: float | None = None
+        self.losses: list[float] = []  # since the last snapshot
+        self.probe = Probe((), ())
+        self.splits: Splits | None = None
+        self.dead: dict[int, int] = {}
+        self.names: list[str] = []
+        self.names_step: int | None = None
+        self._surveys = 0
+
+    def advance(self, batches: Tensor, watch: bool) -> None:
+        """One update for each row of `batches`; with `watch` the last one can be probed."""
+        losses = self.trainer.advance(len(batches), watch, batches=batches)
+        if self.first_loss is None:
+            self.first_loss = losses[0]
+        self.losses += losses
+        self.loss = losses[-1]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is no longer a number."""
+        return self.loss is not None and not math.isfinite(self.loss)
+
+    def look(self) -> None:
+        """Probe the last update, which was run with `watch`."""
+        self.probe = self.trainer.probe(self.dead)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other settings on the weights as they are."""
+        self.config = config
+        self.trainer.reconfigure(config)
+
+    def survey(self, whole: bool) -> Iterator[None]:
+        """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
+
+        `whole`: every split, as at the end of a run; else the training split only now and then.
+        """
+        trainer, known = self.trainer, self.splits
+        model, step = trainer.model.clone(), trainer.step
+        val = train = test = None
+        if len(trainer.val.y):
+            total = 0.0
+            for part in evaluation(model, trainer.val):
+                total += part
+                yield
+            val = total / len(trainer.val.y)
+        if known and not whole:
+            train, test = known.train, known.test
+        self.splits = Splits(train, val, test, step)
+        self._surveys += 1
+        if not whole and self._surveys % TRAIN_EVERY != 2:
+            return
+        dead, total = DeadUnits(model), 0.0
+        for part in evaluation(model, trainer.train, dead.look):
+            total += part
+            yield
+        self.dead = dead.counts()
+        if whole:
+            test = evaluate(model, trainer.split(self.dataset.test))
+        self.splits = Splits(total / len(trainer.train.y), val, test, step)
+
+    def sample(self, seed: int = SAMPLING_SEED) -> None:
+        """Fresh names."""
+        self.names = sample(
+            self.trainer.model, self.dataset, self.config.block_size, NAMES, seed, longest=LONGEST_SHOWN
+        )
+        self.names_step = self.trainer.step
+
+    def snapshot(self, run: str, state: State) -> Snapshot:
+        """What was last seen of the net, and its losses since the snapshot before."""
+        losses, self.losses = tuple(self.losses), []
+        return Snapshot(
+            run=run,
+            state=state,
+            step=self.trainer.step,
+            steps=self.config.steps,
+            time=time.time(),
+            loss=self.loss,
+            first_loss=self.first_loss,
+            losses=losses,
+            expected_loss=math.log(self.dataset.vocabulary),
+            lr=self.config.lr_at(self.trainer.step),
+            params=self.params,
+            config=self.config.as_dict(),
+            device=self.trainer.device.type,
+            engine=self.trainer.engine.name,
+            splits=self.splits,
+            layers=self.probe.layers,
+            weights=self.probe.weights,
+            names=tuple(self.names),
+            names_step=self.names_step,
+        )
