@@ -300,7 +300,7 @@ class TerminalDriver(LinuxDriver):
     # Ending
 
     def _told_to_end(self, number: int, _: FrameType | None) -> None:
-        if not self.signal:
+        if self.signal in (0, signal.SIGHUP) and number != self.signal:
             self.signal = number
             self._told_at = time.monotonic()
             self._soon(self._end, number)
@@ -322,6 +322,8 @@ class TerminalDriver(LinuxDriver):
             return
         self.lost = True
         self._shown = False
+        if self.signal == signal.SIGHUP:
+            self.signal = 0
         self.disable_input()
         self._loop.remove_writer(self.fileno)
         self._unsent.clear()
@@ -385,7 +387,7 @@ def own_handle(fd: int) -> int:
     return os.dup(fd)
 
 
-def run_app(app: App[Result], *, on_lost: Callable[[], None]) -> int:
+def run_app(app: App[Result], *, on_lost: Callable[[], None], mouse: bool = False) -> int:
     """Run the app on this terminal and give the terminal back whatever happens; the exit status.
 
     `Exit.LOST`: the terminal went away; `on_lost` was called, on the event loop, as soon as that was seen. Standard
@@ -400,7 +402,7 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None]) -> int:
     error: BaseException | None = None
     with signals_kept(app), thread_errors_to(app):
         try:
-            app.run()
+            app.run(mouse=mouse)
         except asyncio.CancelledError:
             pass  # it was told to end and did not
         except Exception as raised:
@@ -410,7 +412,7 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None]) -> int:
             if driver:
                 driver.close()
     assert driver is None or isinstance(driver, TerminalDriver)
-    if driver and driver.lost:
+    if driver and driver.lost and not driver.signal:
         return Exit.LOST
     error = (driver and driver.error) or app._exception or error
     if error is not None:
@@ -432,7 +434,7 @@ def signals_kept(app: App[Result]) -> Iterator[None]:
         yield
     finally:
         driver = app._driver
-        ended = isinstance(driver, TerminalDriver) and driver.signal and not driver.lost
+        ended = isinstance(driver, TerminalDriver) and driver.signal
         for number, handler in before.items():
             if ended and number in ENDING:
                 atexit.register(signal.signal, number, signal.SIG_IGN)  # Python's own end would let it kill

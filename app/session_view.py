@@ -7,8 +7,9 @@ from pathlib import Path
 
 from app import launch
 from app.driver import run_app
+from app.headless import stopped_by_signals
 from app.studio import Studio
-from app.terminal import Exit
+from app.terminal import Exit, by_signal
 from app.views.state import Finding
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Command, Stop
@@ -56,8 +57,11 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
     stream.failed = studio.exit
     status = run_app(studio, on_lost=worker.leave)
     if status == Exit.LOST:
-        worker.join()
-        return Exit.LOST if worker.error is None else Exit.ERROR
+        with stopped_by_signals(channel) as caught:
+            worker.join()
+        if worker.error is not None:
+            return Exit.ERROR
+        return by_signal(caught[0]) if caught else Exit.LOST
     channel.send(Stop())
     stopped = worker.join(SAVING)
     if worker.error is not None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -43,9 +44,9 @@ def says(record: Path, what: str) -> Callable[[], bool]:
 
 
 @contextlib.contextmanager
-def app_in_shell(record: Path, ending: str = "") -> Iterator[Terminal]:
-    """The app as a job of an interactive shell, which has a prompt `$`."""
-    with Terminal(SHELL, env={"PS1": "[shell] "}) as terminal:
+def app_in_shell(record: Path, ending: str = "", shell: Sequence[str] = SHELL) -> Iterator[Terminal]:
+    """The app as a job of an interactive shell, whose prompt is `[shell]`."""
+    with Terminal(shell, env={"PS1": "[shell] "}) as terminal:
         terminal.wait_for("[shell]")
         terminal.type(f"{' '.join(APP)} {record}{ending}\r")
         yield terminal
@@ -254,8 +255,9 @@ def test_the_view_ends_when_the_terminal_closes_and_training_goes_on(tmp_path: P
             assert terminal.wait_end() == -signal.SIGTERM
 
 
+@pytest.mark.skipif(shutil.which("dash") is None, reason="bash sends SIGTERM too, which is obeyed")
 def test_training_goes_on_when_the_shell_of_a_suspended_run_is_closed(record: Path) -> None:
-    with app_in_shell(record) as terminal:
+    with app_in_shell(record, shell=["dash", "-i"]) as terminal:
         terminal.wait_for("ready")
         terminal.press("ctrl+z")
         terminal.wait_for("Stopped")
@@ -263,6 +265,17 @@ def test_training_goes_on_when_the_shell_of_a_suspended_run_is_closed(record: Pa
         terminal.wait_until(says(record, "view ended"))
         terminal.wait_until(trains_on(record))
         os.kill(int(record.read_text().split()[-1]), signal.SIGTERM)
+
+
+def test_told_to_end_while_the_terminal_closes(record: Path) -> None:
+    with Terminal([*APP, str(record)]) as terminal:
+        terminal.wait_for("ready")
+        terminal.close()
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait_end() in (
+            by_signal(signal.SIGTERM),
+            -signal.SIGTERM,
+        )  # by the app, or the trainer after it
 
 
 @pytest.mark.parametrize("ending", ["q", "SIGTERM"])
