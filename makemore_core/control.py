@@ -198,24 +198,26 @@ class ControlServer:
                 self._drop(client)
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # gone again, or no descriptor is free: it stays in the queue
-            return
-        if _peer(connection) != os.geteuid() or not self._make_room():
-            connection.close()
-            return
-        connection.setblocking(False)
-        self._clients[connection.fileno()] = _Client(connection)
-        self._selector.register(connection, selectors.EVENT_READ)
+        for _ in range(MOST_CLIENTS // 4):
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # nobody is left, or no descriptor is free: then they stay in the queue
+                return
+            if _peer(connection) != os.geteuid():
+                connection.close()
+                continue
+            self._make_room()
+            connection.setblocking(False)
+            self._clients[connection.fileno()] = _Client(connection)
+            self._selector.register(connection, selectors.EVENT_READ)
 
-    def _make_room(self) -> bool:
-        """Whether one more client may come; the oldest one that has said nothing right gives way."""
+    def _make_room(self) -> None:
+        """Let the one that was silent longest give way, first of those that have said nothing right.
+
+        Who is called up again has only to connect again, as `ControlClient` does by itself.
+        """
         if len(self._clients) >= MOST_CLIENTS:
-            idle = [client for client in self._clients.values() if not client.proven]
-            if idle:
-                self._drop(min(idle, key=lambda client: client.since))
-        return len(self._clients) < MOST_CLIENTS
+            self._drop(min(self._clients.values(), key=lambda client: (client.proven, client.since)))
 
     def _receive(self, client: _Client) -> None:
         try:
@@ -273,7 +275,10 @@ class ControlServer:
                 return
             self._token += 1
             self._waiting[self._token] = (client, request.id)
-            refusal = self._handle(command, one_line(request.who, 80) or "somebody", self._token)
+            try:
+                refusal = self._handle(command, one_line(request.who, 80) or "somebody", self._token)
+            except Exception as error:  # whatever it is, the door stays open for others, and the asker is told
+                refusal = f"{type(error).__name__}: {error}"
             if refusal is not None:
                 self._answers.append((self._token, refusal))
 
@@ -439,6 +444,8 @@ class ControlClient:
         return {"id": self._id, "who": self._who, "command": command}
 
     def _put(self, request: dict[str, object]) -> int:
+        if self._connection is not None:  # it may have been hung up on: then this goes over a new one
+            self._receive(self._connection)
         self._open.add(self._id)
         self._outbox += msgspec.json.encode(request) + b"\n"
         self._flush()
@@ -485,7 +492,8 @@ class ControlClient:
         self._open.clear()
 
     def _wait(self, seconds: float) -> None:
-        if self._connection is None:
+        if self._connection is None:  # too many are calling at once
+            time.sleep(min(seconds, 0.01))
             return
         with selectors.DefaultSelector() as selector:
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outbox else 0)
