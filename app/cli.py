@@ -246,6 +246,68 @@ def evaluate(run: str | None, as_json: bool) -> int:
     return evaluate_run(run, as_json)
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--data", metavar="FILE", help="UTF-8 text, one item a line. Default: the embedded names.")
+def gradcheck(as_json: bool, data: str | None) -> int:
+    """Every gradient by hand against autograd and finite differences; exit 1 if one is wrong."""
+    from makemore_core.gradcheck import run
+
+    return run(as_json, data)
+
+
+@cli.command()
+@click.argument(RUN, required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(run: str | None, as_json: bool) -> int:
+    """What is wrong with a run, why, and what to try; exit 1 if anything is."""
+    from app.report import examine_run
+
+    return examine_run(run, as_json)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Fewer steps, in under a minute, against what those should give.")
+@click.option("--data", metavar="FILE", help="The lectures' names.txt. Default: the embedded names.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def reproduce(quick: bool, data: str | None, as_json: bool) -> int:
+    """Run the lectures' experiments and print each published number beside the measured one."""
+    from makemore_core.reproduce import run
+
+    return run(data, quick, as_json)
+
+
+@cli.command(name="find-lr")
+@training
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def find_lr(
+    preset: str | None,
+    settings: tuple[str, ...],
+    data: str | None,
+    steps: str | None,
+    seed: str | None,
+    device: str | None,
+    engine: str | None,
+    as_json: bool,
+) -> int:
+    """Learning-rate range test: the loss at rates from 0.001 to 1, and a suggestion."""
+    from app import launch
+    from app.model_of import find_lr_of
+
+    changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
+    return find_lr_of(launch.plan(preset, changes, data), as_json)
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Fewer repeats.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def bench(quick: bool, as_json: bool) -> int:
+    """Speed and cost of this build on this machine, each as a ratio to its reference."""
+    from makemore_core.bench import run
+
+    return run(quick, as_json)
+
+
 @cli.command(name="reset-terminal")
 def reset() -> int:
     """Put the terminal back after a view was killed."""

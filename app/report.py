@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,8 +27,10 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.control import ControlClient
+from makemore_core.doctor import findings
 from makemore_core.presets import DEFAULT, PRESETS
-from makemore_core.snapshot import Snapshot, to_json
+from makemore_core.record import RecordReader
+from makemore_core.snapshot import Snapshot, from_json, to_json
 
 
 def newest(folder: Path) -> Snapshot:
@@ -144,3 +148,27 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
         raise ValueError(f"{folder.name}: {reply.error}")
     click.echo(f"{' '.join(words)}: applied before step {reply.step:,}" if reply.step is not None else "done")
     return Exit.DONE
+
+
+def examine_run(run: str | None, as_json: bool) -> int:
+    """`makemore doctor`."""
+    folder = rundir.find_run(run)
+    found = findings(newest(folder), recent(folder))
+    if as_json:
+        click.echo(msgspec.json.encode({"run": folder.name, "findings": found}))
+    elif not found:
+        click.echo(f"{folder.name}: nothing to report")
+    for finding in () if as_json else found:
+        click.echo(f"{finding.what}\n    {finding.evidence}\n    {finding.why}\n    try: {finding.suggestion}")
+    return Exit.FINDINGS if found else Exit.DONE
+
+
+def recent(folder: Path, most: int = 50) -> list[Snapshot]:
+    """The last snapshots of a run, oldest first."""
+    kept: deque[Snapshot] = deque(maxlen=most)
+    for payload in RecordReader(folder / rundir.RECORD).read():
+        with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
+            event = from_json(payload)
+            if isinstance(event, Snapshot):
+                kept.append(event)
+    return list(kept)
