@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from makemore_core.config import Config
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
 from makemore_core.dataset import Dataset, Split
 from makemore_core.diagnostics import Probe, probe
 from makemore_core.engine import Engine, ManualEngine, PlainEngine
 from makemore_core.fast import FastEngine
 from makemore_core.fast import build as fast_build
+from makemore_core.layers import BatchNorm1d
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
@@ -80,20 +81,21 @@ class Trainer:
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are. Raises ValueError where they need a new net."""
-        if config.as_dict() == self.config.as_dict():
-            return
-        before, self.config = self.config, config
-        if any(getattr(config, name) != getattr(before, name) for name in ("norm", "gain", "fan_in", "nonlinearity")):
-            self.model = adapt(self.model, before, config)
+        before = self.config.as_dict()
+        changed = {name for name, value in config.as_dict().items() if value != before[name]}
+        for name in sorted(changed - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS - {"engine"}):
+            raise ValueError(f"{name}: cannot be changed on a net that is there already; restart the run")
+        if changed & (LIVE_IF_ASKED_FIELDS - {"optimizer"}):
+            self.model = adapt(self.model, self.config, config)
+        if changed & LIVE_IF_ASKED_FIELDS:
             self.optimizer = Optimizer(config, self.model.parameters())
-        elif config.optimizer != before.optimizer:
-            self.optimizer = Optimizer(config, self.model.parameters())
-        else:
-            self.optimizer.config = config
+        self.config = self.optimizer.config = config
         for leaf in self.model.leaves():
-            if hasattr(leaf, "momentum"):
+            if isinstance(leaf, BatchNorm1d):
                 leaf.momentum = config.norm_momentum
-        self.engine = self.make_engine()
+        # an engine that need not be made anew keeps what the last update left to look at
+        if changed - LIVE_FIELDS or ("norm_momentum" in changed and self.engine.name == "fast"):
+            self.engine = self.make_engine()
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a later trainer needs to go on bit for bit, by name: net, optimiser and generator."""
