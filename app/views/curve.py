@@ -259,7 +259,7 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     # all that the picture depends on: while the newest column's dots stay, nothing is drawn again
     key = (
         len(columns), newest and (axis.dot(newest.low), axis.dot(newest.high), axis.dot(newest.mean)),
-        tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1:] and now.val[-1][0], now.loss.broken,
+        tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
         history.marks, snapshot.expected_loss,
     )  # fmt: skip
     return _loss_curve(now, ghosts, axis, per_dot, cells, rows_, gutter, foot, view.glyphs, key)
