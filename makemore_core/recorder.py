@@ -15,7 +15,7 @@ import msgspec
 from torch import Tensor
 
 from makemore_core import checkpoint, rundir
-from makemore_core.command import CHANGES, Channel, Command, command_from_json
+from makemore_core.command import CHANGES, Channel, Command, Look, command_from_json
 from makemore_core.config import Config, Value
 from makemore_core.control import ControlServer
 from makemore_core.dataset import Dataset
@@ -29,16 +29,22 @@ from makemore_core.watch import Watch
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints
 PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of its twin's
+SHOWN = 60.0  # seconds for which lost records are told of after recording has gone on
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
 
-class Entry(msgspec.Struct, tag="command", tag_field="type"):
-    """A command in the record: who gave it, and before which update of which attempt it was applied."""
+class Entry(msgspec.Struct, tag="command", tag_field="type", omit_defaults=True):
+    """A command in the record: who gave it, and before which update of which attempt it was applied.
+
+    `change` counts the changes of a run from 0; a number that comes again takes the place of that change and of all
+    that followed it, because somebody went another way from an earlier step.
+    """
 
     step: int
     attempt: int
     who: str
     command: msgspec.Raw
+    change: int | None = None
 
 
 class KeptNet(msgspec.Struct):
@@ -76,6 +82,8 @@ class FolderRecorder(Recorder):
         self._written = b""
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT
+        self._unsaved = self._unwritten = ""  # what went wrong with the last checkpoint, and the state file
+        self._recorded = 0.0  # when a record was written after some that were lost
 
     def open(self, session: Session) -> None:
         self._record = RecordWriter(self.folder / rundir.RECORD)
@@ -109,32 +117,52 @@ class FolderRecorder(Recorder):
             self._server.tell(session.state, session.trainer.step)
         if self._record is not None:
             self._record.sync()
-        if self._newest:
-            rundir.write_state(self.folder, self._newest)
-        if now >= self._next_checkpoint and session.state == "running":
-            failed = self.checkpoint(session)
-            if "could not" in failed:
-                session.message = failed
+        if self._newest and not rundir.write_state(self.folder, self._newest):
+            self._unwritten = "the state file cannot be written"
+        else:
+            self._unwritten = ""
+        if now >= self._next_checkpoint and (session.state == "running" or self._unsaved):
+            with contextlib.suppress(ValueError):  # told by `trouble`, and tried again
+                self.checkpoint(session)
 
     def snapshot(self, snapshot: Snapshot) -> None:
-        ends = snapshot.state != "running"
         self._newest = to_json(snapshot)
         self._append(self._newest)
-        if ends:
+        if self._server is not None:
+            self._server.tell(snapshot.state, snapshot.step)
+        if snapshot.state != "running":
             self._next_beat = 0.0
 
     def exhibit(self, exhibit: Exhibit) -> None:
         self._append(to_json(exhibit))
 
-    def command(self, command: Command, who: str, step: int, attempt: int) -> bool:
-        entry = Entry(step, attempt, who, msgspec.Raw(msgspec.json.encode(command)))
-        return self._append(msgspec.json.encode(entry), durable=True)
+    def command(self, session: Session, command: Command, who: str) -> None:
+        if isinstance(command, Look):  # views ask again and again, and it changes nothing
+            return
+        change = session.commands if isinstance(command, CHANGES) else None
+        raw = msgspec.Raw(msgspec.json.encode(command))
+        entry = Entry(session.trainer.step, session.attempt, who, raw, change)
+        self._append(msgspec.json.encode(entry), durable=change is not None)
 
-    def _append(self, payload: bytes, *, durable: bool = False) -> bool:
-        return self._record is not None and self._record.append(payload, durable=durable)
+    def _append(self, payload: bytes, *, durable: bool = False) -> None:
+        assert self._record is not None
+        lost = self._record.dropped
+        if self._record.append(payload, durable=durable) and lost and not self._recorded:
+            self._recorded = time.monotonic()
+        elif self._record.dropped > lost:
+            self._recorded = 0.0
 
-    def dropped(self) -> int:
-        return self._record.dropped if self._record is not None else 0
+    def trouble(self) -> str:
+        record = self._record
+        lost = f"{record.dropped:,} records lost" if record is not None and record.dropped else ""
+        if record is not None and record.problem:
+            lost = f"{lost or 'nothing is recorded'}: {record.problem}"
+        elif not self._recorded or time.monotonic() - self._recorded > SHOWN:
+            lost = ""
+        return "; ".join(filter(None, (lost, self._unwritten, self._unsaved)))
+
+    def unsaved(self) -> bool:
+        return bool(self._unsaved)
 
     def checkpoint(self, session: Session) -> str:
         kept = Kept(
@@ -155,9 +183,15 @@ class FolderRecorder(Recorder):
             path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept))
         except OSError as error:
             self._next_checkpoint = time.monotonic() + RETRY
-            return f"the checkpoint could not be saved: {error.strerror or error}"
+            self._unsaved = f"the checkpoint could not be saved: {error.strerror or error}"
+            raise ValueError(self._unsaved) from None
         self._next_checkpoint = time.monotonic() + CHECKPOINT
+        self._unsaved = ""
         return f"saved in {path}"
+
+    def give_up(self) -> None:
+        """Let the run go before it was opened."""
+        self._lock.release()
 
     def close(self, session: Session) -> None:
         if self._server is not None:
@@ -189,7 +223,17 @@ def open_run(
     """
     manifest = rundir.read_manifest(folder)
     recorder = FolderRecorder(folder, readonly=readonly)
-    kept, loaded = last_checkpoint(folder)
+    try:
+        return _session(manifest, recorder, channel, watch, stay)
+    except BaseException:
+        recorder.give_up()
+        raise
+
+
+def _session(
+    manifest: rundir.Manifest, recorder: FolderRecorder, channel: Channel, watch: Watch | None, stay: bool
+) -> Session:
+    kept, loaded = last_checkpoint(recorder.folder)
     session = Session(
         Config().replace(kept.config if kept else manifest.config),
         dataset_of(manifest),
@@ -208,7 +252,7 @@ def open_run(
         session.attempt, session.commands = kept.attempt, kept.commands
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
-    session.replay = _changes(folder)[session.commands :]
+    session.replay = later_changes(recorder.folder, session.commands)
     return session
 
 
@@ -233,18 +277,27 @@ def last_checkpoint(folder: Path) -> tuple[Kept, checkpoint.Loaded] | tuple[None
         raise ValueError(f"{folder.name}: its checkpoint is not of this program: {error}") from None
 
 
-def _changes(folder: Path) -> list[tuple[int, int, Command]]:
-    """Every change of the run's configuration in its record: attempt, step and command."""
-    changes: list[tuple[int, int, Command]] = []
+def later_changes(folder: Path, known: int) -> list[tuple[int, int, Command]]:
+    """What the record of a run says was changed after its first `known` changes: attempt, step and command each.
+
+    One that could not be recorded ends the list, since nothing behind it would be the same.
+    """
+    changes: dict[int, tuple[int, int, Command]] = {}
     for payload in RecordReader(folder / rundir.RECORD).read():
+        if not payload.startswith(b'{"type":"command"'):
+            continue
         try:
             entry = msgspec.json.decode(payload, type=Entry)
             command = command_from_json(bytes(entry.command))
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError):  # of a later program
             continue
-        if isinstance(command, CHANGES):
-            changes.append((entry.attempt, entry.step, command))
-    return changes
+        if entry.change is not None:
+            changes = {number: change for number, change in changes.items() if number < entry.change}
+            changes[entry.change] = entry.attempt, entry.step, command
+    later: list[tuple[int, int, Command]] = []
+    while known + len(later) in changes:
+        later.append(changes[known + len(later)])
+    return later
 
 
 def load_trainer(folder: Path) -> Trainer:
@@ -253,6 +306,6 @@ def load_trainer(folder: Path) -> Trainer:
     kept, loaded = last_checkpoint(folder)
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
-    trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu"}), dataset_of(manifest))
+    trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"}), dataset_of(manifest))
     trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
     return trainer

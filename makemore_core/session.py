@@ -6,6 +6,7 @@ read without it. Nothing here waits for anybody who watches.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -38,13 +39,14 @@ from makemore_core.model import SAMPLING_SEED
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
-from makemore_core.watched import Watched
+from makemore_core.watched import NAMES, Watched
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 # How the budget for looking is shared out, and what each may spend before any of it is earned, in seconds.
 SHARES = {"probe": 0.5, "survey": 0.4, "sample": 0.1}
 CREDIT = {"survey": 0.03, "sample": 0.0}
+MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
 
 
@@ -54,6 +56,13 @@ class Request(NamedTuple):
     command: Command
     who: str
     tell: Callable[[str | None], None]
+
+
+class Fresh(NamedTuple):
+    """A net as drawn from the seed, and its twin where there is one."""
+
+    net: Watched
+    twin: Watched | None
 
 
 class Recorder:
@@ -68,17 +77,24 @@ class Recorder:
     def exhibit(self, exhibit: Exhibit) -> None:
         """An exhibit was published."""
 
-    def command(self, command: Command, who: str, step: int, attempt: int) -> bool:
-        """A command is about to be applied; whether that was written down."""
-        return False
+    def command(self, session: Session, command: Command, who: str) -> None:
+        """A command is about to be applied."""
 
     def asked(self, session: Session) -> list[Request]:
         """What other processes asked since the last call; called often, paused or not."""
         return []
 
     def checkpoint(self, session: Session) -> str:
-        """Save the state of the session; a line that says where, or what went wrong."""
+        """Save the state of the session; a line that says where. Raises ValueError where that failed."""
         return ""
+
+    def trouble(self) -> str:
+        """What cannot be written down or saved at present, in one line; empty while all is well."""
+        return ""
+
+    def unsaved(self) -> bool:
+        """Whether the last attempt to save failed; it is made again."""
+        return False
 
     def close(self, session: Session) -> None:
         """The run ends here."""
@@ -111,16 +127,23 @@ class Session:
         self.attempt = 0
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
-        self.commands = 0  # changes that were written down, so that a resumed run knows which are in its checkpoint
+        self.commands = 0  # changes so far, so that a resumed run knows which are in its checkpoint
         self.message = ""
         self._pause_at: int | None = None
-        self._sampling_seed = SAMPLING_SEED
-        self._begin()
+        self._sampling_seed, self._names = SAMPLING_SEED, NAMES
+        self._begin(self._fresh(self.config, self.twin_changes))
 
-    def _begin(self) -> None:
-        """A new net from the seed, or two."""
-        self.net = Watched(self.config, self.dataset)
-        self.twin = Watched(self._twin_config(self.config), self.dataset) if self.twin_changes else None
+    def _fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Fresh:
+        """Raises ValueError where there can be no such net here."""
+        twin = self._twin_config(config, twin_changes)
+        try:
+            return Fresh(Watched(config, self.dataset), Watched(twin, self.dataset) if twin_changes else None)
+        except (RuntimeError, MemoryError) as error:  # torch's words for a net that does not fit
+            raise ValueError(f"there can be no such net here: {str(error).splitlines()[0]}") from None
+
+    def _begin(self, fresh: Fresh) -> None:
+        """From the first update on."""
+        self.net, self.twin = fresh
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
         self._next_probe = self._probes_cost = 0.0
@@ -148,8 +171,8 @@ class Session:
 
     def run(self) -> State:
         """Train until the run ends; the state it ended in."""
-        self.recorder.open(self)
         try:
+            self.recorder.open(self)
             self._publish()
             while self._alive():
                 self._obey()
@@ -169,6 +192,8 @@ class Session:
     def _alive(self) -> bool:
         if self.state in ("running", "paused"):
             return True
+        if self.state == "finished" and self.recorder.unsaved():
+            return True  # until there is room, or somebody gives up
         return self.stay and self.state in ("finished", "diverged")
 
     def _train(self) -> None:
@@ -239,11 +264,16 @@ class Session:
         for net in self.nets:
             for _ in net.survey(whole=True):
                 pass
-            if net.probe.layers:
+            if net.watched:
                 net.look()
-            net.sample(self._sampling_seed)
+            net.sample(self._names, self._sampling_seed)
         self.state = "finished"
-        self.message = self.recorder.checkpoint(self)
+        self._save()
+
+    def _save(self) -> None:
+        """A checkpoint now. Raises nothing: what went wrong is the recorder's trouble, and shown until it is over."""
+        with contextlib.suppress(ValueError):
+            self.message = self.recorder.checkpoint(self)
 
     # -- looking around: what costs more than a probe is done in small parts, now and then
 
@@ -264,40 +294,74 @@ class Session:
     def _sample_names(self) -> None:
         with self._clock.looking("sample"):
             for net in self.nets:
-                net.sample(self._sampling_seed)
+                net.sample(self._names, self._sampling_seed)
 
     # -- commands
 
     def _obey(self) -> None:
         while self.replay and self.replay[0][:2] <= (self.attempt, self.trainer.step):
-            self._apply(self.replay.pop(0)[2])
-            self.commands += 1
+            self._repeat(self.replay.pop(0)[2])
         own = [Request(command, "", _nobody) for command in self.channel.commands()]
         for command, who, tell in own + self.recorder.asked(self):
             try:
-                self._check(command)
+                fresh = self._check(command)
+                self._note(command, who)
+                self._apply(command, fresh)
+                tell(None)
             except ValueError as error:
                 self.message = str(error)
                 tell(str(error))
-                self._publish()
-                continue
-            recorded = self.recorder.command(command, who, self.trainer.step, self.attempt)
-            self.commands += recorded and isinstance(command, CHANGES)
-            self._apply(command)
-            tell(None)
             self._publish()
 
-    def _check(self, command: Command) -> None:
-        """Raises ValueError, in one line, for a command that cannot be carried out as things stand."""
+    def _repeat(self, command: Command) -> None:
+        """Make a change of an earlier life of the run again."""
+        try:
+            self._apply(command, self._check(command))
+            self.commands += 1
+        except ValueError as error:  # what follows it would not be the same either
+            self.replay.clear()
+            self.message = f"{say(command)} cannot be made again: {error}"
+            self._publish()
+
+    def _note(self, command: Command, who: str) -> None:
+        """Have a command written down before it is applied.
+
+        A change takes the place of those that an earlier life of the run made later on.
+        """
+        self.recorder.command(self, command, who)
+        if isinstance(command, CHANGES):
+            self.commands += 1
+            self.replay.clear()
+
+    def _check(self, command: Command) -> Fresh | None:
+        """The nets that the command needs, if it needs new ones.
+
+        Raises ValueError, in one line, for a command that cannot be carried out as things stand.
+        """
+        if self.state == "stopped":
+            raise ValueError("the run has been stopped")
         match command:
-            case Set(changes=changes):
-                self._twin_config(self.config.replace(changes))
+            case Set(changes=changes, live=live):
+                after = self.config.replace(changes)
+                self._twin_config(after)
+                return None if self._keeps_weights(after, live) else self._fresh(after, self.twin_changes)
+            case Restart():
+                return self._fresh(self.config, self.twin_changes)
             case Twin(changes=changes):
-                self._twin_config(self.config, changes)
+                return self._fresh(self.config, changes)
             case Step() if self.state in ("finished", "diverged"):
                 raise ValueError(f"the run is {self.state}: restart it, or set steps higher")
+            case Sample(n=n) if n > MOST_NAMES:
+                raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
+        return None
 
-    def _apply(self, command: Command) -> None:
+    def _keeps_weights(self, after: Config, live: bool) -> bool:
+        before = self.config.as_dict()
+        changed = {name for name, value in after.as_dict().items() if value != before[name]}
+        return changed <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if live else LIVE_FIELDS)
+
+    def _apply(self, command: Command, fresh: Fresh | None) -> None:
+        """Raises ValueError where it could not be done after all."""
         self.message = ""
         match command:
             case Pause():
@@ -309,14 +373,14 @@ class Session:
             case Step(n=n):
                 self.state, self._pause_at = "running", self.trainer.step + n
             case Set():
-                self._set(command)
+                self._set(command, fresh)
             case Restart():
-                self._restart(command)
+                self._restart(command, fresh)
             case Twin(changes=changes):
                 self.twin_changes = {field(name): parse(name, value) for name, value in changes.items()}
-                self._restart(Twin(self.twin_changes))
-            case Sample():
-                self._sampling_seed += 1
+                self._restart(Twin(self.twin_changes), fresh)
+            case Sample(n=n):
+                self._names, self._sampling_seed = n, self._sampling_seed + 1
                 self._sample_names()
             case Checkpoint():
                 self.message = self.recorder.checkpoint(self)
@@ -324,9 +388,9 @@ class Session:
                 self._exhibit(command)
             case Stop():
                 self.state = "stopped"
-                self.message = self.recorder.checkpoint(self)
+                self._save()
 
-    def _set(self, command: Set) -> None:
+    def _set(self, command: Set, fresh: Fresh | None) -> None:
         after = self.config.replace(command.changes)
         before = self.config.as_dict()
         changed = {name: value for name, value in after.as_dict().items() if value != before[name]}
@@ -334,25 +398,26 @@ class Session:
             self.message = ", ".join(f"{name} is {shown(before[name])} already" for name in command.changes)
             return
         what = Set(changed, command.live)
-        if set(changed) <= LIVE_FIELDS or (command.live and set(changed) <= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS):
-            self._mark(what, before)
-            self.config = after
-            self.net.reconfigure(after)
-            if self.twin:
-                self.twin.reconfigure(self._twin_config(after))
-            self._survey = None
-            self.message = say(what, before)
-            if self.state == "finished" and self.trainer.step < after.steps:
-                self.state = "running"
-        else:
-            self.config = after
-            self._restart(what, before)
+        self.config = after
+        if fresh is not None:
+            self._restart(what, fresh, before)
+            return
+        self._mark(what, before)
+        self.net.reconfigure(after)
+        if self.twin:
+            self.twin.reconfigure(self._twin_config(after))
+        self._survey = None
+        self.message = say(what, before) + ("; restart to train on" if self.state == "diverged" else "")
+        if self.state == "finished" and self.trainer.step < after.steps:
+            self.state = "running"
 
-    def _restart(self, command: Command, before: Mapping[str, Value] | None = None) -> None:
+    def _restart(self, command: Command, fresh: Fresh | None, before: Mapping[str, Value] | None = None) -> None:
+        assert fresh is not None
         self.attempt += 1
-        self._begin()
+        self.state = "paused" if self.state == "paused" or self._pause_at is not None else "running"
+        self._pause_at = None
+        self._begin(fresh)
         self._mark(command, before or self.config.as_dict())
-        self.state = "paused" if self.state == "paused" else "running"
         what = "restarted" if isinstance(command, Restart) else say(command, before or self.config.as_dict())
         self.message = f"{what}: a new net from the seed"
 
@@ -360,18 +425,19 @@ class Session:
         self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))
 
     def _exhibit(self, command: Look) -> None:
+        """Raises ValueError where there is none to be had."""
         from makemore_core.exhibits import EXHIBITS  # heavy, and only on request
 
         if command.name not in EXHIBITS:
-            self.message = f"{command.name}: no such exhibit; there are {', '.join(EXHIBITS)}"
-            return
+            raise ValueError(f"{command.name}: no such exhibit; there are {', '.join(EXHIBITS)}")
         with self._clock.looking("exhibit"):
             try:
                 data = EXHIBITS[command.name](self.trainer, command.options)
-            except ValueError as error:
-                self.message = str(error)
-                return
-        exhibit = Exhibit(command.name, self.trainer.step, data)
+            except ValueError:
+                raise
+            except Exception as error:  # whatever it is, whoever looks is told, and the training goes on
+                raise ValueError(f"{command.name}: {type(error).__name__}: {error}") from error
+        exhibit = Exhibit(command.name, self.trainer.step, dict(data))
         self.channel.publish(exhibit)
         self.recorder.exhibit(exhibit)
 
@@ -387,7 +453,7 @@ class Session:
             steps_per_second=self._clock.rate if self.state == "running" else 0.0,
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
-            message=self.message,
+            message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
             twin=self.twin.snapshot(say(Twin(self.twin_changes)), self.state) if self.twin else None,
         )
 

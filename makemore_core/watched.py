@@ -15,7 +15,7 @@ from makemore_core.model import SAMPLING_SEED, evaluate, evaluation, sample
 from makemore_core.snapshot import Snapshot, Splits, State
 from makemore_core.trainer import Trainer
 
-NAMES = 12
+NAMES = 12  # shown until somebody asks for another number
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
 TRAIN_EVERY = 5  # surveys of the validation split to one of the training split, which is eight times as large
 
@@ -31,6 +31,7 @@ class Watched:
         self.first_loss: float | None = None
         self.losses: list[float] = []  # since the last snapshot
         self.probe = Probe((), ())
+        self.watched = False  # whether the last update can be probed
         self.splits: Splits | None = None
         self.dead: dict[int, int] = {}
         self.names: list[str] = []
@@ -42,6 +43,7 @@ class Watched:
         losses = self.trainer.advance(len(batches), watch, batches=batches)
         if self.first_loss is None:
             self.first_loss = losses[0]
+        self.watched = watch
         self.losses += losses
         self.loss = losses[-1]
 
@@ -56,8 +58,12 @@ class Watched:
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
+        before = self.trainer.model
         self.config = config
         self.trainer.reconfigure(config)
+        self.watched = False
+        if self.trainer.model is not before:
+            self.dead = {}
 
     def survey(self, whole: bool) -> Iterator[None]:
         """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
@@ -88,11 +94,9 @@ class Watched:
             test = evaluate(model, trainer.split(self.dataset.test))
         self.splits = Splits(total / len(trainer.train.y), val, test, step)
 
-    def sample(self, seed: int = SAMPLING_SEED) -> None:
+    def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED) -> None:
         """Fresh names."""
-        self.names = sample(
-            self.trainer.model, self.dataset, self.config.block_size, NAMES, seed, longest=LONGEST_SHOWN
-        )
+        self.names = sample(self.trainer.model, self.dataset, self.config.block_size, n, seed, longest=LONGEST_SHOWN)
         self.names_step = self.trainer.step
 
     def snapshot(self, run: str, state: State) -> Snapshot:
