@@ -28,7 +28,6 @@ TENSORS, REST, SUMS = "tensors.safetensors", "rest.json", "SHA256SUMS"
 LONGEST_REST = 64 * 1024 * 1024
 
 _NAME = re.compile(r"(\d{6,})-attempt\d+-step\d+")
-_SUM = re.compile(r"^([0-9a-f]{64})  (.+)$", re.MULTILINE)
 _TEMPORARY = ".tmp-"
 
 
@@ -103,10 +102,14 @@ def _write(inside: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str,
         TENSORS: safetensors.torch.save(plain),
         REST: json.dumps({"rest": dict(rest), "tensors": table}).encode(),
     }
-    sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items())
-    for name, data in (files | {SUMS: sums.encode()}).items():
+    for name, data in (files | {SUMS: _sums(files)}).items():
         write_file(inside / name, data)
     sync_folder(inside)
+
+
+def _sums(files: Mapping[str, bytes]) -> bytes:
+    """What `sha256sum` prints for these files, one after the other."""
+    return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in files.items()).encode()
 
 
 def _read(path: Path, skipped: list[str]) -> Loaded:
@@ -134,11 +137,12 @@ def _checked(path: Path) -> dict[str, bytes]:
     """The two files' contents, which are what the checksums say. Raises OSError, ValueError."""
     if path.is_symlink():
         raise ValueError("is a link")
-    sums = {name: digest for digest, name in _SUM.findall(read_file(path / SUMS, 4096).decode())}
     data = {TENSORS: read_file(path / TENSORS), REST: read_file(path / REST, LONGEST_REST)}
-    for name, content in data.items():
-        if hashlib.sha256(content).hexdigest() != sums.get(name):
-            raise ValueError(f"{name} is damaged: its SHA-256 is not the one that was written")
+    lines = _sums(data).splitlines(keepends=True)
+    found = read_file(path / SUMS, 4096)
+    if found != b"".join(lines):
+        name = next((name for name, line in zip(data, lines, strict=True) if line not in found), SUMS)
+        raise ValueError(f"{name} is damaged: its SHA-256 is not the one that was written")
     return data
 
 

@@ -241,7 +241,7 @@ def test_one_that_does_not_fit_its_caller_is_passed_over(run: Path) -> None:
 
 
 def check_mutated(run: Path, dice: random.Random) -> None:
-    """Injure one file of the newest checkpoint; it is then refused, or it is as it was."""
+    """Injure one file of the newest checkpoint: it is refused."""
     path = dice.choice(sorted(newest(run).iterdir()))
     whole = path.read_bytes()
     data = bytearray(whole)
@@ -260,8 +260,6 @@ def check_mutated(run: Path, dice: random.Random) -> None:
     path.write_bytes(whole)
     if data == whole:
         assert loaded.step == 200
-    elif path.name == SUMS and loaded.step == 200:  # the sums are a list that can hold more than these two
-        assert loaded.tensors["C"].equal(TENSORS_OF_A_RUN["C"])
     else:
         assert loaded.step == 100
         assert len(loaded.skipped) == 1
