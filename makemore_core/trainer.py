@@ -12,6 +12,7 @@ from makemore_core.engine import Engine, ManualEngine, PlainEngine
 from makemore_core.fast import FastEngine
 from makemore_core.fast import build as fast_build
 from makemore_core.layers import BatchNorm1d
+from makemore_core.graph import GraphEngine
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
@@ -29,6 +30,8 @@ class Trainer:
         self.val = self.split(dataset.val)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
+        if self.device.type == "cuda":  # minibatches are drawn where they are used
+            self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.optimizer = Optimizer(config, self.model.parameters())
         self.notice = ""  # one line for people: why an engine that was asked for is not used
         self.engine: Engine = self.make_engine()
@@ -47,20 +50,22 @@ class Trainer:
         return self._faster(plain) if self._may_be_faster(wait=self.config.engine == "fast") else plain
 
     def _may_be_faster(self, wait: bool) -> bool:
-        """Whether the compiled engine can take over now; the first question starts the compiler."""
-        wanted = self.config.engine in ("auto", "fast") and self.device.type == "cpu" and not self.notice
-        return wanted and (wait or fast_build().ready())
+        """Whether the faster engine can take over now; the first question starts the compiler."""
+        wanted = self.config.engine in ("auto", "fast") and not self.notice
+        return wanted and (self.device.type == "cuda" or wait or fast_build().ready())
 
     def _faster(self, engine: Engine) -> Engine:
         try:
-            return FastEngine(self.model, self.optimizer, self.train)
+            kind = GraphEngine if self.device.type == "cuda" else FastEngine
+            return kind(self.model, self.optimizer, self.train)
         except ValueError as error:
             self.notice = str(error)
             return engine
 
     def draw(self, n: int) -> Tensor:
         """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""
-        return torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
+        shape, where = (n, self.config.batch_size), self.generator.device
+        return torch.randint(0, len(self.train.y), shape, generator=self.generator, device=where)
 
     def advance(self, n: int, watch: bool = False, *, batches: Tensor | None = None) -> list[float]:
         """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed.
