@@ -11,8 +11,8 @@ from makemore_core.diagnostics import Probe, probe
 from makemore_core.engine import Engine, ManualEngine, PlainEngine
 from makemore_core.fast import FastEngine
 from makemore_core.fast import build as fast_build
-from makemore_core.layers import BatchNorm1d
 from makemore_core.graph import GraphEngine
+from makemore_core.layers import BatchNorm1d
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
