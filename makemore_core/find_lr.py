@@ -1,0 +1,123 @@
+"""The learning-rate range test of part 2: train a copy at rates from 1e-3 to 1 in equal exponents, and look.
+
+It stands alone because it must leave the run as it was: net, buffers, optimiser and generators.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from makemore_core import dataset
+from makemore_core.config import Config
+from makemore_core.engine import PlainEngine
+from makemore_core.optim import Optimizer
+from makemore_core.snapshot import Exhibit, Json, to_json
+from makemore_core.trainer import Trainer
+
+LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
+UPDATES = 1000
+SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
+RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
+LEAST = 0.05  # nats that the loss has to fall
+
+
+class RangeTest(NamedTuple):
+    """The rates tried, the losses they gave, the losses smoothed, and what to take from it."""
+
+    step: int
+    rates: list[float]
+    losses: list[float]
+    smooth: list[float]
+    suggestion: float | None
+    reason: str
+
+
+def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
+    """One update at each of `updates` rates on a copy of the net as it stands. Nothing of `trainer` changes.
+
+    Raises ValueError for fewer than 10 updates, from which nothing can be read.
+    """
+    if not 10 <= updates <= 100_000:
+        raise ValueError(f"updates={updates}: has to be at least 10 and at most 100,000")
+    model = trainer.model.clone()
+    optimizer = Optimizer(trainer.config, model.parameters())
+    optimizer.state = [[slot.clone() for slot in slots] for slots in trainer.optimizer.state]
+    optimizer.count = trainer.optimizer.count
+    generator = torch.Generator()
+    generator.set_state(trainer.generator.get_state())
+    shape = (updates, trainer.config.batch_size)
+    batches = torch.randint(0, len(trainer.train.y), shape, generator=generator).to(trainer.device)
+    rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
+    losses: list[float] = PlainEngine(model, optimizer, trainer.train).advance(batches, rates, False).tolist()
+    smooth = smoothed(losses)
+    return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth))
+
+
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Running mean of losses, without the pull of its start; from the first that is not finite on, NaN."""
+    mean, out = 0.0, []
+    for count, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss if math.isfinite(loss) else math.nan
+        out.append(mean / (1 - SMOOTHING**count))
+    return out
+
+
+def suggest(rates: Sequence[float], smooth: Sequence[float]) -> tuple[float | None, str]:
+    """The rate at the bottom of the valley, and why; None where there is no valley."""
+    finite = [(loss, position) for position, loss in enumerate(smooth) if math.isfinite(loss)]
+    lowest, bottom = min(finite, default=(math.nan, 0))
+    if not finite or smooth[0] - lowest < LEAST:
+        return None, "the loss falls at none of the rates"
+    high = lowest + RISEN * (smooth[0] - lowest)
+    risen = next((i for i in range(bottom, len(smooth)) if not smooth[i] <= high), None)
+    rate = _round(rates[bottom])
+    if risen is None:
+        return rate, f"the loss is lowest, {lowest:.2f}, at lr {rate:g}, and does not rise again up to {rates[-1]:g}"
+    return rate, f"the loss is lowest, {lowest:.2f}, at lr {rate:g}; from {rates[risen]:.2g} on it rises"
+
+
+def _round(rate: float) -> float:
+    """One digit is all that such a test can tell."""
+    return float(f"{rate:.0e}")
+
+
+def plain(test: RangeTest) -> dict[str, Json]:
+    """The test as an exhibit carries it."""
+    return {
+        "rates": list(test.rates),
+        "losses": list(test.losses),
+        "smooth": list(test.smooth),
+        "suggestion": test.suggestion,
+        "reason": test.reason,
+        "fix": None if test.suggestion is None else {"lr": test.suggestion},
+    }
+
+
+def run(config: Config | None = None, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:
+    """Print the test of a fresh net; 1 where it suggests nothing, else 0. Raises ValueError for bad input."""
+    test = range_test(Trainer(config or Config(), dataset.read(data)), updates)
+    if json:
+        print(to_json(Exhibit("find-lr", test.step, dict(plain(test)))).decode())
+    else:
+        print("\n".join(_table(test)))
+    return 0 if test.suggestion is not None else 1
+
+
+def _table(test: RangeTest, lines: int = 19) -> Iterator[str]:
+    yield f"{'lr':>8s}  loss (mean of the latest)"
+    finite = [loss for loss in test.smooth if math.isfinite(loss)]
+    low, high = min(finite, default=0.0), max(finite[:1], default=1.0)
+    for i in range(lines):
+        position = round(i * (len(test.rates) - 1) / (lines - 1))
+        loss = test.smooth[position]
+        if not math.isfinite(loss):
+            yield f"{test.rates[position]:8.2g}  not a number"
+            continue
+        share = (loss - low) / (high - low) if high > low else 0.0
+        yield f"{test.rates[position]:8.2g}  {loss:6.3f} {'#' * round(40 * min(max(share, 0.0), 1.0))}".rstrip()
+    yield ""
+    yield test.reason if test.suggestion is None else f"try lr={test.suggestion:g}: {test.reason}"

@@ -1,0 +1,229 @@
+"""Exhibits tell the truth about a net, and looking changes nothing."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+
+import msgspec
+import pytest
+import torch
+import torch.nn.functional as F
+
+from makemore_core import dataset
+from makemore_core.config import Value
+from makemore_core.exhibits import EXHIBITS, Data, bits, calibrate, present_batch
+from makemore_core.layers import Tanh
+from makemore_core.model import evaluate
+from makemore_core.presets import PRESETS
+from makemore_core.snapshot import Exhibit, from_json, to_json
+from makemore_core.trainer import Trainer
+
+
+@functools.cache
+def names() -> dataset.Dataset:
+    whole = dataset.read()
+    return whole._replace(train=whole.train[::20], val=whole.val[::20])
+
+
+def trained(preset: str, steps: int = 20, **changes: Value) -> Trainer:
+    trainer = Trainer(PRESETS[preset].config().replace({"engine": "plain"} | changes), names())
+    trainer.advance(steps)
+    return trainer
+
+
+def look(trainer: Trainer, name: str, **options: Value) -> Data:
+    """As an exhibit is looked at: after a journey as JSON."""
+    sent = from_json(to_json(Exhibit(name, trainer.step, EXHIBITS[name](trainer, options))))
+    assert isinstance(sent, Exhibit)
+    return json.loads(msgspec.json.encode(sent.data))
+
+
+@pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-batchnorm", "fifty-layers-residual", "deep-tanh"])
+def test_looking_changes_nothing(preset: str) -> None:
+    shallower = {"n_layer": 8} if preset.startswith("fifty") else {}
+    watched, alone = trained(preset, 3, **shallower), trained(preset, 3, **shallower)
+    for name in EXHIBITS:
+        look(watched, name, **({"updates": 10} if name == "find-lr" else {}))
+    assert watched.advance(5) == alone.advance(5)
+    for name, tensor in alone.tensors().items():
+        assert torch.equal(tensor, watched.tensors()[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+def test_looking_leaves_the_optimiser_alone(optimizer: str) -> None:
+    watched, alone = (trained("mlp-batchnorm", 3, optimizer=optimizer, n_hidden=20) for _ in range(2))
+    look(watched, "find-lr", updates=50)
+    assert watched.optimizer.count == alone.optimizer.count
+    assert watched.advance(5) == alone.advance(5)
+
+
+# --- dead units
+
+
+def test_the_map_of_saturated_units_is_that_of_the_lecture() -> None:
+    trainer = trained("mlp-softmax")
+    shown = look(trainer, "dead-map", layer=1)
+    x, _ = present_batch(trainer)
+    net = trainer.model.clone()
+    net(x)
+    flat = net.leaves()[1].out.abs() > 0.99
+    assert [list(map(int, f"{int(row, 16):032b}")) for row in shown["map"]] == flat.T.int().tolist()
+    assert shown["share"] == pytest.approx(float(flat.float().mean()))
+    assert shown["share"] > 0.5
+    assert shown["dead"] == []
+
+
+def test_a_dead_unit_is_one_that_is_flat_for_the_whole_split() -> None:
+    trainer = trained("mlp-kaiming", n_hidden=20, nonlinearity="relu")
+    linear = trainer.model.leaves()[0]
+    linear.bias[7] = -100.0
+    batch = look(trainer, "dead-map")
+    assert batch["dead"] == [7]
+    assert batch["shares"][7] == 1.0
+    assert batch["layers"][0] | {"share": 0} == {"index": 1, "kind": "ReLU", "units": 20, "dead": 1, "share": 0}
+    # one example that wakes the unit, anywhere in the split, is enough
+    example = trainer.model.embedding.infer(trainer.train.x[-1:])
+    linear.bias[7] -= (example @ linear.weight)[0, 7] + linear.bias[7] - 0.1
+    assert look(trainer, "dead-map")["dead"] == []
+
+
+def test_a_unit_followed_to_its_weights() -> None:
+    trainer = trained("deep-tanh")
+    unit = look(trainer, "dead-map", layer=7, unit=4)["unit"]
+    linear = trainer.model.leaves()[6]
+    assert unit["weights"] == pytest.approx(linear.weight[:, 4].tolist())
+    x, y = present_batch(trainer)
+    net = trainer.model.clone()
+    weight = net.leaves()[6].weight.requires_grad_(True)
+    F.cross_entropy(net(x), y).backward()
+    assert unit["weights_gradient"] == pytest.approx(weight.grad[:, 4].tolist(), abs=1e-9)
+
+
+def test_bits() -> None:
+    assert bits(torch.tensor([True, False, False, False, True])) == "88"
+    assert bits(torch.zeros(8, dtype=torch.bool)) == "00"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "complaint"),
+    [
+        ("dead-map", {"layer": 4}, "layer=4: has to be one of 2, 5"),
+        ("dead-map", {"unit": 100000}, "unit=100000: has to be a whole number from 0 to 99"),
+        ("dead-map", {"examples": 0}, "examples=0"),
+        ("batchnorm", {"example": -1}, "example=-1"),
+        ("batchnorm", {"scale": "wide"}, "scale=wide"),
+        ("gain", {"depth": 10**6}, "depth=1000000"),
+        ("gain", {"nonlinearity": "sine"}, "nonlinearity=sine"),
+        ("find-lr", {"updates": 1}, "updates=1"),
+    ],
+)
+def test_bad_options(name: str, options: dict[str, Value], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        EXHIBITS[name](trained("deep-batchnorm", 1, n_layer=2), options)
+
+
+# --- the backward pass
+
+
+def test_26_pieces_for_the_net_of_part_4() -> None:
+    shown = look(trained("mlp-batchnorm", 200, bias="on"), "backward")
+    assert shown["form"] == "pieces"
+    assert len(shown["gradients"]) == 26
+    assert all(row["close"] and row["formula"] and row["place"] for row in shown["gradients"])
+    assert shown["gradients"][8] | {"exact": 0, "largest": 0} == {
+        "name": "h", "shape": [32, 200], "exact": 0, "close": True, "largest": 0,
+        "formula": "dlogits @ W2.T", "place": "second linear layer",
+    }  # fmt: skip
+    assert all(row["close"] for row in shown["one_expression"])
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "count"),
+    [
+        ("deep-batchnorm", {}, 17 + 1 + 6 + 12),
+        ("deep-tanh", {}, 11 + 1 + 5 + 2 + 5),
+        ("fifty-layers-residual", {"n_layer": 8}, 26 + 1 + 9 + 18),
+        ("deep-batchnorm", {"norm": "layer", "nonlinearity": "elu"}, None),
+        ("deep-batchnorm", {"norm": "group", "nonlinearity": "leaky_relu"}, None),
+        ("mlp-batchnorm", {"norm_variance": "pytorch"}, None),
+    ],
+)
+def test_any_net_goes_brick_by_brick(preset: str, changes: dict[str, Value], count: int | None) -> None:
+    shown = look(trained(preset, 30, **changes), "backward")
+    assert shown["form"] == "bricks"
+    assert [row for row in shown["gradients"] if not row["close"]] == []
+    assert all(row["formula"] for row in shown["gradients"])
+    assert count is None or len(shown["gradients"]) == count
+
+
+def test_a_wrong_backward_pass_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tanh, "pull_back", lambda self, dout: (1.0 - self.out) * dout)
+    shown = look(trained("deep-tanh", 3), "backward")
+    wrong = [row["name"] for row in shown["gradients"] if not row["close"]]
+    assert "8 Linear out" in wrong
+    assert "10 Linear weight" not in wrong
+
+
+# --- BatchNorm
+
+
+def test_calibration_is_the_statistics_of_the_whole_split() -> None:
+    trainer = trained("mlp-batchnorm", 300)
+    shown = look(trainer, "batchnorm")
+    hidden = trainer.model.embedding.infer(trainer.train.x) @ trainer.model.leaves()[0].weight
+    (layer,) = shown["layers"]
+    assert layer["mean"]["calibrated"] == pytest.approx(hidden.mean(0).tolist(), abs=1e-4)
+    assert layer["std"]["calibrated"] == pytest.approx(hidden.std(0).tolist(), rel=1e-4)
+    assert layer["mean"]["running"] == pytest.approx(trainer.model.leaves()[1].running_mean.tolist())
+    assert shown["losses"]["running"]["val"] == pytest.approx(evaluate(trainer.model, trainer.val))
+    # at momentum 0.001 the running statistics have only begun to settle after 300 steps
+    assert shown["losses"]["calibrated"]["train"] < shown["losses"]["running"]["train"]
+
+
+def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs() -> None:
+    trainer = trained("deep-batchnorm", 50)
+    net = calibrate(trainer.model.clone(), trainer.train.x)
+    outs = trainer.train.x
+    for brick in [net.embedding, *net.layers[:4]]:
+        outs = brick.infer(outs)
+    assert net.layers[4].running_mean.tolist() == pytest.approx(outs.mean(0).tolist(), abs=1e-5)
+
+
+def test_an_example_moves_with_its_company() -> None:
+    trainer = trained("deep-batchnorm", 100)
+    company = look(trainer, "batchnorm", example=5)["company"]
+    assert min(company["std"]) > 0
+    assert company["alone"] == pytest.approx(trainer.model.infer(trainer.train.x[5:6])[0].tolist(), abs=1e-5)
+    assert sum(company["alone_probabilities"]) == pytest.approx(1.0)
+    assert all(low < high for low, high in zip(company["low"], company["high"], strict=True))
+    assert len(company["symbols"]) == len(company["mean"])
+
+
+def test_batchnorm_takes_the_scale_out_both_ways() -> None:
+    table = look(trained("deep-tanh", 1), "batchnorm", scale=3.0)["spread"]["table"]
+    chosen = next(row for row in table if row["chosen"])
+    assert chosen["linear"]["forward"] == pytest.approx(3.0, rel=0.1)
+    assert chosen["linear"]["backward"] == pytest.approx(3.0, rel=0.1)
+    assert all(row["batchnorm"]["forward"] == pytest.approx(1.0, rel=0.05) for row in table)
+    assert all(row["batchnorm"]["backward"] == pytest.approx(1.0, rel=0.1) for row in table)
+
+
+# --- gain
+
+
+def test_gains_through_fifty_layers() -> None:
+    shown = look(trained("deep-tanh", 1), "gain", depth=50)
+    table = {round(row["gain"], 2): row for row in shown["gains"]}
+    assert table[1.67]["recommended"]
+    assert table[1.67]["own"]
+    assert [table[gain]["settles"] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.10, 0.65, 0.84], abs=0.03)
+    assert [table[gain]["saturated"][-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.0, 0.05, 0.40], abs=0.02)
+    assert all(len(row["std"]) == 50 for row in shown["gains"])
+
+
+def test_the_recommended_gain_of_relu() -> None:
+    shown = look(trained("deep-tanh", 1), "gain", nonlinearity="relu", gain=1.1)
+    assert shown["recommended"] == pytest.approx(math.sqrt(2))
+    assert 1.1 in [row["gain"] for row in shown["gains"]]

@@ -1,0 +1,76 @@
+"""The range test finds the valley and leaves no trace."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+
+from makemore_core import dataset, find_lr
+from makemore_core.presets import PRESETS
+from makemore_core.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def names() -> dataset.Dataset:
+    whole = dataset.read()
+    return whole._replace(train=whole.train[::20], val=whole.val[::20])
+
+
+def test_the_lectures_net_wants_a_rate_near_a_tenth(names: dataset.Dataset) -> None:
+    test = find_lr.range_test(Trainer(PRESETS["mlp-kaiming"].config(), names))
+    assert test.rates[0] == pytest.approx(1e-3)
+    assert test.rates[-1] == pytest.approx(1.0)
+    ratios = {round(b / a, 9) for a, b in zip(test.rates, test.rates[1:], strict=False)}
+    assert len(ratios) == 1
+    assert test.suggestion is not None
+    assert 0.05 <= test.suggestion <= 0.5
+    assert "rises" in test.reason
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
+def test_the_run_goes_on_as_if_nothing_had_been(names: dataset.Dataset, optimizer: str) -> None:
+    config = PRESETS["mlp-batchnorm"].config().replace({"optimizer": optimizer, "n_hidden": 20, "engine": "plain"})
+    tested, alone = Trainer(config, names), Trainer(config, names)
+    for trainer in (tested, alone):
+        trainer.advance(3)
+    find_lr.range_test(tested, 30)
+    assert tested.optimizer.count == alone.optimizer.count
+    assert tested.step == alone.step
+    assert tested.advance(10) == alone.advance(10)
+    assert all(bool((a == b).all()) for a, b in zip(tested.tensors().values(), alone.tensors().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("smooth", "suggestion"),
+    [
+        ([3.3, 3.0, 2.5, 2.4, 2.9, 5.0], 0.2),
+        ([3.3, 3.0, 2.5, math.nan, math.nan, math.nan], 0.05),
+        ([3.3, 3.2, 3.0, 2.8, 2.6, 2.5], 1.0),
+        ([3.3, 3.3, 3.3, 3.4, 3.5, 9.0], None),
+        ([math.nan] * 6, None),
+    ],
+)
+def test_suggestions(smooth: list[float], suggestion: float | None) -> None:
+    rates = [0.001, 0.01, 0.05, 0.2, 0.5, 1.0]
+    found, reason = find_lr.suggest(rates, smooth)
+    assert found == suggestion
+    assert reason
+
+
+def test_a_running_mean_has_no_pull_to_its_start() -> None:
+    assert find_lr.smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
+    assert all(math.isnan(mean) for mean in find_lr.smoothed([2.0, math.inf, 2.0])[1:])
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    config = PRESETS["mlp-kaiming"].config().replace({"n_hidden": 20})
+    assert find_lr.run(config, updates=300, json=True) == 0
+    told = msgspec.json.decode(capsys.readouterr().out)["data"]
+    assert len(told["rates"]) == len(told["losses"]) == len(told["smooth"]) == 300
+    assert told["fix"] == {"lr": told["suggestion"]}
+    assert find_lr.run(config, updates=300) == 0
+    assert f"try lr={told['suggestion']:g}" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="updates=3"):
+        find_lr.run(config, updates=3)
