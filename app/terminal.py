@@ -48,6 +48,8 @@ LEAVE = (
 )
 SOFT_RESET = "\x1b[!p"
 
+NEED_NONE = "`makemore train --headless` and `makemore show`"
+
 
 def require_terminal() -> None:
     """Raises ValueError where no full-screen view can be shown: no terminal, or one that knows no escape codes."""
@@ -57,7 +59,7 @@ def require_terminal() -> None:
                 f"{name} is not a terminal, and the studio needs one; `makemore train --headless` does not"
             )
     if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
-        raise ValueError("TERM=dumb cannot show the studio; `makemore train --headless` needs no screen")
+        raise ValueError(f"TERM=dumb: a terminal that cannot show the studio; {NEED_NONE} need no more")
 
 
 def reset_terminal() -> None:

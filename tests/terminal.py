@@ -276,6 +276,10 @@ class Terminal:
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/task"))
 
+    def fd(self, number: int) -> str:
+        """What one of its file descriptors is open on."""
+        return os.readlink(f"/proc/{self.pid}/fd/{number}")
+
     def rss_mb(self) -> float:
         """Memory resident now."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])

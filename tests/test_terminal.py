@@ -156,7 +156,7 @@ def test_reset_terminal_after_a_kill(record: Path) -> None:
 
 
 def test_a_fork_that_exits_leaves_its_parents_terminal_alone(record: Path) -> None:
-    with Terminal([*APP, str(record)]) as terminal:
+    with Terminal([*APP, str(record), "--idle"]) as terminal:
         terminal.wait_for("ready")
         terminal.press("f", "1")
         terminal.wait_for("got 1")
@@ -243,7 +243,7 @@ def test_the_view_ends_when_the_terminal_closes_and_training_goes_on(tmp_path: P
             terminal.wait_until(says(record, "view ended"), what=f"{case}")
             terminal.signal(signal.SIGHUP)  # a shell passes on the one it got
             terminal.wait_until(trains_on(record))
-            assert {os.readlink(f"/proc/{terminal.pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+            assert {terminal.fd(number) for number in (0, 1, 2)} == {"/dev/null"}
             assert terminal.threads() == 2
             assert terminal.exit_status() is None
         before = [terminal.cpu_seconds() for terminal in terminals]
@@ -372,33 +372,6 @@ def test_a_log_of_stderr_gets_no_escape_codes(record: Path, tmp_path: Path) -> N
         assert terminal.wait_end() == Exit.ERROR
         assert terminal.not_restored() == []
         assert (tmp_path / "log").read_text().startswith("makemore: RuntimeError: cannot handle ?[31mthis; details in")
-
-
-# No terminal
-
-
-@pytest.mark.parametrize(
-    ("stdin", "stdout", "term", "reason"),
-    [
-        (False, True, "xterm-256color", "stdin is not a terminal"),
-        (True, False, "xterm-256color", "stdout is not a terminal"),
-        (True, True, "dumb", "TERM=dumb"),
-        (True, True, "", "TERM=dumb"),
-    ],
-)
-def test_without_a_terminal_one_line_and_exit_2(
-    record: Path, tmp_path: Path, stdin: bool, stdout: bool, term: str, reason: str
-) -> None:
-    command = ["sh", "-c", f"exec {' '.join(APP)} {record} {'' if stdin else '</dev/null'}"]
-    out = None if stdout else tmp_path / "out"
-    with Terminal(command, env={"TERM": term}, stdout=out, stderr=tmp_path / "err") as terminal:
-        assert terminal.wait_end() == Exit.BAD_INPUT
-        assert terminal.sent == b""
-        assert stdout or (tmp_path / "out").read_bytes() == b""
-        said = (tmp_path / "err").read_text()
-        assert reason in said
-        assert said.count("\n") == 1
-        assert "\x1b" not in said
 
 
 # Words and tables

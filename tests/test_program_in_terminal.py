@@ -1,0 +1,131 @@
+"""The real program in real terminals: quitting saves, a lost terminal costs a view and nothing else."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from app.terminal import Exit, by_signal
+from makemore_core import rundir
+from tests.terminal import ROOT, Terminal
+
+MAKEMORE = [sys.executable, "-m", "app"]
+TRAIN = [*MAKEMORE, "train", "--seed", "1", "--run"]
+START = 30.0  # seconds for torch to load on a busy machine
+
+
+def step(folder: Path) -> int:
+    """The last step that the run's state file tells of."""
+    snapshot = rundir.read_state(folder)
+    return snapshot.step if snapshot else 0
+
+
+def trains_on(folder: Path) -> Callable[[], bool]:
+    """Whether the run has gone on since the call."""
+    begin = step(folder)
+    return lambda: step(folder) > begin + 100
+
+
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "term", "reason"),
+    [
+        (False, True, "xterm-256color", "stdin is not a terminal"),
+        (True, False, "xterm-256color", "stdout is not a terminal"),
+        (True, True, "dumb", "TERM=dumb"),
+        (True, True, "", "TERM=dumb"),
+    ],
+)
+def test_without_a_terminal_one_line_and_exit_2(
+    tmp_path: Path, stdin: bool, stdout: bool, term: str, reason: str
+) -> None:
+    command = ["sh", "-c", f"exec {' '.join(MAKEMORE)} {'' if stdin else '</dev/null'}"]
+    out = None if stdout else tmp_path / "out"
+    env = {"TERM": term, "PYTHONPATH": str(ROOT)}
+    with Terminal(command, env=env, cwd=tmp_path, stdout=out, stderr=tmp_path / "err") as terminal:
+        assert terminal.wait_end() == Exit.BAD_INPUT
+        assert terminal.sent == b""
+        assert stdout or (tmp_path / "out").read_bytes() == b""
+        said = (tmp_path / "err").read_text()
+        assert reason in said
+        assert said.count("\n") == 1
+        assert "\x1b" not in said
+        assert not (tmp_path / "runs").exists()
+
+
+def test_quitting_saves_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Terminal([*TRAIN, str(run)]) as terminal:
+        terminal.wait_for("training", START)
+        terminal.wait_until(lambda: step(run) > 0)
+        terminal.press("q")
+        terminal.wait_for("stop and save")
+        terminal.press("s")
+        assert terminal.wait_end() == 0
+        assert terminal.not_restored() == []
+        assert terminal.text.startswith("saved; to go on: makemore resume")
+    assert rundir.liveness(run) == "stopped"
+
+
+def test_a_lost_terminal_costs_the_view_and_nothing_else(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Terminal([*TRAIN, str(run)]) as studio:
+        studio.wait_for("training", START)
+        studio.close()
+        studio.wait_until(trains_on(run))
+        with Terminal([*MAKEMORE, "attach", str(run)]) as viewer:
+            viewer.wait_for("training")
+            viewer.close()
+            assert viewer.wait_end() == Exit.LOST
+        studio.wait_until(trains_on(run))
+        studio.signal(signal.SIGTERM)
+        assert studio.wait_end() == by_signal(signal.SIGTERM)
+    assert rundir.liveness(run) == "stopped"
+
+
+# Figures, printed by `pytest -s`: they are shown, and only what has a wide margin is demanded.
+
+
+def steps_per_second(folder: Path, seconds: float) -> float:
+    """Steps between two states of the run that are about so long apart."""
+    first = rundir.read_state(folder)
+    time.sleep(seconds)  # the stretch that is measured
+    last = rundir.read_state(folder)
+    assert first is not None
+    assert last is not None
+    return (last.step - first.step) / (last.time - first.time)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(("controlling", "ignore_hup", "drawing"), list(product([True, False], repeat=3)))
+def test_training_keeps_its_speed_when_the_terminal_closes(
+    tmp_path: Path, controlling: bool, ignore_hup: bool, drawing: bool
+) -> None:
+    run = tmp_path / "run"
+    with Terminal([*TRAIN, str(run), "--engine", "plain"], controlling=controlling, ignore_hup=ignore_hup) as studio:
+        studio.wait_for("training", START)
+        if not drawing:
+            studio.press("p")  # the view is frozen
+        studio.wait_until(trains_on(run))
+        studio.read_for(2.0)
+        watched = rundir.read_state(run)
+        studio.read_for(5.0)
+        last = rundir.read_state(run)
+        assert watched is not None
+        assert last is not None
+        before = (last.step - watched.step) / (last.time - watched.time)
+        studio.close()
+        closed = time.monotonic()
+        studio.wait_until(lambda: studio.fd(0) == "/dev/null", what="the view ended")
+        gone = time.monotonic() - closed
+        time.sleep(1.0)  # the state file is a second behind
+        after = steps_per_second(run, 5.0)
+        print(f"\nview gone after {gone:.2f} s; {before:.0f} steps/s before, {after:.0f} after")
+        assert after > 0.9 * before
+        studio.signal(signal.SIGTERM)
+        assert studio.wait_end() == by_signal(signal.SIGTERM)
