@@ -77,12 +77,12 @@ PRESETS: dict[str, Preset] = {
     "deep-tanh-gain05": Preset(
         _DEEP | {"gain": 0.5},
         "gain 0.5: activations die out with depth",
-        "activations shrink downwards, gradients spread out towards the first layer",
+        "activations shrink downwards, gradients grow downwards: the first layer hears least of the loss",
     ),
     "deep-linear": Preset(
         _DEEP | {"nonlinearity": "identity"},
         "no nonlinearity at gain 5/3: nothing squeezes, so everything grows",
-        "activation std growing with depth, gradients shrinking towards the input",
+        "activation std growing with depth, gradient std shrinking; at lr 0.1 it soon diverges",
     ),
     "deep-linear-gain1": Preset(
         _DEEP | {"nonlinearity": "identity", "gain": 1.0},

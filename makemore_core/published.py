@@ -12,23 +12,24 @@ SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 
 
 class Stage(NamedTuple):
-    """One line of the loss log (part 3): losses after 200,000 steps. `about` where a number is given in round."""
+    """One line of the loss log (part 3): losses after 200,000 steps.
+
+    `first_within` is how far a first loss may lie from one that was published in round figures.
+    """
 
     preset: str
     first: float
-    first_about: float
+    first_within: float
     train: float
     val: float
-    about: float
 
 
-# `first_about` and `about`: how far a measured loss may lie from one that was published in round or as a reading.
 LOSS_LOG: tuple[Stage, ...] = (
-    Stage("mlp-original", 27.0, 3.0, 2.1245, 2.1682, 0.01),
-    Stage("mlp-softmax", 3.3, 0.05, 2.07, 2.13, 0.01),
-    Stage("mlp-tanh", 3.3, 0.05, 2.0356, 2.1027, 0.01),
-    Stage("mlp-kaiming", 3.3, 0.05, 2.0377, 2.1070, 0.01),
-    Stage("mlp-batchnorm", 3.3239, 0.05, 2.0668, 2.1048, 0.01),
+    Stage("mlp-original", 27.0, 3.0, 2.1245, 2.1682),
+    Stage("mlp-softmax", 3.3, 0.05, 2.07, 2.13),
+    Stage("mlp-tanh", 3.3, 0.05, 2.0356, 2.1027),
+    Stage("mlp-kaiming", 3.3, 0.05, 2.0377, 2.1070),
+    Stage("mlp-batchnorm", 3.3239, 0.0001, 2.0668, 2.1048),
 )
 
 
@@ -72,7 +73,7 @@ DEEP_WEIGHTS: tuple[DeepWeight, ...] = (
 
 
 class Seen(NamedTuple):
-    """What an experiment of part 3 shows, in words, with the number that says so where there is one."""
+    """What an experiment of part 3 shows, in words."""
 
     preset: str
     words: str
@@ -82,10 +83,10 @@ EXPERIMENTS: tuple[Seen, ...] = (
     Seen("deep-tanh", "std settles near 0.65, saturation near 5 %; the first layer near 20 %"),
     Seen("deep-tanh-gain1", "std and saturation shrink layer by layer"),
     Seen("deep-tanh-gain3", "far too saturated"),
-    Seen("deep-tanh-gain05", "activations shrink, gradients change with depth"),
-    Seen("deep-linear", "activations grow with depth, gradients change with depth"),
+    Seen("deep-tanh-gain05", "activations shrink with depth, gradients grow from the first layer to the last"),
+    Seen("deep-linear", "activations grow with depth, gradients shrink from the first layer to the last"),
     Seen("deep-linear-gain1", "forward and backward both keep their spread"),
-    Seen("deep-no-fanin", "saturated everywhere, ratios uneven"),
+    Seen("deep-no-fanin", "saturated everywhere, ratios up to -1 or -1.5 and uneven"),
     Seen("deep-slow", "ratios near -4 and under: training too slowly"),
     Seen("deep-batchnorm", "std 0.65, about 2 % saturated, equal through the depth"),
     Seen("deep-batchnorm-gain02", "activations unchanged, the update ratios move"),
