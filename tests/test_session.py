@@ -1,0 +1,400 @@
+"""A run obeys commands between updates, tells all that happened, and is the same whether anybody looks or not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from makemore_core import clock, session, watched
+from makemore_core.command import (
+    Channel,
+    Checkpoint,
+    Command,
+    Look,
+    Pause,
+    Restart,
+    Resume,
+    Sample,
+    Set,
+    Step,
+    Stop,
+    Twin,
+)
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
+from makemore_core.dataset import Dataset
+from makemore_core.session import CREDIT, Recorder, Request, Session
+from makemore_core.trainer import Trainer
+from makemore_core.watch import Watch
+from makemore_core.watched import Watched
+from tests.scripted import DENSE, SMALL, Move, Script, at, once, play
+
+UNWATCHED = Watch(per_second=1e-6)
+
+
+def weights(session: Session) -> dict[str, torch.Tensor]:
+    """Everything that training changes, generator and optimiser included."""
+    return {name: tensor.clone() for name, tensor in session.trainer.tensors().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+# Commands
+
+
+def test_a_command_is_applied_before_exactly_the_update_that_is_reported(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(50, Set({"lr": 0.02})), watch=UNWATCHED)
+
+    (mark,) = ran.interventions
+    assert mark.step == script.outcomes[0].step >= 50
+    assert mark.what == "lr 0.1 → 0.02"
+    reference = Trainer(SMALL, few_names)
+    losses = reference.advance(mark.step)
+    reference.config = SMALL.replace({"lr": 0.02})
+    losses += reference.advance(SMALL.steps - mark.step)
+    assert script.losses == losses
+    assert_same(weights(ran), reference.tensors())
+
+
+def test_paused_means_no_update_and_a_step_is_as_many_as_asked(few_names: Dataset) -> None:
+    seen: list[int] = []
+
+    def settled(session: Session) -> bool:
+        seen.append(session.trainer.step)
+        return session.state == "paused" and len(seen) > 3 and seen[-3:] == [session.trainer.step] * 3
+
+    ran, script = play(
+        few_names,
+        at(30, Pause()),
+        Move(settled, Step(7)),
+        once("paused", Step(1)),
+        once("paused", Resume()),
+        watch=UNWATCHED,
+    )
+
+    paused = [snapshot.step for snapshot in script.snapshots if snapshot.state == "paused"]
+    first = paused[0]
+    assert first >= 30
+    assert [step for step in sorted(set(paused)) if step > first] == [first + 7, first + 8]
+    assert [outcome.error for outcome in script.outcomes] == [None] * 4
+    assert ran.state == "finished"
+
+
+@pytest.mark.parametrize("name", sorted(LIVE_FIELDS))
+def test_what_only_coming_updates_read_never_restarts(few_names: Dataset, name: str) -> None:
+    value: Value = {"steps": 130, "batch_size": 5, "lr_decay_at": 60}.get(name, 0.02)
+    ran, script = play(few_names, at(50, Set({name: value})))
+
+    assert ran.attempt == 0
+    assert [snapshot.step for snapshot in script.snapshots] == sorted(snapshot.step for snapshot in script.snapshots)
+    assert ran.trainer.step == ran.config.steps
+    assert [mark.step for mark in ran.interventions] == [script.outcomes[0].step]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("norm", "none"), ("gain", 2.0), ("fan_in", "off"), ("nonlinearity", "relu"), ("optimizer", "adam")],
+)
+def test_live_or_restart(few_names: Dataset, name: str, value: Value) -> None:
+    live, _ = play(few_names, at(50, Set({name: value}, live=True)))
+    again, script = play(few_names, at(50, Set({name: value})))
+
+    assert name in LIVE_IF_ASKED_FIELDS
+    assert (live.attempt, again.attempt) == (0, 1)
+    assert (live.interventions[0].attempt, again.interventions[0].attempt) == (0, 1)
+    assert live.interventions[0].step >= 50
+    assert again.interventions[0].step == 0  # the change that began the attempt
+    fresh = Trainer(SMALL.replace({name: value}), few_names)
+    assert script.losses == fresh.advance(SMALL.steps)
+    assert_same(weights(again), fresh.tensors())
+
+
+def test_dead_units_are_not_carried_over_to_a_net_with_other_rows(few_names: Dataset) -> None:
+    ran = Session(SMALL, few_names, Channel())
+    ran.net.dead = {2: 3, 5: 4}
+    ran.net.reconfigure(SMALL.replace({"lr": 0.01}))
+    assert ran.net.dead == {2: 3, 5: 4}
+    ran.net.reconfigure(SMALL.replace({"norm": "none"}))
+    assert ran.net.dead == {}
+
+
+def test_a_restart_keeps_the_marks_and_begins_anew(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(20, Set({"lr": 0.05})), at(40, Restart()), at(60, Set({"n_hidden": 12})))
+
+    assert [(mark.what, mark.attempt) for mark in ran.interventions] == [
+        ("lr 0.1 → 0.05", 0),
+        ("restart", 1),
+        ("n_hidden 16 → 12", 2),
+    ]
+    assert [script.snapshots[-1].attempt, script.snapshots[-1].config["lr"]] == [2, 0.05]
+    assert script.losses == Trainer(SMALL.replace({"lr": 0.05, "n_hidden": 12}), few_names).advance(SMALL.steps)
+
+
+def test_restarted_while_paused_it_stays_paused(few_names: Dataset) -> None:
+    _, script = play(few_names, at(20, Pause()), once("paused", Restart()), once("paused", Resume()))
+
+    restarted = next(snapshot for snapshot in script.snapshots if snapshot.attempt == 1)
+    assert (restarted.state, restarted.step) == ("paused", 0)
+
+
+def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
+    ran, script = play(few_names, once("finished", Set({"steps": 150})), stay=True)
+
+    assert ran.trainer.step == 150
+    assert script.saved_at == [120, 150, 150]  # twice finished, then stopped
+    assert script.losses == Trainer(SMALL, few_names).advance(150)
+
+
+def test_steps_lowered_below_what_is_done_end_the_run(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(40, Pause()), once("paused", Set({"steps": 10})), once("paused", Resume()))
+
+    assert ran.state == "finished"
+    assert script.snapshots[-1].step >= 40
+    assert script.snapshots[-1].splits is not None
+
+
+@pytest.mark.parametrize(
+    ("cause", "cure"),
+    [({"lr": 1e6}, [Set({"lr": 0.01}), Restart()]), ({"gain": 1e30}, [Set({"gain": 1.0})])],
+)
+def test_a_diverged_run_is_told_and_can_be_restarted(
+    few_names: Dataset, cause: dict[str, Value], cure: list[Command]
+) -> None:
+    ran, script = play(
+        few_names,
+        once("diverged", Step(1)),
+        *(once("diverged", command) for command in cure),
+        config=SMALL.replace({**cause, "norm": "none", "nonlinearity": "identity"}),
+        stay=True,
+    )
+
+    diverged = next(snapshot for snapshot in script.snapshots if snapshot.state == "diverged")
+    assert "restart" in diverged.message
+    assert diverged.loss is not None
+    assert not math.isfinite(diverged.loss)
+    assert script.outcomes[0].error == "the run is diverged: restart it, or set steps higher"
+    assert "finished" in [snapshot.state for snapshot in script.snapshots]
+    assert math.isfinite(ran.net.loss or math.nan)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (Set({"lr": -1.0}), "lr=-1.0: has to be a number above 0 and at most 1e+06"),
+        (Set({"gian": 2.0}), "gian: no such setting; did you mean gain?"),
+        (Set({"norm": "group", "norm_groups": 7}), "norm_groups=7: has to divide n_hidden=16 without a remainder"),
+        (Twin({"batch_size": 5}), "batch_size=5: a twin sees the same minibatches, 8 each"),
+        (Look("no such thing"), "no such thing: no such exhibit"),
+        (Sample(n=100_000), "n=100000: at most 200 names are shown"),
+    ],
+)
+def test_what_cannot_be_done_is_told_and_changes_nothing(few_names: Dataset, command: Command, said: str) -> None:
+    ran, script = play(few_names, at(40, command))
+
+    assert script.outcomes[0].error is not None
+    assert said in script.outcomes[0].error
+    assert any(said in snapshot.message for snapshot in script.snapshots)
+    assert (ran.commands, ran.interventions, ran.attempt) == (0, [], 0)
+    assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("command", [Set({"device": "cuda"}), Twin({"device": "cuda"})])
+def test_a_net_that_cannot_be_made_here_leaves_the_run_as_it_is(few_names: Dataset, command: Command) -> None:
+    ran, script = play(few_names, at(40, command))
+
+    assert "no GPU" in (script.outcomes[0].error or "")
+    assert (ran.attempt, ran.config, ran.twin_changes) == (0, SMALL, {})
+
+
+def test_a_view_that_fails_does_not_hurt_the_training(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    exhibits = pytest.importorskip("makemore_core.exhibits")
+
+    def broken(*_: object) -> dict[str, object]:
+        raise ZeroDivisionError("a slip")
+
+    monkeypatch.setitem(exhibits.EXHIBITS, "broken", broken)
+    ran, script = play(few_names, at(40, Look("broken")))
+
+    assert script.outcomes[0].error == "broken: ZeroDivisionError: a slip"
+    assert ran.state == "finished"
+
+
+def test_nothing_is_obeyed_after_a_stop(few_names: Dataset) -> None:
+    channel = Channel()
+    channel.send(Step(5))
+    channel.send(Stop())
+    channel.send(Restart())
+    ran = Session(SMALL, few_names, channel)
+
+    assert ran.run() == "stopped"
+    assert (ran.attempt, ran.trainer.step) == (0, 0)
+
+
+def test_a_checkpoint_that_fails_is_told_to_whoever_asked_for_it(few_names: Dataset) -> None:
+    class Full(Script):
+        def checkpoint(self, session: Session) -> str:
+            raise ValueError("the checkpoint could not be saved: No space left on device")
+
+    script = Full(at(30, Checkpoint()))
+    Session(SMALL, few_names, Channel(), recorder=script).run()
+
+    assert script.outcomes[0].error == "the checkpoint could not be saved: No space left on device"
+
+
+def test_a_finished_run_that_could_not_be_saved_waits_for_room(few_names: Dataset) -> None:
+    class FullAtFirst(Script):
+        room = False
+
+        def checkpoint(self, session: Session) -> str:
+            if not self.room:
+                raise ValueError("No space left on device")
+            return super().checkpoint(session)
+
+        def unsaved(self) -> bool:
+            return not self.room
+
+        def asked(self, session: Session) -> list[Request]:
+            if session.state == "finished":
+                self.room = True
+                self.checkpoint(session)
+            return []
+
+    script = FullAtFirst()
+    assert Session(SMALL, few_names, Channel(), recorder=script).run() == "finished"
+    assert script.saved_at == [SMALL.steps]
+
+
+def test_names_are_drawn_anew_as_many_as_asked(few_names: Dataset) -> None:
+    _, script = play(few_names, at(40, Sample(n=5)), at(60, Sample(n=5)))
+
+    drawn = [snapshot.names for snapshot in script.snapshots if snapshot.names]
+    assert {len(names) for names in drawn} == {5}
+    assert len(set(drawn)) >= 2
+
+
+# Snapshots
+
+
+@pytest.mark.parametrize("engine", ["plain", "fast", "manual"])
+def test_the_losses_are_the_same_watched_and_unwatched(few_names: Dataset, engine: str) -> None:
+    config = SMALL.replace({"engine": engine, "steps": 250, "n_layer": 1})
+    a, watched_densely = play(few_names, config=config, watch=DENSE)
+    b, unwatched = play(few_names, config=config, watch=UNWATCHED)
+
+    assert len(watched_densely.snapshots) > 250 > 10 > len(unwatched.snapshots)
+    assert watched_densely.losses == unwatched.losses
+    assert_same(weights(a), weights(b))
+
+
+@pytest.mark.parametrize("watch", [Watch(every=1), Watch(every=7), Watch(per_second=200.0), UNWATCHED])
+def test_every_loss_arrives_exactly_once(few_names: Dataset, watch: Watch) -> None:
+    moves = [at(20, Pause()), once("paused", Step(3)), once("paused", Resume()), at(60, Set({"lr": 0.05}))]
+    _, script = play(few_names, *moves, at(80, Look("?")), watch=watch)
+
+    assert len(script.losses) == SMALL.steps
+    arrived = 0
+    for snapshot in script.snapshots:
+        arrived += len(snapshot.losses)
+        assert arrived == snapshot.step
+        assert snapshot.loss == (script.losses[arrived - 1] if arrived else None)
+    assert script.snapshots[-1].first_loss == script.losses[0]
+
+
+def test_the_cadence_in_steps_is_kept(few_names: Dataset) -> None:
+    _, script = play(few_names, watch=Watch(every=25))
+
+    assert sorted({snapshot.step for snapshot in script.snapshots}) == [0, 25, 50, 75, 100, 120]
+    assert all(snapshot.layers for snapshot in script.snapshots if snapshot.step)
+
+
+class SlowMotion:
+    """A clock that only training and looking move: an update takes 1 ms, each look its own price."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, prices: dict[str, float]) -> None:
+        self.now = 1000.0
+        self.prices = prices
+        for module in (session, clock):
+            monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        advance, look, survey, sample = Watched.advance, Watched.look, Watched.survey, Watched.sample
+
+        def slow_advance(net: Watched, batches: torch.Tensor, watch: bool) -> None:
+            self.now += 0.001 * len(batches) + prices["watch"] * watch
+            advance(net, batches, watch)
+
+        def slow_look(net: Watched) -> None:
+            self.now += prices["look"]
+            look(net)
+
+        def slow_survey(net: Watched, whole: bool) -> Iterator[None]:
+            for _ in survey(net, whole):
+                self.now += prices["survey"]
+                yield
+
+        def slow_sample(net: Watched, *arguments: int) -> None:
+            self.now += prices["sample"]
+            sample(net, *arguments)
+
+        for name, slow in {
+            "advance": slow_advance, "look": slow_look, "survey": slow_survey, "sample": slow_sample
+        }.items():  # fmt: skip
+            monkeypatch.setattr(watched.Watched, name, slow)
+
+
+@pytest.mark.parametrize(("budget", "dear"), [(0.01, "look"), (0.03, "survey"), (0.03, "sample"), (0.1, "watch")])
+def test_looking_keeps_to_its_budget(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, dear: str
+) -> None:
+    prices = {"watch": 0.001, "look": 0.002, "survey": 0.005, "sample": 0.01}
+    prices[dear] *= 10
+    SlowMotion(monkeypatch, prices)
+    config = SMALL.replace({"steps": 20_000, "n_layer": 1, "n_hidden": 4, "batch_size": 2, "engine": "fast"})
+
+    ran, script = play(few_names, at(19_000, Stop()), config=config, watch=Watch(per_second=50.0, budget=budget))
+
+    shares = [snapshot.overhead for snapshot in script.snapshots]
+    assert all(0 <= share <= 1 for share in shares)
+    seconds = ran.trainer.step * 0.001
+    assert shares[-1] * seconds <= budget * seconds + CREDIT["survey"] + sum(prices.values())
+    assert shares[-1] >= 0.3 * budget  # what may be spent is spent
+    assert script.snapshots[-1].splits is not None
+    assert script.snapshots[-1].names
+
+
+def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlowMotion(monkeypatch, {"watch": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
+    config = SMALL.replace({"steps": 2000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # two seconds
+
+    _, script = play(few_names, config=config, watch=Watch(per_second=10.0))
+
+    looked = sorted({snapshot.step for snapshot in script.snapshots})
+    assert 13 <= len(looked) <= 22
+    assert max(b - a for a, b in itertools.pairwise(looked)) <= 160  # and a slice of updates or two
+
+
+def test_a_recorder_need_not_do_anything(few_names: Dataset) -> None:
+    channel = Channel(most=4096)
+    assert Session(SMALL, few_names, channel, recorder=Recorder(), watch=Watch(every=1)).run() == "finished"
+    assert len(channel.drain()) >= SMALL.steps
+
+
+def test_a_crash_is_told_to_the_recorder_and_not_hidden(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class Closing(Script):
+        def close(self, session: Session) -> None:
+            closed.append(session.state)
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a slip")
+
+    monkeypatch.setattr(Watched, "advance", broken)
+    with pytest.raises(ZeroDivisionError):
+        Session(Config(), few_names, Channel(), recorder=Closing()).run()
+    assert closed == ["crashed"]
