@@ -294,10 +294,13 @@ def find_lr(
 ) -> int:
     """Learning-rate range test: the loss at rates from 0.001 to 1, and a suggestion."""
     from app import launch
-    from app.model_of import find_lr_of
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
-    return find_lr_of(launch.plan(preset, changes, data), as_json)
+    config = launch.plan(preset, changes, data).config
+
+    from makemore_core.find_lr import run
+
+    return run(config, data, json=as_json)
 
 
 @cli.command()
