@@ -13,7 +13,6 @@ import codecs
 import functools
 import io
 import os
-import select
 import signal
 import sys
 import termios
@@ -32,9 +31,7 @@ from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
 from textual.worker import WorkerFailed
 
-from app.terminal import LEAVE, Exit, by_signal, report, require_terminal, reset_terminal
-
-__all__ = ["Exit", "TerminalDriver", "by_signal", "report", "require_terminal", "reset_terminal", "run_app"]
+from app.terminal import LEAVE, Exit, by_signal, is_gone, outlive_terminal, report
 
 Result = TypeVar("Result")
 
@@ -62,8 +59,8 @@ CANCEL = b"\x18"
 class TerminalDriver(LinuxDriver):
     """Input and output of one app on one terminal; all of it happens on the event loop.
 
-    `lost`: the terminal went away; `signal`: the one that ended the app, or 0; `error`: what ended it outside of the
-    app's own messages.
+    What ended the app, if it was not the app: `lost`, its terminal went away; `signal`, or 0; `error`, one that its
+    messages did not raise.
     """
 
     def __init__(
@@ -84,7 +81,7 @@ class TerminalDriver(LinuxDriver):
         self._main = asyncio.current_task()
         self._pid = os.getpid()
         self._shown = False
-        self._standard = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+        self._gone = False
         self.fileno = own_handle(self.fileno)
         self._size = size or self._get_terminal_size()
         self._parser = Parser(debug)
@@ -107,9 +104,9 @@ class TerminalDriver(LinuxDriver):
 
     def start_application_mode(self) -> None:
         """Take the terminal, now or as soon as this is the foreground job; harmless where it is taken already."""
-        if self._shown or self.lost or self.fileno < 0:
+        if self._shown or self._gone or self.fileno < 0:
             return
-        if self._is_gone():
+        if is_gone(self.fileno):
             self._lose()
         elif not self._in_foreground():
             self._loop.call_later(0.2, self.start_application_mode)
@@ -199,7 +196,7 @@ class TerminalDriver(LinuxDriver):
         except OSError:
             data = b""
         if not data:
-            if self._is_gone():
+            if is_gone(self.fileno):
                 self._lose()
             elif not self._in_foreground():
                 self._hide()
@@ -311,29 +308,27 @@ class TerminalDriver(LinuxDriver):
             os.kill(os.getpid(), number)
 
     def _end(self, number: int) -> None:
-        if number == signal.SIGHUP and self._is_gone():
+        if number == signal.SIGHUP and is_gone(self.fileno):
             self._lose()
         else:
             self._quit(by_signal(number))
 
     def _lose(self) -> None:
         """Nothing must write to the terminal any more, nor be told once more that it hung up."""
-        if self.lost:
+        if self._gone:
             return
-        self.lost = True
+        self._gone = True
         self._shown = False
         if self.signal == signal.SIGHUP:
             self.signal = 0
         self.disable_input()
         self._loop.remove_writer(self.fileno)
         self._unsent.clear()
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for fd in self._standard:
-            os.dup2(nothing, fd)
-        os.close(nothing)
-        self._quit(Exit.LOST)
-        self._on_lost()
+        outlive_terminal()
+        if not self._app._exit:  # it was not about to end anyway
+            self.lost = True
+            self._quit(Exit.LOST)
+            self._on_lost()
 
     def fail(self, error: BaseException) -> None:
         """End the app because of an error that its messages did not raise; from any thread."""
@@ -351,11 +346,6 @@ class TerminalDriver(LinuxDriver):
         self._app.exit(return_code=status)
         if self._main is not None:
             self._loop.call_later(GRACE, self._main.cancel)
-
-    def _is_gone(self) -> bool:
-        terminal = select.poll()
-        terminal.register(self.fileno, 0)
-        return bool(terminal.poll(0))
 
     def _soon(self, callback: Callable[..., None], *arguments: object) -> None:
         """From a signal handler or a thread."""
@@ -376,11 +366,11 @@ class Parser(XTermParser):
 def own_handle(fd: int) -> int:
     """A non-blocking handle of our own on the terminal: made non-blocking, the shared one would be so for the shell."""
     names = []
-    with suppress(OSError):  # fails where it is not our controlling terminal
-        os.tcgetpgrp(fd)
-        names.append("/dev/tty")  # works after su, too
     with suppress(OSError):
         names.append(os.ttyname(fd))
+    with suppress(OSError):  # fails where it is not our controlling terminal
+        os.tcgetpgrp(fd)
+        names.append("/dev/tty")  # where su has left us a terminal that we may not open by name
     for name in names:
         with suppress(OSError):
             return os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import os
 import platform
+import select
+import signal
 import sys
 import tempfile
 import termios
@@ -71,6 +73,23 @@ def reset_terminal() -> None:
     termios.tcsetattr(1, termios.TCSANOW, sane(attributes))
     termios.tcflush(1, termios.TCIFLUSH)
     os.write(1, (LEAVE + SOFT_RESET).encode())
+
+
+def outlive_terminal() -> None:
+    """Go on without the terminal, which went away: it is no longer written to or read, and SIGHUP is ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        if is_gone(fd):
+            os.dup2(nothing, fd)
+    os.close(nothing)
+
+
+def is_gone(fd: int) -> bool:
+    """Whether the other end of the file descriptor hung up, as that of a closed terminal has."""
+    terminal = select.poll()
+    terminal.register(fd, 0)
+    return bool(terminal.poll(0))
 
 
 def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:

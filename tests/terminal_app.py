@@ -21,7 +21,8 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
-from app.driver import Exit, TerminalDriver, require_terminal, run_app
+from app.driver import TerminalDriver, run_app
+from app.terminal import Exit, require_terminal
 
 
 class Trainer(threading.Thread):
