@@ -81,7 +81,19 @@ class Series:
             self._put(step, values[at:until])
             at = until
 
-    def _put(self, step: int, values: Sequence[float]) -> None:
+    def spread(self, first: int, span: int, values: Sequence[float], mean: float | None) -> None:
+        """What is left of the numbers of `span` steps from `first` on: their extremes in order, and their mean."""
+        if self.start is not None and first < self.end:
+            first, span = self.end, span - (self.end - first)
+        if not values or span <= 0:
+            return
+        self.end, self.last = first + span, values[-1]
+        if self.start is None:
+            self.start = first
+        for i, value in enumerate(values):
+            self._put(first + i * span // len(values), (value,), value if mean is None else mean, span / len(values))
+
+    def _put(self, step: int, values: Sequence[float], mean: float | None = None, weight: float = 1.0) -> None:
         total = sum(values)
         if not math.isfinite(total):
             if self.broken is None:
@@ -99,7 +111,8 @@ class Series:
         if not values:
             return
         bucket = self._buckets[at]
-        low, high, count = min(values), max(values), len(values)
+        low, high, count = min(values), max(values), weight * len(values)
+        total = total if mean is None else mean * count
         if bucket is None:
             self._buckets[at] = [low, high, total, count]
         else:
@@ -271,6 +284,11 @@ class History:
 
     def _take_losses(self, snapshot: Snapshot) -> None:
         losses = snapshot.losses
+        if snapshot.losses_span is not None:
+            first = snapshot.step - snapshot.losses_span
+            self.attempt.loss.spread(first, snapshot.losses_span, losses, snapshot.losses_mean)
+            self.smoothed_loss = snapshot.losses_mean if snapshot.losses_mean is not None else math.nan
+            return
         first = snapshot.step - len(losses)
         new = losses[max(0, self.attempt.loss.end - first) :] if self.attempt.loss.start is not None else losses
         if not new:

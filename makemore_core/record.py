@@ -472,6 +472,7 @@ def _merged(a: Fields, b: Fields) -> Fields | None:
         share = min(KEPT_LOSSES - 2, max(2, round(KEPT_LOSSES * a_span / span)))
         losses = _extremes(a_losses, share) + _extremes(b_losses, KEPT_LOSSES - share)
         merged["losses_span"] = msgspec.Raw(b"%d" % span)
+        merged["losses_mean"] = _mean([(_mean_of(a, a_losses), a_span), (_mean_of(b, b_losses), b_span)])
     else:
         losses = a_losses + b_losses
     merged.update(_raw_losses(losses))
@@ -481,6 +482,19 @@ def _merged(a: Fields, b: Fields) -> Fields | None:
 
 
 _NULL = msgspec.Raw(b"null")
+
+
+def _mean_of(fields: Fields, losses: list[float]) -> float:
+    """The mean of the losses that are numbers, also of those that thinning took away; NaN where there are none."""
+    mean = _value(fields, "losses_mean")
+    numbers = [loss for loss in losses if math.isfinite(loss)]
+    return mean if isinstance(mean, float) else sum(numbers) / len(numbers) if numbers else math.nan
+
+
+def _mean(parts: list[tuple[float, int]]) -> msgspec.Raw:
+    known = [(mean, weight) for mean, weight in parts if math.isfinite(mean) and weight]
+    total = sum(weight for _, weight in known)
+    return msgspec.Raw(msgspec.json.encode(sum(mean * weight / total for mean, weight in known) if total else None))
 
 
 def _extremes(values: list[float], most: int) -> list[float]:

@@ -99,9 +99,10 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     """The state of a run after `step` updates; the statistics are those of the last update.
 
     `loss` is that of the last minibatch, `losses` those of the updates `step - len(losses) .. step - 1`, all since
-    the snapshot before. `attempt` counts the restarts. `overhead` is the share (0..1) of the time that went into
-    looking: probes, evaluations, samples. `expected_loss` is that of the uniform guess, ln V. `time` is seconds
-    since the epoch. A snapshot taken before the first update has no layers.
+    the snapshot before. Where an old part of a long record was thinned, `losses` are only the extremes, in order, of
+    the last `losses_span` updates, whose mean is `losses_mean`. `attempt` counts the restarts. `overhead` is the
+    share (0..1) of the time that went into looking: probes, evaluations, samples. `expected_loss` is that of the
+    uniform guess, ln V. `time` is seconds since the epoch. A snapshot taken before the first update has no layers.
     """
 
     run: str
@@ -113,6 +114,8 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     loss: float | None = None
     first_loss: float | None = None
     losses: tuple[float, ...] = ()
+    losses_span: int | None = None
+    losses_mean: float | None = None
     expected_loss: float | None = None
     lr: float | None = None
     params: int = 0

@@ -85,13 +85,13 @@ def all_replies(client: ControlClient, n: int) -> list[Reply]:
     return replies
 
 
-def caller(run: Run) -> socket.socket:
+def caller(folder: Path) -> socket.socket:
     """A connection without manners."""
     connections: list[socket.socket] = []
 
     def called() -> bool:
         with contextlib.suppress(BlockingIOError):  # many are calling at once
-            connections.extend(filter(None, [connect(run.folder)]))
+            connections.extend(filter(None, [connect(folder)]))
         return bool(connections)
 
     until(called)
@@ -179,7 +179,7 @@ def test_readonly_is_enforced_by_the_trainer(run: Run) -> None:
     client = ControlClient(run.folder, readonly=True)
     found = client.request(Pause())
     assert (found.ok, found.error) == (False, "this connection is read-only")
-    cheat = caller(run)
+    cheat = caller(run.folder)
     cheat.sendall(b'{"hello":{"readonly":true}}\n{"hello":{"readonly":false}}\n{"id":7,"command":{"type":"stop"}}\n')
     cheat.shutdown(socket.SHUT_WR)
     assert [reply["ok"] for reply in answers(cheat)] == [True, True, False]
@@ -217,7 +217,7 @@ def test_a_temporary_directory_with_a_long_name_is_no_obstacle(tmp_path: Path, m
 
 
 def test_other_users_are_turned_away(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    stranger = caller(run)
+    stranger = caller(run.folder)
     monkeypatch.setattr(control, "_peer", lambda _: os.geteuid() + 1)
     late = socket.socket(socket.AF_UNIX)
     late.settimeout(20)
@@ -314,7 +314,7 @@ BAD_LINES = [
 
 @pytest.mark.parametrize("line", BAD_LINES, ids=range(len(BAD_LINES)))
 def test_what_is_no_request_is_refused_in_one_line(run: Run, line: bytes) -> None:
-    connection = caller(run)
+    connection = caller(run.folder)
     connection.sendall(line + b"\n")
     connection.shutdown(socket.SHUT_WR)
     heard = answers(connection)
@@ -327,7 +327,7 @@ def test_what_is_no_request_is_refused_in_one_line(run: Run, line: bytes) -> Non
 
 
 def test_hostile_text_does_not_reach_a_screen(run: Run) -> None:
-    connection = caller(run)
+    connection = caller(run.folder)
     connection.sendall(b'{"who":"\\u001b]0;x\\u0007\\u009b31m\\nanna","command":{"type":"pause"}}\n')
     until(lambda: run.applied)
     assert run.applied[0][1].isprintable()
@@ -335,14 +335,14 @@ def test_hostile_text_does_not_reach_a_screen(run: Run) -> None:
 
 
 def test_a_line_without_end_is_cut_off(run: Run) -> None:
-    connection = caller(run)
+    connection = caller(run.folder)
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
         connection.sendall(b"x" * 1000 * LONGEST_LINE)
     assert still_answers(run)
 
 
 def test_whoever_talks_nonsense_is_hung_up_on(run: Run) -> None:
-    connection = caller(run)
+    connection = caller(run.folder)
     connection.sendall(b"nonsense\n" * 1000)
     assert len(answers(connection)) == control.MOST_BAD_LINES
 
@@ -352,7 +352,7 @@ def test_silence_and_half_lines_end_but_a_viewer_may_be_quiet(run: Run, monkeypa
     monkeypatch.setattr(control, "TICK", 0.01)
     viewer = ControlClient(run.folder)
     viewer.request(None)
-    silent, slow = caller(run), caller(run)
+    silent, slow = caller(run.folder), caller(run.folder)
     slow.sendall(b'{"ping"')
     assert answers(silent) == answers(slow) == []
     assert len(run.server._clients) == 1
@@ -360,7 +360,7 @@ def test_silence_and_half_lines_end_but_a_viewer_may_be_quiet(run: Run, monkeypa
 
 
 def test_a_client_that_does_not_read_is_dropped(run: Run) -> None:
-    connection = caller(run)
+    connection = caller(run.folder)
     with pytest.raises(OSError, match=r"Broken pipe|reset"):
         connection.sendall(b'{"ping":1}\n' * 1_000_000)
     assert still_answers(run)
@@ -370,7 +370,7 @@ def test_crowds_give_way_to_those_who_belong_there(run: Run) -> None:
     viewer = ControlClient(run.folder)
     crowd = []
     for n in range(3 * MOST_CLIENTS):
-        crowd.append(caller(run))
+        crowd.append(caller(run.folder))
         crowd[-1].sendall(b'{"ping":1}\n' if n % 2 else b'{"pi')
         if n % 10 == 0:
             assert viewer.request(Pause()).ok
@@ -393,7 +393,7 @@ def test_commands_that_nobody_applies_do_not_pile_up(run: Run) -> None:
 
 def test_an_answer_to_somebody_who_left_is_dropped(run: Run) -> None:
     run.busy.set()
-    connection = caller(run)
+    connection = caller(run.folder)
     connection.sendall(b'{"command":{"type":"pause"}}\n')
     until(lambda: run.queue)
     connection.close()
@@ -403,12 +403,12 @@ def test_an_answer_to_somebody_who_left_is_dropped(run: Run) -> None:
     assert not run.server._waiting
 
 
-def harass(run: Run, messages: int, dice: random.Random) -> None:
+def harass(folder: Path, messages: int, dice: random.Random) -> None:
     """Malformed, huge and slow messages from changing peers."""
     peers: list[socket.socket] = []
     for _ in range(messages):
         if not peers or dice.random() < 0.1:
-            peers.append(caller(run))
+            peers.append(caller(folder))
         peer = dice.choice(peers)
         peer.setblocking(False)
         kind = dice.randint(0, 4)
@@ -430,7 +430,7 @@ def harass(run: Run, messages: int, dice: random.Random) -> None:
 
 def test_harassment_leaves_no_trace(run: Run) -> None:
     handles, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
-    harass(run, 1000, random.Random(5))
+    harass(run.folder, 1000, random.Random(5))
     assert still_answers(run)
     assert ControlClient(run.folder).request(Pause()).ok
     until(lambda: not run.server._clients)
@@ -445,7 +445,7 @@ def test_the_servers_thread_rests_many_times_as_long_as_it_works(tmp_path: Path)
 
     def flood() -> None:
         while not stop.is_set():
-            harass(run, 50, random.Random(6))
+            harass(run.folder, 50, random.Random(6))
 
     thread = threading.Thread(target=flood)
     thread.start()

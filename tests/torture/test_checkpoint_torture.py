@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 
 import pytest
-from test_checkpoint import TENSORS_OF_A_RUN, check_kills, check_mutated
 
 from makemore_core.checkpoint import save
+from tests.test_checkpoint import TENSORS_OF_A_RUN, check_kills, check_mutated
 
 pytestmark = pytest.mark.torture
 
