@@ -5,6 +5,7 @@ It is the smallest front end: a loop over the stream, which ends when the run do
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from app.launch import Worker
-from app.terminal import Exit, by_signal
+from app.terminal import Exit, by_signal, is_gone, outlive_terminal
 from makemore_core.command import Channel, Stop
 from makemore_core.snapshot import Snapshot, to_json
 from makemore_core.watch import Watch
@@ -49,8 +50,10 @@ def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
             for event in channel.drain():
                 if isinstance(event, Snapshot):
                     newest = event
-                    printer.show(event)
-        printer.close()
+                    with without_terminal_if_lost():
+                        printer.show(event)
+        with without_terminal_if_lost():
+            printer.close()
     if worker.error is not None:
         raise worker.error
     if newest is not None and newest.message:
@@ -62,20 +65,43 @@ def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
 
 @contextmanager
 def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
-    """Meanwhile the signals that end a program ask the run to stop instead; what was caught is in the list."""
+    """Meanwhile the signals that end a program ask the run to stop instead; what was caught is in the list.
+
+    Where SIGHUP tells that the terminal is gone, the run goes on without it.
+    """
     caught: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
         caught.append(number)
         channel.send(Stop())
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, stop) for number in numbers}
+    def hung_up(number: int, frame: FrameType | None) -> None:
+        if any(is_gone(fd) for fd in (0, 1, 2)):
+            outlive_terminal()
+        else:
+            stop(number, frame)
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: hung_up}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # started by nohup, or the terminal went before
+        del handlers[signal.SIGHUP]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield caught
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, was in before.items():
+            if signal.getsignal(number) == handlers[number]:
+                signal.signal(number, was)
+
+
+@contextmanager
+def without_terminal_if_lost() -> Iterator[None]:
+    """What cannot be shown because the terminal is gone is not missed, then or later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        outlive_terminal()
 
 
 class JsonLines:

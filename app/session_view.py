@@ -63,7 +63,8 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
             return Exit.ERROR
         return by_signal(caught[0]) if caught else Exit.LOST
     channel.send(Stop())
-    stopped = worker.join(SAVING)
+    with stopped_by_signals(channel):  # saving is not cut off by a terminal that closes meanwhile
+        stopped = worker.join(SAVING)
     if worker.error is not None:
         raise worker.error
     if not stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -72,6 +73,21 @@ def test_quitting_saves_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> Non
     assert rundir.liveness(run) == "stopped"
 
 
+@pytest.mark.torture
+def test_a_terminal_that_closes_while_the_run_is_saved_changes_nothing(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Terminal([*TRAIN, str(run)]) as terminal:
+        terminal.wait_for("training", START)
+        terminal.wait_until(lambda: step(run) > 0)
+        terminal.press("q")
+        terminal.wait_for("stop and save")
+        terminal.press("s")
+        terminal.wait_until(lambda: "alternate screen" not in terminal.not_restored())
+        terminal.close()
+        terminal.wait_end()
+    assert rundir.liveness(run) == "stopped"
+
+
 def test_a_lost_terminal_costs_the_view_and_nothing_else(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with Terminal([*TRAIN, str(run)]) as studio:
@@ -85,6 +101,17 @@ def test_a_lost_terminal_costs_the_view_and_nothing_else(tmp_path: Path) -> None
         studio.wait_until(trains_on(run))
         studio.signal(signal.SIGTERM)
         assert studio.wait_end() == by_signal(signal.SIGTERM)
+    assert rundir.liveness(run) == "stopped"
+
+
+def test_headless_training_outlives_its_terminal(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Terminal([*TRAIN, str(run), "--headless"]) as terminal:
+        terminal.wait_until(lambda: run.exists() and step(run) > 0, START)
+        terminal.close()
+        terminal.wait_until(trains_on(run))
+        terminal.signal(signal.SIGTERM)
+        assert terminal.wait_end() == by_signal(signal.SIGTERM)
     assert rundir.liveness(run) == "stopped"
 
 
@@ -129,3 +156,24 @@ def test_training_keeps_its_speed_when_the_terminal_closes(
         assert after > 0.9 * before
         studio.signal(signal.SIGTERM)
         assert studio.wait_end() == by_signal(signal.SIGTERM)
+
+
+@pytest.mark.torture
+def test_a_thousand_resizes_of_the_studio(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    subprocess.run([*TRAIN, str(run), "--headless", "--steps", "500"], cwd=ROOT, check=True, capture_output=True)
+    with Terminal([*MAKEMORE, "attach", str(run)], columns=120, rows=40) as viewer:
+        viewer.wait_for("finished")
+        viewer.read_for(1.0)
+        memory = viewer.rss_mb()
+        for count in range(1000):
+            viewer.resize(1 + count * 37 % 220, 1 + count * 23 % 60)
+            viewer.read_for(0.01)
+        viewer.resize(120, 40)
+        with Terminal([*MAKEMORE, "attach", str(run)], columns=120, rows=40) as fresh:
+            fresh.wait_for("finished")
+            fresh.read_for(1.0)
+            viewer.wait_until(lambda: viewer.text == fresh.text, what=f"the fresh picture\n{fresh.text}")
+        more = viewer.rss_mb() - memory
+        print(f"\n{more:+.1f} MB")
+        assert more < 15
