@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -324,6 +325,7 @@ def reset() -> int:
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit 2, anything unexpected one line and exit 3."""
+    warnings.simplefilter("ignore")  # torch's are about statistics of one number, and would land on the screen
     try:
         status = cli.main(standalone_mode=False, prog_name="makemore")
         sys.stdout.flush()
