@@ -41,11 +41,17 @@ def names() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def few_names(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def few_names_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six hundred of the embedded names, for whatever trains many nets."""
     path = tmp_path_factory.mktemp("data") / "few.txt"
     path.write_text("\n".join(embedded_names().read_text("utf-8").split("\n")[:600]), "utf-8")
-    return read(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def few_names(few_names_file: Path) -> Dataset:
+    """The same, read."""
+    return read(few_names_file)
 
 
 @pytest.fixture

@@ -1,0 +1,375 @@
+"""What a run leaves on disk is enough to go on bit for bit, and a disk that fails never stops it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from makemore_core import checkpoint, record, recorder, rundir
+from makemore_core.command import Channel, Checkpoint, Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop
+from makemore_core.config import Config, Optimizer
+from makemore_core.dataset import Dataset
+from makemore_core.record import RecordReader
+from makemore_core.recorder import later_changes, load_trainer, open_run
+from makemore_core.session import Session
+from makemore_core.snapshot import Snapshot, from_json
+from makemore_core.watch import Watch
+from tests.trainers import Order, differing, new_run, opened, reference, trainer_process, wait_for
+
+SMALL = Config(n_layer=2, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.02, engine="plain")
+
+
+@pytest.fixture
+def run(tmp_path: Path, few_names_file: Path) -> Callable[[Config], Path]:
+    """Makes a run that nobody has trained yet."""
+    return lambda config: new_run(tmp_path / "run", config, few_names_file)
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """The snapshots in a run's record."""
+    payloads = RecordReader(folder / rundir.RECORD).read()
+    events = [from_json(payload) for payload in payloads if payload.startswith(b'{"type":"snapshot"')]
+    return [event for event in events if isinstance(event, Snapshot)]
+
+
+def entries(folder: Path) -> list[dict[str, object]]:
+    """The commands in a run's record."""
+    payloads = RecordReader(folder / rundir.RECORD).read()
+    return [msgspec.json.decode(payload) for payload in payloads if payload.startswith(b'{"type":"command"')]
+
+
+# Going on
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_stopped_and_resumed_is_as_if_never_stopped(
+    run: Callable[[Config], Path], few_names: Dataset, engine: str, optimizer: Optimizer
+) -> None:
+    config = SMALL.replace({"engine": engine, "optimizer": optimizer})
+    folder = run(config)
+
+    assert opened(folder, Order(0, 33, Stop())).run() == "stopped"
+    changes = (Order(0, 50, Set({"lr": 0.01})), Order(0, 60, Set({"norm": "none"}, live=True)))
+    assert opened(folder, *changes, Order(0, 71, Stop())).run() == "stopped"
+    assert opened(folder, *changes, Order(0, 90, Restart())).run() == "finished"
+
+    made = later_changes(folder, 0)
+    assert [command for _, _, command in made] == [changes[0].command, changes[1].command, Restart()]
+    assert differing(load_trainer(folder), reference(config, few_names, made)) == []
+
+
+@pytest.mark.parametrize("engine", ["plain", "fast"])
+def test_killed_and_resumed_is_as_if_never_killed(
+    run: Callable[[Config], Path], few_names: Dataset, engine: str
+) -> None:
+    config = SMALL.replace({"engine": engine, "steps": 900 if engine == "plain" else 30_000, "optimizer": "adam"})
+    folder = run(config)
+    third = config.steps // 3
+    orders = [Order(0, third, Set({"lr": 0.01})), Order(0, third + 100, Restart()), Order(1, third, Set({"gain": 2.0}))]
+
+    for attempt in range(3):
+        trainer = trainer_process(folder, orders)
+        wait_for(lambda: progress(folder) > (attempt, third // 2), f"progress in attempt {attempt}")  # noqa: B023
+        trainer.kill()
+        trainer.join()
+    trainer = trainer_process(folder, orders)
+    trainer.join(60)
+
+    assert trainer.exitcode == 0
+    changes = later_changes(folder, 0)
+    assert [command for _, _, command in changes] == [order.command for order in orders]
+    assert differing(load_trainer(folder), reference(config, few_names, changes)) == []
+
+
+def progress(folder: Path) -> tuple[int, int]:
+    """Attempt and step of a run as its state file tells it."""
+    snapshot = rundir.read_state(folder)
+    return (snapshot.attempt, snapshot.step) if snapshot else (0, 0)
+
+
+def crash(session: Session, attempt: int, step: int) -> None:
+    """Run until the step, then fail, which leaves everything as a kill does."""
+    advance = session._advance
+
+    def failing(n: int, watch: bool) -> None:
+        if (session.attempt, session.trainer.step) >= (attempt, step):
+            raise KeyboardInterrupt
+        advance(n, watch)
+
+    session._advance = failing  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        session.run()
+
+
+def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes_again(
+    run: Callable[[Config], Path], few_names: Dataset
+) -> None:
+    folder = run(SMALL)
+    crash(opened(folder, Order(0, 20, Set({"lr": 0.5})), Order(0, 40, Restart())), 1, 30)
+    assert not checkpoint.saved(folder)
+    assert rundir.liveness(folder) == "crashed"
+
+    session = opened(folder)
+    assert session.run() == "finished"
+
+    changes = later_changes(folder, 0)
+    assert len(changes) == 2
+    assert session.attempt == 1
+    assert [mark.what for mark in session.interventions] == ["lr 0.02 → 0.5", "restart"]
+    assert differing(session.trainer, reference(SMALL, few_names, changes)) == []
+
+
+def test_a_change_made_while_the_past_is_repeated_takes_the_place_of_the_later_ones(
+    run: Callable[[Config], Path], few_names: Dataset
+) -> None:
+    folder = run(SMALL)
+    early, late, other = Set({"lr": 0.5}), Set({"lr": 0.9}), Set({"lr": 0.001})
+    crash(opened(folder, Order(0, 20, early), Order(0, 100, late)), 0, 120)
+
+    session = open_run(folder, Channel(), watch=Watch(per_second=1e-6))
+    session.channel.send(Step(60))  # early is repeated, late is not reached
+    session.channel.send(Look("?"))
+    asked, given = session.recorder.asked, [other]
+    session.recorder.asked = lambda one: (
+        asked(one)
+        + (  # type: ignore[method-assign]
+            [_request(given.pop()), _request(Resume())] if one.state == "paused" and given else []
+        )
+    )
+    assert session.run() == "finished"
+
+    changes = later_changes(folder, 0)
+    assert [command for _, _, command in changes] == [early, other]
+    assert changes[1][1] == 60
+    assert differing(load_trainer(folder), reference(SMALL, few_names, changes)) == []
+    again = opened(folder)
+    assert again.replay == []
+    again.recorder.give_up()  # type: ignore[attr-defined]
+
+
+def _request(command: Command) -> recorder.Request:
+    return recorder.Request(command, "somebody", lambda _: None)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
+    run: Callable[[Config], Path], few_names: Dataset
+) -> None:
+    folder = run(SMALL)
+    opened(folder, Order(0, 40, Checkpoint()), Order(0, 80, Stop())).run()
+    first, newest = sorted((folder / rundir.CHECKPOINTS).iterdir())
+    weights = newest / checkpoint.TENSORS
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+
+    session = opened(folder)
+    at = session.trainer.step
+    assert session.run() == "finished"
+
+    assert f"-step{at}" in first.name
+    told = next(snapshot.message for snapshot in snapshots(folder) if "was not taken" in snapshot.message)
+    assert told.startswith(f"checkpoint {newest.name} was not taken: {checkpoint.TENSORS} is damaged")
+    assert differing(session.trainer, reference(SMALL, few_names, [])) == []
+
+
+def test_a_run_without_any_good_checkpoint_is_refused(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    opened(folder, Order(0, 40, Stop())).run()
+    for path in (folder / rundir.CHECKPOINTS).iterdir():
+        (path / checkpoint.TENSORS).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"^run: has no good checkpoint; [^\n]+$"):
+        open_run(folder, Channel())
+    assert rundir.trainer(folder) is None  # and the lock was given back
+
+
+def test_data_that_changed_or_went_is_told_in_one_line(tmp_path: Path, few_names_file: Path) -> None:
+    data = tmp_path / "names.txt"
+    data.write_bytes(few_names_file.read_bytes())
+    folder = new_run(tmp_path / "run", SMALL, data)
+    data.write_bytes(few_names_file.read_bytes() + b"zoe\n")
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(data))}: has changed since run was started$"):
+        open_run(folder, Channel())
+    data.unlink()
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(data))}: no such file$"):
+        open_run(folder, Channel())
+
+
+def test_a_run_that_is_being_trained_is_refused_with_the_process(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL.replace({"steps": 10_000_000}))
+    trainer = trainer_process(folder)
+    wait_for(lambda: rundir.trainer(folder) is not None, "a trainer")
+    with pytest.raises(ValueError, match=rf"^run: is being trained already, by process {trainer.pid}$"):
+        open_run(folder, Channel())
+    trainer.kill()
+    trainer.join()
+    opened(folder, Order(0, 0, Stop())).run()  # a lock left by a kill is taken over
+
+
+# The record
+
+
+def test_every_command_is_in_the_record_before_it_is_applied(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(SMALL)
+    known: list[tuple[str, int]] = []
+    apply = Session._apply
+
+    def spying(session: Session, command: Command, *rest: object) -> None:
+        known.append((type(command).__name__, len(entries(folder))))
+        apply(session, command, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Session, "_apply", spying)
+    commands: list[Command] = [Pause(), Resume(), Set({"lr": 0.5}), Sample(3), Restart(), Checkpoint(), Stop()]
+    session = open_run(folder, Channel())
+    for command in commands:
+        session.channel.send(command)
+    session.run()
+
+    assert known == [(type(command).__name__, number) for number, command in enumerate(commands, start=1)]
+    assert [(entry["command"], entry.get("change")) for entry in entries(folder)][2:5] == [
+        ({"type": "set", "changes": {"lr": 0.5}, "live": False}, 0),
+        ({"type": "sample", "n": 3}, None),
+        ({"type": "restart"}, 1),
+    ]
+
+
+def test_looking_and_what_was_refused_are_not_in_the_record(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    orders = [Order(0, 10, Look("?")), Order(0, 10, Set({"lr": -1.0})), Order(0, 20, Step(1_000)), Order(0, 30, Stop())]
+    opened(folder, *orders).run()
+    assert [entry["command"]["type"] for entry in entries(folder)] == ["step", "stop"]  # type: ignore[index]
+
+
+def test_all_losses_are_in_the_record_once(run: Callable[[Config], Path], few_names: Dataset) -> None:
+    folder = run(SMALL)
+    opened(folder, Order(0, 50, Stop()), watch=Watch(every=3)).run()
+    opened(folder, watch=Watch(every=5)).run()
+
+    losses: list[float] = []
+    for snapshot in snapshots(folder):
+        losses += snapshot.losses
+        assert len(losses) == snapshot.step
+    assert losses == reference(SMALL.replace({"steps": 0}), few_names, []).advance(SMALL.steps)
+
+
+def test_the_state_file_is_the_newest_snapshot(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    opened(folder).run()
+    assert rundir.read_state(folder) == snapshots(folder)[-1]
+    assert rundir.liveness(folder) == "finished"
+
+
+# The disk
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """A list; while it has something in it, nothing can be written or saved."""
+    full: list[bool] = []
+    refuse = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write, save, replace = os.write, checkpoint.save, rundir.replace_file
+
+    def writing(fd: int, data: bytes) -> int:
+        if full:
+            write(fd, data[:7])
+            raise refuse
+        return write(fd, data)
+
+    def saving(*arguments: object, **more: object) -> Path:
+        if full:
+            raise refuse
+        return save(*arguments, **more)  # type: ignore[arg-type]
+
+    def replacing(*arguments: object, **more: object) -> None:
+        if full:
+            raise refuse
+        replace(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(record.os, "write", writing)
+    monkeypatch.setattr(checkpoint, "save", saving)
+    monkeypatch.setattr(rundir, "replace_file", replacing)
+    for name in ("CHECKPOINT", "RETRY", "BEAT"):
+        monkeypatch.setattr(recorder, name, 0.0)
+    monkeypatch.setattr(record, "LONGEST_PAUSE", 0.01)
+    yield full
+    full.clear()
+
+
+def at(session: Session, step: int, act: Callable[[], object]) -> None:
+    """Do something when the run has come so far."""
+    advance = session._advance
+
+    def acting(n: int, watch: bool) -> None:
+        if session.trainer.step >= step and not done:
+            done.append(True)
+            act()
+        advance(n, watch)
+
+    done: list[bool] = []
+    session._advance = acting  # type: ignore[method-assign]
+
+
+def test_a_full_disk_is_counted_shown_and_got_over(
+    run: Callable[[Config], Path], few_names: Dataset, disk: list[bool]
+) -> None:
+    folder = run(SMALL)
+    session = opened(folder, Order(0, 70, Set({"lr": 0.5})), watch=Watch(every=1))
+    channel = session.channel
+    at(session, 40, lambda: disk.append(True))
+    at(session, 100, disk.clear)
+    assert session.run() == "finished"
+
+    told = {event.step: event.message for event in channel.drain() if isinstance(event, Snapshot)}
+    assert not any("lost" in message for step, message in told.items() if step <= 40)
+    assert re.search(
+        r"\d+ records lost: No space left on device; the state file cannot be written;"
+        r" the checkpoint could not be saved: No space left on device",
+        told[99],
+    )
+    assert re.search(r"\d+ records lost$", told[SMALL.steps])
+    kept = snapshots(folder)
+    assert {snapshot.step for snapshot in kept} >= {*range(41), *range(120, 151)}  # after at most a moment's pause
+    assert RecordReader(folder / rundir.RECORD).damaged == 0
+    assert differing(load_trainer(folder), reference(SMALL, few_names, [(0, 70, Set({"lr": 0.5}))])) == []
+
+
+def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
+    run: Callable[[Config], Path], few_names: Dataset, disk: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(SMALL)
+    lost, kept = Set({"lr": 0.5}), Set({"lr": 0.001})
+    session = opened(folder, Order(0, 40, lost), Order(0, 90, kept))
+    at(session, 30, lambda: disk.append(True))
+    at(session, 60, disk.clear)
+    at(session, 85, lambda: monkeypatch.setattr(recorder, "CHECKPOINT", 1e9))
+    crash(session, 0, 120)
+    assert later_changes(folder, 0) == []
+    assert [command for _, _, command in later_changes(folder, 1)] == [kept]
+
+    session = opened(folder)
+    assert session.commands == 1  # the lost one is in the checkpoint
+    assert session.run() == "finished"
+
+    step = next(mark.step for mark in session.interventions if "0.5" in mark.what)
+    wanted = reference(SMALL, few_names, [(0, step, lost), later_changes(folder, 1)[0]])
+    assert differing(session.trainer, wanted) == []
+
+
+def test_without_a_socket_it_is_still_trained_and_recorded(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(recorder, "ControlServer", refuse)
+    folder = run(SMALL)
+    assert opened(folder).run() == "finished"
+    assert snapshots(folder)[-1].step == SMALL.steps

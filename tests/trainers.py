@@ -1,0 +1,136 @@
+"""Real trainer processes that can be killed at any moment, and what their run should have come to without that.
+
+Torch is loaded once, in a server that forks each trainer, so that a test can afford many. The reference is a bare
+loop over `Trainer`: it knows nothing of sessions, records and checkpoints.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from makemore_core import recorder, rundir
+from makemore_core.command import Channel, Command, Restart, Set, Stop
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset, read
+from makemore_core.session import Request, Session
+from makemore_core.trainer import Trainer
+from makemore_core.watch import Watch
+
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["makemore_core.recorder", "makemore_core.exhibits", "tests.trainers"])
+
+
+class Order(NamedTuple):
+    """A command to give when the run has come so far, or at the first moment after."""
+
+    attempt: int
+    step: int
+    command: Command
+
+
+class Pace(NamedTuple):
+    """How often a trainer saves and writes down, in seconds: often, where a test is to see much of it."""
+
+    checkpoint: float = 0.1
+    beat: float = 0.05
+
+
+def new_run(folder: Path, config: Config, data: Path) -> Path:
+    """A run that nobody has trained yet."""
+    made = rundir.new_run(str(folder), "deep-batchnorm")
+    rundir.write_manifest(
+        made,
+        rundir.Manifest(
+            name=folder.name,
+            preset="deep-batchnorm",
+            config=config.as_dict(),
+            data=str(data),
+            data_sha256=read(data).sha256,
+        ),
+    )
+    return made
+
+
+def trainer_process(
+    folder: Path,
+    orders: Sequence[Order] = (),
+    *,
+    watch: Watch = Watch(per_second=50.0),  # noqa: B008
+    pace: Pace = Pace(),  # noqa: B008
+    stay: bool = False,
+) -> ForkServerProcess:
+    """A process that trains the run from where it is, and gives the orders that its record does not hold yet."""
+    process = _processes.Process(target=_train, args=(folder, tuple(orders), watch, pace, stay), daemon=True)
+    process.start()
+    return process
+
+
+def _train(folder: Path, orders: tuple[Order, ...], watch: Watch, pace: Pace, stay: bool) -> None:
+    torch.set_num_threads(1)
+    recorder.CHECKPOINT, recorder.BEAT = pace.checkpoint, pace.beat
+    opened(folder, *orders, watch=watch, stay=stay).run()
+
+
+def opened(
+    folder: Path,
+    *orders: Order,
+    watch: Watch = Watch(every=5),  # noqa: B008
+    stay: bool = False,
+) -> Session:
+    """The run, ready to go on; it is given the orders that its record does not hold yet."""
+    session = recorder.open_run(folder, Channel(), watch=watch, stay=stay)
+    known = [change[2] for change in recorder.later_changes(folder, 0)]
+    given = [order for order in orders if order.command not in known]
+    asked = session.recorder.asked
+
+    def also_orders(session: Session) -> list[Request]:
+        due = asked(session)
+        if given and (session.attempt, session.trainer.step) >= given[0][:2]:
+            due.append(Request(given.pop(0).command, "orders", lambda _: None))
+        return due
+
+    session.recorder.asked = also_orders  # type: ignore[method-assign]
+    return session
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+    """Until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.005)
+
+
+def reference(config: Config, dataset: Dataset, changes: Sequence[tuple[int, int, Command]]) -> Trainer:
+    """The net that such changes, each made before the update it names, lead to when nothing ever goes wrong."""
+    trainer = Trainer(config, dataset)
+    for _, step, command in changes:
+        if step > trainer.step:
+            trainer.advance(step - trainer.step)
+        match command:
+            case Set(changes=values, live=live):
+                config = config.replace(values)
+                if live or "lr" in values:
+                    trainer.reconfigure(config)
+                else:
+                    trainer = Trainer(config, dataset)
+            case Restart():
+                trainer = Trainer(config, dataset)
+            case _:
+                assert isinstance(command, Stop), command
+    if config.steps > trainer.step:
+        trainer.advance(config.steps - trainer.step)
+    return trainer
+
+
+def differing(trained: Trainer, wanted: Trainer) -> list[str]:
+    """The names of the tensors that are not the same to the bit: weights, buffers, optimiser and generator."""
+    a, b = trained.tensors(), wanted.tensors()
+    return sorted(a.keys() ^ b.keys()) + [name for name in a.keys() & b.keys() if not torch.equal(a[name], b[name])]
