@@ -1,23 +1,26 @@
 """What a net's last update looked like, in plain numbers: the one place where tensors become them.
 
 A probe only reads: it draws no random number and changes neither mode nor buffers, so watching cannot change
-training. All numbers of a probe reach the host in one transfer.
+training. Tensors of one shape are measured in one pass, and all numbers of a probe reach the host in one transfer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from makemore_core.engine import Taps
-from makemore_core.layers import Brick, Nonlinearity, Sigmoid, Tanh
+from makemore_core.layers import Brick, Linear, Nonlinearity, Sigmoid, Tanh
 from makemore_core.model import Model
 from makemore_core.snapshot import BINS, FLAT, SATURATED, Activation, Gradient, Histogram, Layer, Weight
 
 SPREAD = 3.0  # histograms without bounds of their own reach this many standard deviations of the median layer
+CACHED = 65_536  # numbers that are measured in one pass: larger temporaries cost more in memory traffic than calls
 
 
 class Probe(NamedTuple):
@@ -27,11 +30,13 @@ class Probe(NamedTuple):
     weights: tuple[Weight, ...]
 
 
-class _Row(NamedTuple):
-    position: int
-    brick: Nonlinearity
-    out: Tensor
-    gradient: Tensor
+class _Matrix(NamedTuple):
+    """A weight that the lecture's pictures show (part 3)."""
+
+    name: str
+    tensor: Tensor
+    position: int  # in model.parameters()
+    layer: int | None
 
 
 def rows(model: Model) -> list[tuple[int, Nonlinearity]]:
@@ -42,49 +47,95 @@ def rows(model: Model) -> list[tuple[int, Nonlinearity]]:
 @torch.no_grad()
 def probe(model: Model, taps: Taps, dead: Mapping[int, int]) -> Probe:
     """Statistics of the last update; `dead` holds the confirmed number of dead units by index, where there is one."""
-    shown = [_Row(index, brick, taps.outs[index], taps.gradients[index]) for index, brick in rows(model)]
-    numbers, layout = _gather(shown, model, taps)
-    values = iter(torch.cat([number.flatten().float() for number in numbers]).tolist())  # the one transfer
-    taken = [[next(values) for _ in range(size)] for size in layout]
-    layers = tuple(_layer(row, taken.pop(0), dead.get(row.position)) for row in shown)
-    weights = tuple(
-        _weight(name, tensor, layer, taken.pop(0))
-        for (name, tensor), layer in zip(_matrices(model), _owners(model), strict=True)
+    shown, matrices = rows(model), _matrices(model)
+    of_layers = _in_groups(
+        [(brick.kind, taps.outs[index].shape) for index, brick in shown],
+        lambda group: _layer_numbers([shown[i] for i in group], taps),
     )
-    return Probe(layers, weights)
+    of_weights = _in_groups(
+        [("", matrix.tensor.shape) for matrix in matrices],
+        lambda group: _weight_moments([matrices[i] for i in group], taps),
+    )
+    layers, weights = _transfer(of_layers, _weight_numbers(of_weights))
+    return Probe(
+        tuple(
+            _layer(index, brick, taps.outs[index].shape[-1], dead.get(index), numbers)
+            for (index, brick), numbers in zip(shown, layers, strict=True)
+        ),
+        tuple(
+            Weight(matrix.name, tuple(matrix.tensor.shape), matrix.layer, *numbers)
+            for matrix, numbers in zip(matrices, weights, strict=True)
+        ),
+    )
 
 
-def _gather(shown: list[_Row], model: Model, taps: Taps) -> tuple[list[Tensor], list[int]]:
-    """All numbers as tensors still on the device, and how many belong to each row and each weight."""
-    numbers: list[Tensor] = []
-    layout: list[int] = []
-    reach = _reach([row.out for row in shown])
-    gradient_reach = _reach([row.gradient for row in shown])
-    for row in shown:
-        low, high = bounds(row.brick) or (-reach, reach)
-        part = [
-            row.out.mean(), row.out.std(), row.brick.flat(row.out, SATURATED).float().mean(),
-            _tensor(low, row.out), _tensor(high, row.out), _counts(row.out, low, high),
-            row.gradient.mean(), row.gradient.std(), gradient_reach,
-            _counts(row.gradient, -gradient_reach, gradient_reach),
-        ]  # fmt: skip
-        layout.append(sum(number.numel() for number in part))
-        numbers += part
-    parameters = model.parameters()
-    for _, weight in _matrices(model):
-        position = next(i for i, parameter in enumerate(parameters) if parameter is weight)
-        gradient, change = taps.updates[position], weight - taps.before[position]
-        numbers += [gradient.mean(), gradient.std(), weight.std(), change.std()]
-        layout.append(4)
-    return numbers, layout
+def _in_groups(keys: list[tuple[str, torch.Size]], measure: Callable[[list[int]], Tensor]) -> Tensor:
+    """A row (K) of numbers for each key, a kind and a shape.
+
+    `measure` is given the positions of equal keys, as many at a time as stay in the processor's cache, and gives
+    their rows (n, K).
+    """
+    groups: dict[tuple[str, torch.Size], list[int]] = {}
+    for position, key in enumerate(keys):
+        groups.setdefault(key, []).append(position)
+    parts = []
+    for (_, shape), group in groups.items():
+        most = max(1, CACHED // shape.numel())
+        parts += [group[i : i + most] for i in range(0, len(group), most)]
+    if not parts:
+        return torch.empty((0, 0))
+    places = [position for part in parts for position in part]
+    measured = torch.cat([measure(part) for part in parts])
+    return measured[sorted(range(len(places)), key=places.__getitem__)]
 
 
-def _reach(tensors: list[Tensor]) -> Tensor:
-    """Half the width of a histogram that is the same for all `tensors`; 1 where nothing is spread or finite."""
-    if not tensors:
-        return torch.ones(())
-    reach = SPREAD * torch.stack([tensor.std() for tensor in tensors]).nanmedian()
-    return torch.where(torch.isfinite(reach) & (reach > 0), reach, torch.ones_like(reach))
+def _layer_numbers(group: list[tuple[int, Nonlinearity]], taps: Taps) -> Tensor:
+    """For each output and then for its gradient mean, std, histogram's low, high and counts; last the saturation."""
+    n, brick = len(group), group[0][1]
+    x = torch.stack([part[index] for part in (taps.outs, taps.gradients) for index, _ in group]).flatten(1)
+    moments = _moments(x)
+    high = _reach(moments[:, 1].view(2, n))
+    ends = torch.stack([-high, high], 1)
+    limits = bounds(brick)
+    if limits:
+        ends[0] = ends.new_tensor(limits)
+    ends = ends.repeat_interleave(n, 0)
+    table = torch.cat([moments, ends, _counts(x, ends.to(x.dtype))], 1)
+    saturated = brick.flat(x[:n], SATURATED).sum(1, keepdim=True) / x.shape[1]
+    return torch.cat([table[:n], table[n:], saturated], 1)
+
+
+def _weight_moments(group: list[_Matrix], taps: Taps) -> Tensor:
+    """(n, 6): mean and std of the weights, of their gradients, and of their change."""
+    tensors = [matrix.tensor for matrix in group]
+    tensors += [part[matrix.position] for part in (taps.updates, taps.before) for matrix in group]
+    x = torch.stack(tensors).view(3, len(group), -1)
+    torch.sub(x[0], x[2], out=x[2])
+    return _moments(x.flatten(0, 1)).view(3, len(group), 2).transpose(0, 1).flatten(1)
+
+
+def _weight_numbers(moments: Tensor) -> Tensor:
+    """(n, 6) as from `_weight_moments` -> (n, 5), in the order of the fields of `Weight`."""
+    _, data, gradient_mean, gradient, _, change = moments.unbind(1)
+    # a constant tensor has no spread to be compared with: the ratios may be infinite or NaN
+    return torch.stack([gradient_mean, gradient, data, gradient / data, (change / data).log10()], 1)
+
+
+def _moments(x: Tensor) -> Tensor:
+    """Mean and standard deviation (n, 2) of the rows of `x` (n, size), in float64.
+
+    The squares of gradients that vanish would be 0 in float32. Many times faster than `Tensor.std`, which goes
+    through the numbers one by one.
+    """
+    mean = x.mean(1, keepdim=True)
+    spread = torch.linalg.vector_norm(x - mean, dim=1, keepdim=True, dtype=torch.float64)
+    return torch.cat([mean, spread / (x.shape[1] - 1) ** 0.5], 1)
+
+
+def _reach(stds: Tensor) -> Tensor:
+    """(2, n) -> (2): half the width of a histogram that is the same for n rows; 1 where nothing is spread or finite."""
+    reach = SPREAD * stds.nanmedian(1).values
+    return torch.where((reach > 0) & (reach < torch.inf), reach, 1.0)
 
 
 def bounds(brick: Brick) -> tuple[float, float] | None:
@@ -92,49 +143,46 @@ def bounds(brick: Brick) -> tuple[float, float] | None:
     return (-1.0, 1.0) if isinstance(brick, Tanh) else (0.0, 1.0) if isinstance(brick, Sigmoid) else None
 
 
-def _tensor(value: float | Tensor, like: Tensor) -> Tensor:
-    return value if isinstance(value, Tensor) else torch.tensor(value, device=like.device)
+def _counts(x: Tensor, ends: Tensor) -> Tensor:
+    """Histograms (n, BINS) of the rows of `x` (n, size) from and to `ends` (n, 2); NaN is counted nowhere."""
+    # not histc: it takes its range as numbers, for which it would wait for the device
+    low, high = ends[:, :1], ends[:, 1:]
+    bins = x.sub(low).mul_(BINS / (high - low)).clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
+    counts = torch.zeros((len(x), BINS + 1), device=x.device)
+    return counts.scatter_add_(1, bins, torch.ones((), device=x.device).expand_as(x))[:, :BINS]
 
 
-def _counts(x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
-    # scaled to 0..1 first, since histc takes its range as numbers and would wait for the device
-    return torch.histc(((x - low) / (high - low)).clamp_(0.0, 1.0), BINS, 0.0, 1.0)
+def _transfer(*tables: Tensor) -> list[list[list[float]]]:
+    """Tables (n, K) as rows of numbers, all in one transfer to the host."""
+    numbers = iter(torch.cat([table.flatten().double() for table in tables]).tolist())
+    return [[list(islice(numbers, table.shape[1])) for _ in range(table.shape[0])] for table in tables]
 
 
-def _layer(row: _Row, values: list[float], dead: int | None) -> Layer:
-    mean, std, saturated, low, high = values[:5]
-    gradient_mean, gradient_std, reach = values[5 + BINS : 8 + BINS]
-    counts, gradient_counts = values[5 : 5 + BINS], values[8 + BINS :]
-    activation = Activation(
-        mean, std, saturated, row.out.shape[-1], dead, Histogram(low, high, tuple(int(n) for n in counts))
-    )
-    gradient = Gradient(gradient_mean, gradient_std, Histogram(-reach, reach, tuple(int(n) for n in gradient_counts)))
-    return Layer(row.position, row.brick.kind, activation, gradient)
+def _layer(index: int, brick: Nonlinearity, units: int, dead: int | None, numbers: list[float]) -> Layer:
+    mean, std, histogram = _measured(numbers[: 4 + BINS])
+    activation = Activation(mean, std, numbers[-1], units, dead, histogram)
+    return Layer(index, brick.kind, activation, Gradient(*_measured(numbers[4 + BINS : -1])))
 
 
-def _weight(name: str, tensor: Tensor, layer: int | None, values: list[float]) -> Weight:
-    grad_mean, grad_std, data_std, change_std = values
-    ratio, update = _over(grad_std, data_std), _over(change_std, data_std)
-    log = torch.tensor(update, dtype=torch.float64).log10().item()
-    return Weight(name, tuple(tensor.shape), layer, grad_mean, grad_std, data_std, ratio, log)
+def _measured(numbers: list[float]) -> tuple[float, float, Histogram]:
+    mean, std, low, high, *counts = numbers
+    return mean, std, Histogram(low, high, tuple(map(int, counts)))
 
 
-def _over(above: float, below: float) -> float:
-    """A ratio that may be infinite or NaN: a constant tensor has no spread to be compared with."""
-    return (torch.tensor(above, dtype=torch.float64) / torch.tensor(below, dtype=torch.float64)).item()
-
-
-def _matrices(model: Model) -> list[tuple[str, Tensor]]:
-    """The weights that the lecture's pictures show: parameters with two dimensions (part 3)."""
-    parameters = {id(parameter) for parameter in model.parameters() if parameter.ndim == 2}
-    return [(name, tensor) for name, tensor in model.named_tensors() if id(tensor) in parameters]
-
-
-def _owners(model: Model) -> list[int | None]:
-    """For each matrix the index of the first row at or behind its module."""
+def _matrices(model: Model) -> list[_Matrix]:
+    """The embedding and the weights of the linear layers, each with the first row at or behind its module."""
+    positions = {id(parameter): position for position, parameter in enumerate(model.parameters())}
     indices = [index for index, _ in rows(model)]
-    places = [0 if name == "C" else int(name.partition(".")[0]) for name, _ in _matrices(model)]
-    return [next((index for index in indices if index >= place), None) for place in places]
+    weights = [("C", 0, model.embedding.weight)]
+    weights += [
+        (f"{index}.weight", index, leaf.weight) for index, leaf in enumerate(model.leaves()) if isinstance(leaf, Linear)
+    ]
+    matrices = []
+    for name, index, weight in weights:
+        place = bisect_left(indices, index)
+        layer = indices[place] if place < len(indices) else None
+        matrices.append(_Matrix(name, weight, positions[id(weight)], layer))
+    return matrices
 
 
 class DeadUnits:
