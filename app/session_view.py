@@ -98,4 +98,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
 
 def advice(snapshot: Snapshot) -> list[Finding]:
     """What the doctor finds, as the dashboard shows it."""
-    return [Finding(found.what, f"{found.evidence}; {found.suggestion}") for found in findings(snapshot)]
+    return [
+        Finding(f.what, f"{f.evidence}; {f.suggestion}", f.evidence, f.why, f.suggestion, f.fix)
+        for f in findings(snapshot)
+    ]

@@ -35,6 +35,7 @@ LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = ("tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity")
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
+MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
 Doctor = Callable[[Snapshot], Sequence[Finding]]
 
@@ -90,6 +91,7 @@ class Studio(App[int]):
         self.drawn: tuple[object, ...] = ()
         self.drawn_at = -math.inf
         self.asked_at: dict[str, float] = {}
+        self.asked: dict[str, Look] = {}
         self.examined = -math.inf
 
     # --- the picture ---
@@ -154,8 +156,9 @@ class Studio(App[int]):
         """Ask for what the visible screen needs, at its own low rate."""
         current = screen(self.state.screen)
         look = current.look(self.state) if current.look and not self.state.frozen else None
-        if look is not None and now - self.asked_at.get(current.name, -math.inf) >= current.look_every:
-            self.asked_at[current.name] = now
+        changed = look != self.asked.get(current.name)
+        if look is not None and (changed or now - self.asked_at.get(current.name, -math.inf) >= current.look_every):
+            self.asked_at[current.name], self.asked[current.name] = now, look
             self.stream.send(look)
 
     def say(self, text: str, style: str = "note") -> None:
@@ -325,7 +328,30 @@ class Studio(App[int]):
         self.drawn = ()
         self.say("scales chosen anew")
 
+    def pressed(self, key: str) -> bool:
+        """Whether the visible screen has a use of its own for the key; does it."""
+        press = screen(self.state.screen).press
+        answer = press(self.state, key) if press else None
+        if answer is None:
+            return False
+        if answer.command is None or isinstance(answer.command, Look) or self.changes_allowed():
+            self.state = answer.view
+            if isinstance(answer.command, Set) and self.history.snapshot is not None:
+                self.say(say(answer.command, self.history.snapshot.config))
+            if answer.command is not None:
+                self.stream.send(answer.command)
+        self.paint()
+        return True
+
+    def action_explain(self) -> None:
+        """What the screen shows that is left for the explanation."""
+        if self.state.screen != "explain":
+            self.state = replace(self.state, options={**self.state.options, "explained": self.state.screen})
+        self.action_screen("explain")
+
     def action_move(self, by: int) -> None:
+        if self.pressed(MOVES.get(by, "")):
+            return
         count = len(rows(self.state))
         if screen(self.state.screen).name == "help":
             self.state = replace(self.state, scroll=max(0, self.state.scroll + by))
@@ -336,6 +362,8 @@ class Studio(App[int]):
         self.paint()
 
     def action_turn(self, by: int) -> None:
+        if self.pressed("right" if by > 0 else "left"):
+            return
         names = [one.name for one in SCREENS]
         self.action_screen(names[(names.index(self.state.screen) + by) % len(names)])
 
@@ -347,6 +375,8 @@ class Studio(App[int]):
         self.paint()
 
     def action_enlarge(self) -> None:
+        if self.pressed("enter"):
+            return
         if any(one.name == "layer" for one in SCREENS):
             self.action_screen("layer")
 

@@ -5,6 +5,7 @@ A screen is added by a line in `SCREENS`; its key, its place in the help and its
 
 from __future__ import annotations
 
+from app.views import backward, batchnorm, deadmap, doctor, explain, findlr, gain, presets
 from app.views.dashboard import dashboard
 from app.views.lines import Line, block
 from app.views.state import Screen, View
@@ -12,6 +13,64 @@ from app.views.status import ask, keys_line, message_line, status
 
 SCREENS: tuple[Screen, ...] = (
     Screen("1", "dashboard", "dashboard", dashboard, help="every layer in a row, loss, names, findings"),
+    Screen(
+        "5",
+        "dead-map",
+        "dead units",
+        deadmap.draw,
+        look=deadmap.look,
+        press=deadmap.press,
+        help="units × examples where no gradient passes",
+    ),
+    Screen(
+        "6",
+        "backward",
+        "backward by hand",
+        backward.draw,
+        look=backward.look,
+        press=backward.press,
+        help="every gradient by hand against autograd",
+    ),
+    Screen(
+        "8",
+        "find-lr",
+        "learning rate",
+        findlr.draw,
+        look=findlr.look,
+        press=findlr.press,
+        help="range test from 0.001 to 1 on a copy; enter takes the best",
+    ),
+    Screen(
+        "B",
+        "batchnorm",
+        "BatchNorm",
+        batchnorm.draw,
+        look=batchnorm.look,
+        look_every=5.0,
+        press=batchnorm.press,
+        help="BatchNorm looked into: statistics, company, a slider, the spread",
+    ),
+    Screen(
+        "i",
+        "gain",
+        "gain",
+        gain.draw,
+        look=gain.look,
+        press=gain.press,
+        help="the spread through any depth for gains from 0.5 to 3",
+    ),
+    Screen(
+        "P",
+        "presets",
+        "experiments",
+        presets.draw,
+        press=presets.press,
+        help="the lectures' experiments; enter starts one",
+    ),
+    Screen(
+        "D", "doctor", "doctor", doctor.draw, press=doctor.press, help="what is wrong, why, what to try; enter tries it"
+    ),
+    Screen("e", "explain", "explained", explain.draw, help="what the panel in focus shows"),
 )
 
 

@@ -10,14 +10,21 @@ from typing import NamedTuple
 from app.glyphs import UNICODE, Glyphs
 from app.history import History, LayerTrace, WeightTrace, bounded
 from app.views.lines import Line
-from makemore_core.command import Look
+from makemore_core.command import Command, Look
 
 
 class Finding(NamedTuple):
-    """Something a doctor has found: a short title, and what to make of it in a sentence or two."""
+    """Something a doctor has found: a short title, and what to make of it in a sentence or two.
+
+    `fix` are the changes that would try the suggestion, None where no key can.
+    """
 
     title: str
     text: str = ""
+    evidence: str = ""
+    why: str = ""
+    suggestion: str = ""
+    fix: dict[str, int | float | bool | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,6 @@ class Row(NamedTuple):
         if self.layer is not None:
             return f"{self.layer.layer.index} {self.layer.layer.kind}"
         return self.weight.weight.name if self.weight else ""
-
-
 
 
 def rows(view: View) -> list[Row]:
@@ -153,10 +158,18 @@ def is_bounded(row: Row) -> bool:
 Draw = Callable[[View, int, int], Sequence[Line]]
 
 
+class Pressed(NamedTuple):
+    """What a key that a screen has a use for of its own leads to: another view, and perhaps a command."""
+
+    view: View
+    command: Command | None = None
+
+
 class Screen(NamedTuple):
     """A screen: the key that reaches it, how it is drawn, how often, and the exhibit it asks for while it is shown.
 
-    `every` is in seconds; `look` gives the command to send, at most every `look_every` seconds.
+    `every` is in seconds; `look` gives the command to send, at most every `look_every` seconds or when it changes.
+    `press` takes up, down, left, right, pageup, pagedown, home, end and enter; None: not for this screen.
     """
 
     key: str
@@ -167,3 +180,4 @@ class Screen(NamedTuple):
     look: Callable[[View], Look | None] | None = None
     look_every: float = 2.0
     help: str = ""
+    press: Callable[[View, str], Pressed | None] | None = None

@@ -1,0 +1,241 @@
+"""The answers to `Look` commands as typed data, and what a screen shows until one has come.
+
+They come as plain JSON from whoever trains, perhaps an older program: what does not fit is said, never raised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeVar
+
+import msgspec
+
+from app import glyphs as glyph
+from app.views.lines import Line
+from app.views.state import View
+from makemore_core.config import Value
+
+
+class MapLayer(msgspec.Struct):
+    """A row of the net in the dead-unit map."""
+
+    index: int
+    kind: str
+    units: int
+    dead: int
+    share: float
+
+
+class Unit(msgspec.Struct):
+    """One unit followed to what comes into it."""
+
+    unit: int
+    dead: bool
+    out: list[float]
+    gradient: list[float]
+    weights: list[float] = []
+    weights_gradient: list[float] = []
+    linear: int | None = None
+    bias: float | None = None
+    update: float | None = None
+
+
+class DeadMap(msgspec.Struct):
+    """Units × examples; `map` has a row of bits a unit, in hexadecimal."""
+
+    layer: int
+    examples: int
+    share: float
+    map: list[str]
+    shares: list[float]
+    dead: list[int]
+    layers: list[MapLayer]
+    threshold: float | None = None
+    unit: Unit | None = None
+
+
+class GradientRow(msgspec.Struct):
+    """A gradient by hand against autograd's."""
+
+    name: str
+    shape: list[int]
+    exact: bool
+    close: bool
+    largest: float
+    formula: str
+    place: str
+
+
+class Backward(msgspec.Struct):
+    """All gradients of a net on the present minibatch."""
+
+    form: str
+    loss: float
+    gradients: list[GradientRow]
+    one_expression: list[GradientRow] = []
+
+
+class Kinds(msgspec.Struct):
+    """One statistic three ways, a number for each feature."""
+
+    batch: list[float]
+    running: list[float]
+    calibrated: list[float]
+
+
+class NormLayer(msgspec.Struct):
+    """A BatchNorm layer's statistics."""
+
+    index: int
+    momentum: float
+    mean: Kinds
+    std: Kinds
+
+
+class TrainVal(msgspec.Struct):
+    """A loss on two splits."""
+
+    train: float | None
+    val: float | None
+
+
+class Losses(msgspec.Struct):
+    """What each kind of statistics gives."""
+
+    running: TrainVal
+    calibrated: TrainVal
+    batch: TrainVal
+
+
+class Company(msgspec.Struct):
+    """One example alone, and among different minibatches; a number for each symbol."""
+
+    example: int
+    context: list[int]
+    target: int
+    symbols: list[str]
+    companies: int
+    alone_probabilities: list[float]
+    std: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class Ways(msgspec.Struct):
+    """A spread forward and backward."""
+
+    forward: float
+    backward: float
+
+
+class SpreadRow(msgspec.Struct):
+    """The spread behind Linear, and behind Linear and BatchNorm, for a scale of the weights."""
+
+    scale: float
+    chosen: bool
+    linear: Ways
+    batchnorm: Ways
+
+
+class Spread(msgspec.Struct):
+    """The same for some scales."""
+
+    fan_in: int
+    fan_out: int
+    table: list[SpreadRow]
+
+
+class BatchNorms(msgspec.Struct):
+    """BatchNorm looked into; without layers where the net has none."""
+
+    examples: int
+    layers: list[NormLayer]
+    spread: Spread
+    losses: Losses | None = None
+    company: Company | None = None
+
+
+class GainRow(msgspec.Struct):
+    """The spread through the depth for one gain."""
+
+    gain: float
+    recommended: bool
+    own: bool
+    std: list[float]
+    saturated: list[float]
+    settles: float
+
+
+class Gains(msgspec.Struct):
+    """The same for some gains."""
+
+    depth: int
+    units: int
+    nonlinearity: str
+    recommended: float
+    gains: list[GainRow]
+
+
+class RangeTest(msgspec.Struct):
+    """A learning-rate range test."""
+
+    rates: list[float]
+    losses: list[float | None]
+    smooth: list[float | None]
+    suggestion: float | None
+    reason: str
+
+
+Answer = TypeVar("Answer")
+
+
+def answer(view: View, name: str, kind: type[Answer]) -> Answer | None:
+    """The latest exhibit of that name, None where there is none that can be read."""
+    exhibit = view.history.exhibits.get(name)
+    if exhibit is None:
+        return None
+    try:
+        return msgspec.convert(exhibit.data, kind)
+    except msgspec.ValidationError:
+        return None
+
+
+def none_yet(view: View, name: str, does: str) -> list[Line]:
+    """What a screen shows without an answer."""
+    if name in view.history.exhibits:
+        return [[(" the answer cannot be read: the run is trained by another version of the program", "sick")]]
+    snapshot = view.history.snapshot
+    if view.frozen:
+        return [[(" the view is frozen: p lets it move and ask", "dim")]]
+    if snapshot is not None and snapshot.state in ("stopped", "crashed"):
+        return [[(f" {does}: nobody trains this run, so there is nobody to ask", "dim")]]
+    return [[(view.glyphs.text(f" {does} …"), "dim")]]
+
+
+def taken_at(view: View, name: str) -> str:
+    """The step that the answer is of."""
+    exhibit = view.history.exhibits.get(name)
+    return "" if exhibit is None else f"at step {exhibit.step:,}"
+
+
+def chosen(view: View, name: str, default: int = 0) -> int:
+    """A whole number that a screen keeps for itself."""
+    value = view.options.get(name, default)
+    return value if isinstance(value, int) else default
+
+
+def keep(view: View, **values: Value) -> View:
+    """The view with numbers of a screen's own changed; the names are written `screen_name`."""
+    return replace(view, options={**view.options, **values})
+
+
+def hint(words: str, view: View) -> Line:
+    """The last line of a screen: its own keys."""
+    return [(" " + view.glyphs.text(words), "dim")]
+
+
+def signed_bars(values: list[float], cells: int, view: View) -> str:
+    """Sizes of numbers as bars against the largest, as many as fit."""
+    shown = [abs(value) for value in values[:cells]]
+    most = max((value for value in shown if value < float("inf")), default=0.0)
+    return glyph.bars([glyph.level(value, most) for value in shown], view.glyphs)

@@ -1,0 +1,175 @@
+"""The dead-unit map of part 3: units across, examples down, ink where the nonlinearity is flat."""
+
+from __future__ import annotations
+
+from app import glyphs as glyph
+from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
+from app.views.lines import Line, block, heading
+from app.views.state import Pressed, View
+from makemore_core.command import Look
+
+NAME = "dead-map"
+_QUARTERS = " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█"  # by mask: bit 0 top left, 1 top right, 2 bottom left, 3 bottom right
+_ASCII = " .:+#"  # by count
+
+
+def look(view: View) -> Look:
+    """The layer and unit under the cursor; the worst layer until one is chosen."""
+    options = {
+        name: view.options[f"dead_{name}"] for name in ("layer", "unit") if f"dead_{name}" in view.options
+    }  # fmt: skip
+    return Look(NAME, options)
+
+
+def press(view: View, key: str) -> Pressed | None:
+    """Left and right move along the units, up and down along the layers."""
+    data = answer(view, NAME, DeadMap)
+    if data is None or key not in ("left", "right", "up", "down"):
+        return None
+    if key in ("left", "right"):
+        count = len(data.map)
+        at = chosen(view, "dead_unit", -1 if key == "right" else count)
+        return Pressed(keep(view, dead_layer=data.layer, dead_unit=(at + (1 if key == "right" else -1)) % count))
+    indices = [layer.index for layer in data.layers]
+    at = indices.index(chosen(view, "dead_layer", data.layer)) + (1 if key == "down" else -1)
+    options = {name: value for name, value in view.options.items() if name != "dead_unit"}
+    return Pressed(keep(view, **{**options, "dead_layer": indices[at % len(indices)]}, dead_unit=0))
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """The map, the share of each unit, the dead ones marked, and the unit under the cursor followed."""
+    data = answer(view, NAME, DeadMap)
+    g = view.glyphs
+    if data is None:
+        title = heading("dead units", "", width, g)
+        return block([title, *none_yet(view, NAME, "asking for the map")], width, height, g)
+    layer = next((layer for layer in data.layers if layer.index == data.layer), None)
+    flat = f"|h| > {data.threshold:g}" if data.threshold is not None else "off or flat"
+    kind = glyph.escape(layer.kind, ascii=g.ascii) if layer else ""
+    note = f"layer {data.layer} {kind}: {len(data.map)} units × {data.examples} examples, ink where {flat}"
+    note = g.text(note.replace("×", g.times))
+    lines: list[Line] = [heading("dead units", note, width, g)]
+    words = f" {glyph.percent(data.share).strip()} flat in this minibatch, {taken_at(view, NAME)}; "
+    count = len(data.dead)
+    told = (
+        f"{count} of {len(data.map)} dead on the whole training split" if count else "none dead on the training split"
+    )
+    lines.append([(words, ""), (("!" if count else "") + told, "sick" if count else "good")])
+    followed = _followed(data, view, width, height >= 16)
+    room = height - len(lines) - len(followed) - (5 if height >= 12 else 3)
+    across, down = _cell(len(data.map), data.examples, width - 2, room)
+    first = _first(chosen(view, "dead_unit"), len(data.map), (width - 2) * across)
+    lines += _map(data, first, across, down, width - 2, max(1, room), view)
+    lines.append(_shares(data, first, across, width - 2, view))
+    lines.append(_marks(data, first, across, width - 2, view))
+    if height >= 12:
+        lines += [_layers(data, width, view), []]
+    lines += followed
+    lines = block(lines, width, height - 1, g)
+    return [*lines, *block([hint("←→ unit  ↑↓ layer  esc back", view)], width, 1, g)]
+
+
+def _cell(units: int, examples: int, cells: int, rows: int) -> tuple[int, int]:
+    """Units and examples to a cell."""
+    return (1 if units <= cells else 2), (1 if examples <= rows else 2)
+
+
+def _first(unit: int, units: int, room: int) -> int:
+    """The first unit shown, so that the one under the cursor is."""
+    return 0 if units <= room else min(max(0, unit - room // 2), units - room)
+
+
+def flags(row: str, examples: int) -> list[bool]:
+    """The bits of one unit, the first example first."""
+    try:
+        bits = "".join(f"{int(digit, 16):04b}" for digit in row)
+    except ValueError:
+        bits = ""
+    return [bit == "1" for bit in bits.ljust(examples, "0")[:examples]]
+
+
+def _map(data: DeadMap, first: int, across: int, down: int, cells: int, rows: int, view: View) -> list[Line]:
+    shown = range(first, min(len(data.map), first + cells * across))
+    columns = [flags(data.map[unit], data.examples) for unit in shown]
+    dead = set(data.dead)
+    lines: list[Line] = []
+    for top in range(0, min(data.examples, rows * down), down):
+        line: Line = [(" ", "")]
+        for left in range(0, len(columns), across):
+            mask = 0
+            for y in range(2):
+                for x in range(2):  # where a cell is one unit wide or one example high, its bit fills the cell
+                    unit, example = left + (x if across == 2 else 0), top + (y if down == 2 else 0)
+                    if unit < len(columns) and example < data.examples and columns[unit][example]:
+                        mask |= 1 << (2 * y + x)
+            char = _ASCII[mask.bit_count()] if view.glyphs.ascii else _QUARTERS[mask]
+            style = "sick" if dead & {shown[left], shown[min(left + across - 1, len(columns) - 1)]} else "activation"
+            line.append((char, style))
+        lines.append(_joined(line))
+    return lines
+
+
+def _joined(line: Line) -> Line:
+    out: Line = []
+    for text, style in line:
+        if out and out[-1][1] == style:
+            out[-1] = (out[-1][0] + text, style)
+        else:
+            out.append((text, style))
+    return out
+
+
+def _shares(data: DeadMap, first: int, across: int, cells: int, view: View) -> Line:
+    """The share of the examples that each unit is flat for, as a bar."""
+    groups = [data.shares[at : at + across] for at in range(first, len(data.shares), across)][:cells]
+    return [(" " + glyph.bars([glyph.level(max(group), 1.0) for group in groups], view.glyphs), "update")]
+
+
+def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Line:
+    """`x` below a unit that is dead on the whole split, an arrow below the one under the cursor."""
+    dead = {(unit - first) // across for unit in data.dead}
+    at = (chosen(view, "dead_unit", -1) - first) // across if "dead_unit" in view.options else -1
+    line: Line = [(" ", "")]
+    for cell in range(min(cells, -(-(len(data.map) - first) // across))):
+        line.append((view.glyphs.above, "cursor") if cell == at else ("x" if cell in dead else " ", "sick"))
+    return _joined(line)
+
+
+def _layers(data: DeadMap, width: int, view: View) -> Line:
+    """Every layer's share, the shown one marked."""
+    line: Line = [(" ", "")]
+    for layer in data.layers:
+        mark = view.glyphs.cursor if layer.index == data.layer else " "
+        dead = f" {layer.dead} dead" if layer.dead else ""
+        text = f"{mark}{layer.index} {glyph.percent(layer.share).strip()}{dead}  "
+        line.append((text, "sick" if layer.dead else "cursor" if layer.index == data.layer else "dim"))
+    return line if len(data.layers) * 9 < width or width < 20 else line[: width // 9]
+
+
+def _followed(data: DeadMap, view: View, width: int, bars: bool) -> list[Line]:
+    unit = data.unit
+    if unit is None:
+        return []
+    flat = flags(data.map[unit.unit], data.examples).count(True) if unit.unit < len(data.map) else 0
+    state = "dead on the whole training split" if unit.dead else "alive on the training split"
+    head: Line = [
+        (f" unit {unit.unit}", "cursor"),
+        (f"  flat for {flat} of {data.examples} examples, ", ""),
+        (state, "sick" if unit.dead else "good"),
+    ]
+    return [head, *(_incoming(unit, view, width) if bars and unit.weights else [])]
+
+
+def _incoming(unit: Unit, view: View, width: int) -> list[Line]:
+    """What comes into the unit: its weights, the gradient that reaches them, and the next update."""
+    mean = sum(map(abs, unit.weights)) / len(unit.weights)
+    gradient = sum(map(abs, unit.weights_gradient)) / max(1, len(unit.weights_gradient))
+    bias = "" if unit.bias is None else f", bias {unit.bias:.2f}"
+    cells = max(4, width - 46)
+    stuck = gradient == 0
+    return [
+        [(f"  weights in, from {unit.linear}: mean |w| {mean:.2g}{bias}".ljust(44), "dim"),
+         (signed_bars(unit.weights, cells, view), "activation")],
+        [(f"  their gradient: mean |g| {glyph.scientific(gradient)}".ljust(44), "sick" if stuck else "dim"),
+         (signed_bars(unit.weights_gradient, cells, view), "gradient")],
+    ]  # fmt: skip

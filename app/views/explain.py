@@ -1,0 +1,80 @@
+"""`e` explains: what the panel in focus shows, with the numbers that it shows now, in the lectures' words."""
+
+from __future__ import annotations
+
+from app import glyphs as glyph
+from app.views.answers import hint
+from app.views.lines import Line, block, heading
+from app.views.state import View, selected
+
+COLUMNS: dict[str, str] = {
+    "activation": "A histogram of what the layer gives for one minibatch, one scale for all rows. A tanh layer at "
+    "ease fills -1..1; piled up at the ends it is saturated, thin in the middle it has faded.",
+    "std": "The spread of those numbers. It should be about the same in every row; each row smaller than the one "
+    "above means that the gain is too small.",
+    "saturated": "The share beyond |tanh| 0.97, where the slope 1 - t² is near 0 and the gradient stops. 5 % is "
+    "healthy, 20 % in the first layer too.",
+    "gradient": "The derivative of the loss by what the layer gives, and its std. The same in every row: every "
+    "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",
+    "grad:data": "The gradient's std over the weights' own: how large a step along it would be for the weights.",
+    "update:data": "The same for the step that was really taken, as log10. The guide is -3: a thousandth of the "
+    "weights. Above -2 the weights are thrown about, below -4 training crawls: - and + change lr.",
+    "loss": "Of minibatches, smoothed. ln V is what the uniform guess costs; a first loss far above it is a net "
+    "that is confidently wrong.",
+}
+
+SCREENS: dict[str, str] = {
+    "dead-map": "Each column is a unit, each row of dots an example; ink where the unit is flat, so that no gradient "
+    "passes. A column that is all ink is a unit that no example of this minibatch reaches; it is dead only if no "
+    "example of the whole training split does, and then nothing can bring it back.",
+    "backward": "The gradient of the loss by every intermediate result, worked out by hand, against autograd's. Exact "
+    "means equal bit for bit, close equal but for rounding. Part 4 takes a net with one hidden layer and BatchNorm "
+    "apart into 26 pieces; any other net goes brick by brick.",
+    "batchnorm": "In training BatchNorm uses the mean and std of the minibatch, so that what the net says of an "
+    "example depends on its company: a regulariser by accident. In evaluation it uses running statistics, which have "
+    "to be near those of all the data, or the losses differ.",
+    "gain": "Weights divided by the root of fan-in keep a spread of 1 through a linear layer. A nonlinearity squeezes "
+    "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates.",
+    "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. Where the loss "
+    "falls fastest and is not yet thrown about, the rate is good; where it rises, too large.",
+    "doctor": "Findings are read off the same numbers that the screen shows, with thresholds from the lectures.",
+}
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """What the screen that was left for this one shows."""
+    g = view.glyphs
+    about = str(view.options.get("explained", "dashboard"))
+    lines: list[Line] = [heading("explained", about, width, g)]
+    if about in SCREENS:
+        lines += [[(" " + g.text(line), "")] for line in glyph.wrap(SCREENS[about], width - 2)]
+    else:
+        now = _now(view)
+        for name, words in COLUMNS.items():
+            value = now.get(name, "")
+            for at, text in enumerate(glyph.wrap(words, max(10, width - 22))):
+                label = f" {name if at == 0 else '':12s}{value if at == 0 else '':>7s}"
+                lines.append([(label, "title" if at == 0 else ""), ("  " + g.text(text), "")])
+    lines = block(lines, width, height - 1, g)
+    return [*lines, *block([hint("D doctor  esc back", view)], width, 1, g)]
+
+
+def _now(view: View) -> dict[str, str]:
+    """The numbers of the row under the cursor."""
+    row, snapshot, now = selected(view), view.history.snapshot, dict[str, str]()
+    if snapshot is not None and snapshot.loss is not None:
+        now["loss"] = glyph.fixed(view.history.smoothed_loss, 6, 3).strip()
+    if row is not None and row.layer is not None:
+        layer = row.layer.layer
+        now |= {
+            "activation": f"row {layer.index}", "std": f"{layer.activation.std:.2f}",
+            "saturated": glyph.percent(layer.activation.saturated).strip(),
+            "gradient": glyph.scientific(layer.gradient.std),
+        }  # fmt: skip
+    if row is not None and row.weight is not None:
+        weight = row.weight.weight
+        now |= {
+            "grad:data": glyph.scientific(weight.grad_data_ratio),
+            "update:data": f"{weight.update_data_log10:.1f}",
+        }  # fmt: skip
+    return now

@@ -1,0 +1,100 @@
+"""The learning-rate finder: the loss of a copy trained at rates in equal exponents (part 2), `enter` takes the best."""
+
+from __future__ import annotations
+
+import math
+
+from app import glyphs as glyph
+from app.views.answers import RangeTest, answer, hint, none_yet, taken_at
+from app.views.curve import Axis, Canvas, Trail, grain, tick_text
+from app.views.lines import Line, block, heading
+from app.views.state import Pressed, View
+from makemore_core.command import Look, Set
+
+NAME = "find-lr"
+
+
+def look(view: View) -> Look | None:
+    """Once; a test is a thousand updates, so that another is run only when enter or r asks for one."""
+    return None if NAME in view.history.exhibits else Look(NAME)
+
+
+def press(view: View, key: str) -> Pressed | None:
+    """`enter` takes the suggestion, up or down runs the test again on the net as it is now."""
+    data = answer(view, NAME, RangeTest)
+    if key == "enter" and data is not None:
+        if data.suggestion is None:
+            return Pressed(view)
+        return Pressed(view, Set({"lr": data.suggestion}))
+    return Pressed(view, Look(NAME)) if key in ("up", "down") else None
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """The curve over the exponents, the suggestion marked, and the reason."""
+    g = view.glyphs
+    data = answer(view, NAME, RangeTest)
+    if data is None or not data.rates:
+        title = heading("learning rate", "", width, g)
+        return block([title, *none_yet(view, NAME, "training a copy at a thousand rates")], width, height, g)
+    note = f"{len(data.rates):,} updates of a copy {taken_at(view, NAME)}, lr 0.001 to 1 in equal exponents"
+    snapshot = view.history.snapshot
+    lines: list[Line] = [heading("learning rate", note, width, g)]
+    lines += _plot(data, view, width, max(3, height - 5), snapshot.lr if snapshot else None)
+    if data.suggestion is None:
+        lines.append([(" no suggestion: ", "sick"), (glyph.escape(data.reason), "")])
+    else:
+        lines.append([(f" try lr {data.suggestion:g}", "good"), (f": {glyph.escape(data.reason)}", "")])
+    now = "" if snapshot is None or snapshot.lr is None else f"; the run trains at lr {snapshot.lr:g}"
+    lines.append([(f" the mean of the latest losses{now}", "dim")])
+    lines = block(lines, width, height - 1, g)
+    return [*lines, *block([hint("enter takes it  ↑↓ test again  esc back", view)], width, 1, g)]
+
+
+def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None) -> list[Line]:
+    g = view.glyphs
+    size = grain(g)
+    gutter, rows = 6, height - 1
+    cells = max(4, width - gutter)
+    smooth = [math.nan if value is None else value for value in data.smooth]
+    finite = [value for value in smooth if math.isfinite(value)]
+    if not finite or rows < 2:
+        return [[(" no loss is a number", "sick")]]
+    low, high = min(finite), max(finite[0], min(finite) * 1.05)
+    margin = 0.08 * (high - low)
+    axis = Axis(low - margin, high + 2 * margin, rows * size.up)
+    dots = cells * size.across
+    columns = [smooth[min(len(smooth) - 1, dot * len(smooth) // dots)] for dot in range(dots)]
+    reaches: list[tuple[int, int] | None] = []
+    before: int | None = None
+    for value in columns:
+        dot = axis.dot(value) if math.isfinite(value) else None
+        reaches.append(None if dot is None else (min(dot, before or dot), max(dot, before or dot)))
+        before = dot
+    canvas = Canvas(cells, rows, [Trail(reaches, "loss")], g)
+    _mark(canvas, data, lr, "now", cells, rows, view)
+    _mark(canvas, data, data.suggestion, "try", cells, rows, view)
+    out: list[Line] = []
+    for at, line in enumerate(canvas.lines()):
+        value = axis.high - (at + 0.5) * (axis.high - axis.low) / rows
+        text = tick_text(value, gutter - 1, g) if at % max(1, rows // 4) == 0 else ""
+        out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
+    return [*out, _foot(cells, gutter, view)]
+
+
+def _mark(canvas: Canvas, data: RangeTest, rate: float | None, word: str, cells: int, rows: int, view: View) -> None:
+    if rate is None or not data.rates[0] <= rate <= data.rates[-1] * 1.0001 or data.rates[-1] <= data.rates[0]:
+        return
+    share = math.log(rate / data.rates[0]) / math.log(data.rates[-1] / data.rates[0])
+    at = min(cells - 1, round(share * (cells - 1)))
+    for row in range(rows):
+        canvas.put(row, at, view.glyphs.mark, "mark", over=False)
+    text = f"{word} {rate:g}"
+    canvas.put(0 if word == "try" else 1, at + 1 if at + 1 + len(text) <= cells else at - len(text), text, "mark")
+
+
+def _foot(cells: int, gutter: int, view: View) -> Line:
+    chars = [view.glyphs.rule] * cells
+    for third, text in enumerate(("0.001", "0.01", "0.1", "1")):
+        at = min(cells - len(text), max(0, round(third / 3 * (cells - 1)) - (len(text) // 2 if 0 < third < 3 else 0)))
+        chars[max(0, at) : at + len(text)] = text
+    return [(" " * (gutter - 1) + view.glyphs.corner + "".join(chars)[:cells], "axis")]

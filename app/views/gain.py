@@ -1,0 +1,115 @@
+"""Gain looked into: the spread through the depth for gains from 0.5 to 3, and where each settles (part 3)."""
+
+from __future__ import annotations
+
+from app import glyphs as glyph
+from app.views.answers import GainRow, Gains, answer, chosen, hint, keep, none_yet
+from app.views.curve import Axis, Canvas, Trail, grain, tick_text
+from app.views.lines import Line, beside, block, heading
+from app.views.state import Pressed, View
+from makemore_core.command import Look, Set
+
+NAME = "gain"
+DEPTHS = (5, 10, 20, 50, 100, 200)
+TABLE = 38
+_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
+
+
+def look(view: View) -> Look | None:
+    """For the chosen depth, once: nothing of it changes while the net trains."""
+    data = answer(view, NAME, Gains)
+    depth = chosen(view, "gain_depth", 50)
+    return None if data is not None and data.depth == depth else Look(NAME, {"depth": depth})
+
+
+def press(view: View, key: str) -> Pressed | None:
+    """Up and down choose a gain, left and right the depth, `enter` gives the net that gain."""
+    data = answer(view, NAME, Gains)
+    if key in ("left", "right"):
+        at = DEPTHS.index(chosen(view, "gain_depth", 50)) + (1 if key == "right" else -1)
+        return Pressed(keep(view, gain_depth=DEPTHS[min(max(0, at), len(DEPTHS) - 1)]))
+    if data is None or not data.gains:
+        return None
+    at = _row(view, data)
+    if key in ("up", "down"):
+        return Pressed(keep(view, gain_row=(at + (1 if key == "down" else -1)) % len(data.gains)))
+    return Pressed(view, Set({"gain": data.gains[at].gain})) if key == "enter" else None
+
+
+def _row(view: View, data: Gains) -> int:
+    own = next((at for at, row in enumerate(data.gains) if row.own), 0)
+    return min(chosen(view, "gain_row", own), len(data.gains) - 1)
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """The curves and the table of what each gain settles at."""
+    g = view.glyphs
+    data = answer(view, NAME, Gains)
+    if data is None or not data.gains:
+        title = heading("gain", "", width, g)
+        return block([title, *none_yet(view, NAME, "sending numbers through the depth")], width, height, g)
+    kind = glyph.escape(data.nonlinearity, ascii=g.ascii)
+    note = f"std through {data.depth} layers of {data.units} {kind} units, weights gain / sqrt(fan-in)"
+    lines: list[Line] = [heading("gain", note, width, g)]
+    room = height - 2
+    table = _table(data, _row(view, data), view)
+    if width >= TABLE + 24:
+        lines += beside(_plot(data, view, width - TABLE - 2, room), table, width - TABLE - 2, width, g)
+    else:
+        lines += table
+    lines = block(lines, width, height - 1, g)
+    return [*lines, *block([hint("↑↓ gain  ←→ depth  enter gives the net this gain  esc back", view)], width, 1, g)]
+
+
+def _table(data: Gains, selected: int, view: View) -> list[Line]:
+    g = view.glyphs
+    lines: list[Line] = [[("   gain  settles  saturated", "axis")]]
+    for at, row in enumerate(data.gains):
+        marks = "  PyTorch's" * row.recommended + "  the net's" * row.own
+        cursor = g.cursor if at == selected else " "
+        saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5)
+        text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(row.settles, 7, 3, glyphs=g)}  {saturated:>9s}"
+        lines.append([(text, "cursor" if at == selected else _style(at, data)), (marks, "good")])
+    words = "a gain keeps the spread where its curve is level: smaller ones fade, larger ones saturate"
+    return [*lines, [], *([(f" {line}", "dim")] for line in glyph.wrap(words, TABLE - 2))]
+
+
+def name(gain: float) -> str:
+    """A gain as the lecture writes it."""
+    return "5/3" if abs(gain - 5 / 3) < 1e-9 else f"{gain:.4g}"
+
+
+def _style(at: int, data: Gains) -> str:
+    return _STYLES[at * len(_STYLES) // max(1, len(data.gains))]
+
+
+def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
+    g = view.glyphs
+    size = grain(g)
+    gutter, rows, cells = 6, height - 1, width - 6
+    if rows < 2 or cells < 4:
+        return []
+    bounded = all(max(row.std, default=0.0) <= 1.0 for row in data.gains)
+    axis = Axis(0.0, 1.0, rows * size.up) if bounded else Axis(1e-3, 1e3, rows * size.up, log=True)
+    selected = _row(view, data)
+    trails = [Trail(_reaches(row, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)]
+    canvas = Canvas(cells, rows, [Trail(trails[selected].reaches, "cursor"), *trails], g)
+    out: list[Line] = []
+    for at, line in enumerate(canvas.lines()):
+        share = 1 - (at + 0.5) / rows
+        value = share if bounded else 10 ** (-3 + 6 * share)
+        text = tick_text(value, gutter - 1, g) if at % max(1, rows // 4) == 0 else ""
+        out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
+    end = f" layer {data.depth}"
+    return [*out, [(" " * (gutter - 1) + g.corner + "1 " + end.rjust(cells - 2, g.rule), "axis")]]
+
+
+def _reaches(row: GainRow, dots: int, axis: Axis) -> list[tuple[int, int] | None]:
+    out: list[tuple[int, int] | None] = []
+    before: int | None = None
+    for at in range(dots):
+        dot = axis.dot(row.std[min(len(row.std) - 1, at * len(row.std) // dots)])
+        low, high = (dot, dot) if before is None else (min(dot, before), max(dot, before))
+        out.append((low, high))
+        before = dot
+    return out
