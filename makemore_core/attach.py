@@ -17,6 +17,7 @@ from makemore_core.control import ControlClient
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Event, Snapshot, State, from_json
 
+PIECE = 1024 * 1024  # bytes of the record that are held at once
 LIVENESS = 1.0  # seconds between two looks at what has become of the trainer
 
 
@@ -38,7 +39,7 @@ class Attached:
 
     def drain(self) -> Iterator[Event]:
         """Everything new since the last call, one by one, so that a long record need not be held in memory."""
-        for payload in self._reader.read():
+        for payload in self._payloads():
             try:
                 event = from_json(payload)
             except ValueError:
@@ -48,6 +49,10 @@ class Attached:
             yield event
         yield from self._refusals()
         yield from self._turn()
+
+    def _payloads(self) -> Iterator[bytes]:
+        while payloads := self._reader.read(most=PIECE):
+            yield from payloads
 
     def _refusals(self) -> Iterator[Event]:
         for reply in self._client.replies():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import selectors
 import socket
 import stat
@@ -38,8 +39,10 @@ MOST_CLIENTS = 64
 MOST_WAITING = 256  # commands that the trainer has not applied yet
 MOST_BAD_LINES = 10
 SILENCE = 5.0  # seconds in which a new client has to say something right, and a begun line has to end
-REST = 20.0  # the server's thread pauses so many times as long as it worked
-LONGEST_REST = 0.25
+PIECE = 2048  # bytes taken from a client at a time
+TURN = 0.002  # seconds of work after which whoever else is ready waits for the next turn
+REST = 40.0  # the server's thread pauses so many times as long as it worked
+LONGEST_REST = 1.0
 TICK = 1.0
 CHECK_ADDRESS = 5.0
 
@@ -173,8 +176,11 @@ class ControlServer:
         while not self._stopping:
             ready = self._selector.select(TICK)
             began = time.thread_time()
+            random.shuffle(ready)  # so that nobody is left out for ever
             for key, mask in ready:
                 self._turn(key.fileobj, mask)
+                if time.thread_time() - began > TURN:
+                    break
             self._answer()
             self._close_idle()
             if time.monotonic() - checked > CHECK_ADDRESS:
@@ -221,7 +227,7 @@ class ControlServer:
 
     def _receive(self, client: _Client) -> None:
         try:
-            data = client.connection.recv(LONGEST_LINE)
+            data = client.connection.recv(PIECE)
         except BlockingIOError:
             return
         except OSError:

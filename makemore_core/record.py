@@ -26,8 +26,8 @@ import msgspec
 from makemore_core.files import open_regular, opened, sync_folder
 from makemore_core.snapshot import Json
 
-BUDGET = 64 * 1024 * 1024
-SEGMENT = 4 * 1024 * 1024
+BUDGET = 16 * 1024 * 1024  # at most this is read when somebody attaches, which has to be quick
+SEGMENT = 1024 * 1024
 LONGEST = 4 * 1024 * 1024  # bytes of a line
 CHUNK = 1024 * 1024
 MOST_SEGMENTS = 100_000

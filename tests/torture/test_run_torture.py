@@ -185,6 +185,7 @@ def check_full_disk(found: Training, disk: Quota | SmallDisk, what: str) -> None
     freed = time.monotonic()
     found.until(lambda _: bool(reader.read()))
     waited = time.monotonic() - freed
+    reader.close()
     assert reader.damaged == 0
     assert waited < 10
     print(f"{lost} snapshots dropped and counted, no torn record; recording again {waited:.1f} s after there was room")
@@ -221,6 +222,7 @@ def test_10000_hostile_messages(training: Callable[..., Training]) -> None:
         nonlocal sent
         harass(found.folder, 100, dice)
         sent += 100
+        time.sleep(100 * TIMES * AT_ONCE / 10_000)
 
     compare(found, idle, attack, "under malformed, huge and slow messages")
     while sent < 10_000:
