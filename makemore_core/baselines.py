@@ -105,6 +105,7 @@ class Notebook:
             self.layers += [Linear(fan_in, fan_out, self.g, bias=False), BatchNorm1d(fan_out), Tanh()]
         last = Linear(shape.n_hidden, shape.vocabulary, self.g, bias=not shape.norm_output)
         self.layers += [last, BatchNorm1d(shape.vocabulary)] if shape.norm_output else [last]
+        self.layers[-1].parameters()[0].mul_(0.1)  # last layer: make less confident
         self.parameters = [self.C] + [p for layer in self.layers for p in layer.parameters()]
         for p in self.parameters:
             p.requires_grad = True
