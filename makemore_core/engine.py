@@ -67,10 +67,9 @@ class PlainEngine:
 
     def _step(self, batch: Tensor, lr: float, watch: bool) -> Tensor:
         loss = F.cross_entropy(self.model(self.train.x[batch]), self.train.y[batch])
-        outs = [leaf.out for leaf in self.model.leaves()]
-        if watch:
-            for out in outs:
-                out.retain_grad()
+        outs = [leaf.out for leaf in self.model.leaves()] if watch else []
+        for out in outs:
+            out.retain_grad()
         parameters = self.model.parameters()
         for parameter in parameters:
             parameter.grad = None

@@ -120,9 +120,12 @@ class Trainer:
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "generator"}
         if wanted != given or "generator" not in tensors:
             raise ValueError("the checkpoint belongs to another net: names or shapes of its tensors differ")
+        try:
+            self.generator.set_state(tensors["generator"])
+        except (RuntimeError, TypeError):
+            raise ValueError("the checkpoint's generator is none of this version of torch") from None
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
-        self.generator.set_state(tensors["generator"])
         self.step, self.optimizer.count = step, count
 
 

@@ -165,6 +165,17 @@ def test_tensors_of_another_net_are_refused(dataset: Dataset) -> None:
         trainer(dataset).restore({name: t for name, t in kept.items() if name != "generator"}, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "state", [torch.zeros(5056, dtype=torch.uint8), torch.zeros(7, dtype=torch.uint8), torch.zeros(5056)]
+)
+def test_a_generator_that_is_none_is_refused_before_anything_is_changed(state: Tensor, dataset: Dataset) -> None:
+    first, second = trainer(dataset), trainer(dataset)
+    train(first, 3)
+    with pytest.raises(ValueError, match="generator"):
+        second.restore(first.tensors() | {"generator": state}, 3, 3)
+    assert train(second, 5) == train(trainer(dataset), 5)
+
+
 def test_no_gpu_is_one_line(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"^device=cuda: no GPU .*use device=cpu$"):
