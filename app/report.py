@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.control import ControlClient
-from makemore_core.doctor import findings
+from makemore_core.doctor import Chart
 from makemore_core.presets import DEFAULT, PRESETS
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Snapshot, from_json, to_json
@@ -153,7 +152,9 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
 def examine_run(run: str | None, as_json: bool) -> int:
     """`makemore doctor`."""
     folder = rundir.find_run(run)
-    found = findings(newest(folder), recent(folder))
+    chart = chart_of(folder)
+    chart.see(newest(folder))
+    found = chart.findings()
     if as_json:
         click.echo(msgspec.json.encode({"run": folder.name, "findings": found}))
     elif not found:
@@ -163,12 +164,12 @@ def examine_run(run: str | None, as_json: bool) -> int:
     return Exit.FINDINGS if found else Exit.DONE
 
 
-def recent(folder: Path, most: int = 50) -> list[Snapshot]:
-    """The last snapshots of a run, oldest first."""
-    kept: deque[Snapshot] = deque(maxlen=most)
+def chart_of(folder: Path) -> Chart:
+    """The doctor's chart of a run, from its record."""
+    chart = Chart()
     for payload in RecordReader(folder / rundir.RECORD).read():
         with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
             event = from_json(payload)
             if isinstance(event, Snapshot):
-                kept.append(event)
-    return list(kept)
+                chart.see(event)
+    return chart

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from app import launch
@@ -13,7 +13,7 @@ from app.terminal import Exit, by_signal
 from app.views.state import Finding
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Command, Stop
-from makemore_core.doctor import findings
+from makemore_core.doctor import Chart
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
@@ -52,7 +52,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
         fps=watch.per_second,
         start=worker.start,
         detach=lambda: handed_over.append(True),
-        findings=advice,
+        findings=advice(),
     )
     stream.failed = studio.exit
     status = run_app(studio, on_lost=worker.leave)
@@ -87,7 +87,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         ascii=ascii_only,
         fps=fps,
         owns=False,
-        findings=advice,
+        findings=advice(),
         waiting=f"reading {folder.name}",
     )
     try:
@@ -96,9 +96,16 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         stream.close()
 
 
-def advice(snapshot: Snapshot) -> list[Finding]:
-    """What the doctor finds, as the dashboard shows it."""
-    return [
-        Finding(f.what, f"{f.evidence}; {f.suggestion}", f.evidence, f.why, f.suggestion, f.fix)
-        for f in findings(snapshot)
-    ]
+def advice() -> Callable[[Sequence[Snapshot]], list[Finding]]:
+    """A doctor for one run, who remembers how it began; gives what he finds as the screens show it."""
+    chart = Chart()
+
+    def examine(snapshots: Sequence[Snapshot]) -> list[Finding]:
+        for snapshot in snapshots:
+            chart.see(snapshot)
+        return [
+            Finding(f.what, f"{f.evidence}; {f.suggestion}", f.evidence, f.why, f.suggestion, f.fix)
+            for f in chart.findings()
+        ]
+
+    return examine

@@ -22,11 +22,12 @@ from textual.driver import Driver
 from app.glyphs import ASCII, UNICODE, clip, escape
 from app.history import History
 from app.keys import KEYS, bindings
+from app.launch import twin_changes
 from app.panel import Panel
 from app.views import SCREENS, draw, screen
 from app.views.state import Finding, Screen, View, rows
-from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, Stream, say, shown
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Value
+from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, Stream, Twin, say, shown
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.snapshot import Exhibit, Snapshot
 
 GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
@@ -37,7 +38,8 @@ MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
 MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
-Doctor = Callable[[Snapshot], Sequence[Finding]]
+# Takes the snapshots that came since it was last asked, oldest first.
+Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
 
 
 def ascii_wanted(environ: Mapping[str, str] = os.environ) -> bool:
@@ -93,6 +95,7 @@ class Studio(App[int]):
         self.asked_at: dict[str, float] = {}
         self.asked: dict[str, Look] = {}
         self.examined = -math.inf
+        self.unexamined: list[Snapshot] = []
 
     # --- the picture ---
 
@@ -123,6 +126,7 @@ class Studio(App[int]):
             came = []
         if came:
             self.history.feed(came)
+            self.unexamined += [event for event in came if isinstance(event, Snapshot)]
             self.settle_pending()
             self.examine()
         now = self.clock()
@@ -150,7 +154,8 @@ class Studio(App[int]):
         if self.doctor is None or self.history.snapshot is None or now - self.examined < 1.0:
             return
         self.examined = now
-        self.state = replace(self.state, findings=tuple(self.doctor(self.history.snapshot)))
+        self.state = replace(self.state, findings=tuple(self.doctor(self.unexamined)))
+        self.unexamined = []
 
     def ask_for_exhibit(self, now: float) -> None:
         """Ask for what the visible screen needs, at its own low rate."""
@@ -195,6 +200,8 @@ class Studio(App[int]):
         event.stop()
         if self.state.prompt == "filter":
             self.type_filter(event)
+        elif self.state.prompt == "twin":
+            self.type_twin(event)
         else:
             self.answer(event)
 
@@ -400,7 +407,7 @@ class Studio(App[int]):
         else:
             self.say(f"picture saved: {path}")
 
-    # --- the filter ---
+    # --- what is typed ---
 
     def action_filter(self) -> None:
         self.state = replace(self.state, prompt="filter")
@@ -408,16 +415,35 @@ class Studio(App[int]):
 
     def type_filter(self, event: events.Key) -> None:
         """A character more or less of the filter."""
-        text, prompt = self.state.filter, "filter"
-        if event.key in ("enter", "tab"):
-            prompt = ""
-        elif event.key in ("escape", "ctrl+c"):
-            text = prompt = ""
-        elif event.key == "backspace":
-            text = text[:-1]
-        elif event.character and event.character.isprintable() and len(text) < 40:
-            text += event.character
-        self.state = replace(self.state, filter=text, prompt=prompt, cursor=0)
+        text, done = edited(self.state.filter, event)
+        self.state = replace(self.state, filter=text, prompt="" if done else "filter", cursor=0)
+        self.paint()
+
+    def action_twin(self) -> None:
+        """Ask in what a twin is to differ; where there is one, end it."""
+        if not self.changes_allowed():
+            return
+        if self.history.twin is not None:
+            self.stream.send(Twin())
+            self.say("the twin is gone; restarted from the seed")
+        else:
+            norm = self.setting("norm")
+            self.state = replace(self.state, prompt="twin", typed="norm=none" if norm != "none" else "norm=batch")
+            self.paint()
+
+    def type_twin(self, event: events.Key) -> None:
+        """A character more or less of the settings in which a twin is to differ."""
+        text, done = edited(self.state.typed, event)
+        self.state = replace(self.state, typed=text, prompt="" if done else "twin")
+        if done and text.strip() and self.history.snapshot is not None:
+            try:
+                changes = twin_changes(Config().replace(self.history.snapshot.config), text.split())
+            except ValueError as error:
+                self.say(str(error), "sick")
+                return
+            self.stream.send(Twin(changes))
+            self.action_screen("twin")
+            self.say(f"{say(Twin(changes))}: both from the seed, in lock-step")
         self.paint()
 
     # --- quitting ---
@@ -455,6 +481,19 @@ class Studio(App[int]):
             self.paint()
 
 
+def edited(text: str, event: events.Key) -> tuple[str, bool]:
+    """A line of input after one more key, and whether that key ended it; escape empties it."""
+    if event.key in ("enter", "tab"):
+        return text, True
+    if event.key in ("escape", "ctrl+c"):
+        return "", True
+    if event.key == "backspace":
+        return text[:-1], False
+    if event.character and event.character.isprintable() and len(text) < 60:
+        return text + event.character, False
+    return text, False
+
+
 def neighbour(ladder: Sequence[float], value: float, way: int) -> float:
     """The next rung up or down from a value that may lie between rungs; the value itself at the end."""
     if way > 0:
@@ -487,7 +526,7 @@ def run_studio(
     """Show a run until the user leaves; gives the exit status.
 
     `start` is called when the first picture is up. `owns`: the run is trained by this process and ends with it,
-    unless `detach` is given and chosen. `findings` gives what a doctor makes of a snapshot.
+    unless `detach` is given and chosen. `findings` gives what a doctor makes of the snapshots.
     """
     app = Studio(
         stream, title=title, readonly=readonly, ascii=ascii, fps=fps, start=start, owns=owns, detach=detach,

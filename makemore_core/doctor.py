@@ -6,6 +6,7 @@ It knows no tensors, so it works on any net that fills in a snapshot, live or lo
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -45,7 +46,7 @@ START = 200
 LIMITS: dict[str, Limit] = {
     "first_loss": Limit(0.5, "nats above ln V; part 3: a first loss above -log(1/V) is a net confidently wrong"),
     "saturated_at_start": Limit(0.30, "share; part 3: 5 % at gain 5/3 and 20 % in the first layer are healthy"),
-    "saturated": Limit(0.50, "share; long training alone brings the healthy deep nets of part 3 to about 0.35"),
+    "saturated": Limit(0.75, "share; long training alone brings the healthy deep nets of part 3 to 0.55 (measured)"),
     "off": Limit(0.90, "share of relu-like outputs that are exactly off; half are by symmetry (He et al. 2015)"),
     "dead": Limit(1, "units flat for every example of the training split; part 3: such a unit never learns"),
     "shrink_at_start": Limit(0.60, "last std / first std; part 3: gain 1 takes tanh from 0.62 to 0.32 in 5 layers"),
@@ -69,7 +70,8 @@ LIMITS: dict[str, Limit] = {
 }
 
 RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
-RECENT_SNAPSHOTS = 5  # and the median of the ratios of as many snapshots
+RECENT_RATIOS = 5  # and the median of the ratios of as many snapshots
+RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
 GUIDE = -3.0
 
@@ -138,16 +140,39 @@ def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Findi
     return tuple(sorted(found, key=lambda finding: finding.severity != "serious"))
 
 
+class Chart:
+    """What of a run's past the findings need, kept as its snapshots come: how each net began, and the latest few."""
+
+    def __init__(self) -> None:
+        self._start: Snapshot | None = None
+        self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
+
+    def see(self, snapshot: Snapshot) -> None:
+        """The next snapshot of the run, or the latest once more."""
+        start = self._start
+        if start is None or start.attempt != snapshot.attempt or not start.layers or _drawn(start) != _drawn(snapshot):
+            self._start = snapshot
+        self._recent.append(snapshot)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong with the run now; nothing before its first snapshot."""
+        if self._start is None:
+            return ()
+        *recent, now = self._recent
+        return findings(now, recent if self._start in self._recent else [self._start, *recent])
+
+
 def _look(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
     same = [s for s in recent if s.attempt == now.attempt and s.step <= now.step and _drawn(s) == _drawn(now)]
     past = [*(s for s in same if s.step < now.step), now]
     start = next((s for s in past if s.layers), None)
     values: dict[str, list[float]] = {}
-    for snapshot in past[-RECENT_SNAPSHOTS:]:
+    for snapshot in past[-RECENT_RATIOS:]:
         for weight in snapshot.weights:
             if math.isfinite(weight.update_data_log10) and snapshot.lr == now.lr:
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
-    losses = tuple(loss for snapshot in past for loss in snapshot.losses)
+    latest = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]
+    losses = tuple(loss for snapshot in latest for loss in snapshot.losses)
     updates = {weight.name: _median(values[weight.name]) for weight in now.weights if weight.name in values}
     return _Run(now, start, losses, len(losses), updates)
 
@@ -359,7 +384,7 @@ def _right_gain(run: _Run) -> Advice:
     if config.get("fan_in") == "off":
         return "divide the weights by the square root of fan-in", _divided(config)
     if config.get("norm") == "none" and right is not None and not _close(gain, right):
-        return f"gain {_number(right)} keeps the spread for {nonlinearity}", {"gain": "auto"}
+        return f"gain {_number(right)} keeps the spread for {nonlinearity}", {"gain": right}
     if config.get("norm") == "none":
         return "BatchNorm holds the spread whatever the weights", {"norm": "batch", "norm_output": True}
     if config.get("residual") is False:
@@ -369,6 +394,11 @@ def _right_gain(run: _Run) -> Advice:
 
 def _smaller(run: _Run) -> Advice:
     config = run.now.config
+    gain, right = config.get("gain"), GAINS.get(str(config.get("nonlinearity")))
+    if config.get("fan_in") != "off" and isinstance(gain, int | float) and right is not None and gain < right * 1.1:
+        return "it was trained into this: BatchNorm holds it, a lower learning rate delays it", (
+            {"norm": "batch", "norm_output": True} if config.get("norm") == "none" else None
+        )
     advice, fix = _right_gain(run)
     if fix is not None and config.get("bias_init"):
         fix |= {"bias_init": 0.0}
@@ -378,7 +408,8 @@ def _smaller(run: _Run) -> Advice:
 def _divided(config: Mapping[str, Value]) -> dict[str, Value]:
     shrunk = config.get("last_shrink")  # a last layer made small by hand is left as it is
     kept = isinstance(shrunk, int | float) and shrunk < 0.1
-    gain: dict[str, Value] = {"gain": "auto"} if config.get("norm") == "none" else {}
+    right = GAINS.get(str(config.get("nonlinearity")), "auto")
+    gain: dict[str, Value] = {"gain": right} if config.get("norm") == "none" else {}
     return {"fan_in": "hidden" if kept else "on"} | gain
 
 

@@ -22,7 +22,7 @@ LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
 UPDATES = 1000
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
-LEAST = 0.05  # nats that the loss has to fall
+LEAST = 0.15  # nats that the loss has to fall, several times the noise of the running mean
 
 
 class RangeTest(NamedTuple):
@@ -71,7 +71,7 @@ def suggest(rates: Sequence[float], smooth: Sequence[float]) -> tuple[float | No
     finite = [(loss, position) for position, loss in enumerate(smooth) if math.isfinite(loss)]
     lowest, bottom = min(finite, default=(math.nan, 0))
     if not finite or smooth[0] - lowest < LEAST:
-        return None, "the loss falls at none of the rates"
+        return None, "the loss falls at none of the rates by more than its noise"
     high = lowest + RISEN * (smooth[0] - lowest)
     risen = next((i for i in range(bottom, len(smooth)) if not smooth[i] <= high), None)
     rate = _round(rates[bottom])

@@ -170,7 +170,7 @@ def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
         (foreign(losses=(3.4,) * 1200, first_loss=27.0, expected_loss=3.3), {"confidently-wrong", "loss-flat"}),
         (with_layer(foreign(), 2, dead=3), {"dead-units"}),
         (with_layer(foreign(), 2, dead=0), set()),
-        (with_layer(foreign(), 1, saturated=0.6), {"saturated"}),
+        (with_layer(foreign(), 1, saturated=0.8), {"saturated"}),
         (with_layer(foreign(), 1, std=math.nan), {"diverged"}),
         (with_layer(foreign(), 3, std=0.1), {"activations-shrink"}),
         (with_layer(foreign(), 3, std=3.0), {"activations-grow"}),
@@ -217,3 +217,19 @@ def test_the_gains_are_pytorchs() -> None:
 def test_no_torch_is_needed() -> None:
     code = f"import sys, {doctor.__name__}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_chart_remembers_how_the_run_began() -> None:
+    chart = doctor.Chart()
+    assert chart.findings() == ()
+    *past, _ = train(PRESETS["deep-tanh-gain1"].config(), (1, 60, 120))
+    for snapshot in past:
+        chart.see(snapshot)
+    later = msgspec.structs.replace(past[-1], step=60, losses=())
+    for step in range(100, 20_000, 100):  # long after, the spread has recovered by training
+        layers = tuple(msgspec.structs.replace(row, activation=past[0].layers[0].activation) for row in later.layers)
+        chart.see(msgspec.structs.replace(later, step=step, layers=layers, losses=(2.5,) * 100))
+    (finding,) = [finding for finding in chart.findings() if finding.name == "activations-shrink"]
+    assert finding.evidence.endswith("at step 1")
+    chart.see(msgspec.structs.replace(later, attempt=1, step=0, layers=(), weights=()))
+    assert chart.findings() == ()

@@ -165,11 +165,11 @@ def _incoming(unit: Unit, view: View, width: int) -> list[Line]:
     mean = sum(map(abs, unit.weights)) / len(unit.weights)
     gradient = sum(map(abs, unit.weights_gradient)) / max(1, len(unit.weights_gradient))
     bias = "" if unit.bias is None else f", bias {unit.bias:.2f}"
-    cells = max(4, width - 46)
+    cells = max(4, width - 52)
     stuck = gradient == 0
     return [
-        [(f"  weights in, from {unit.linear}: mean |w| {mean:.2g}{bias}".ljust(44), "dim"),
+        [(f"  weights in, from {unit.linear}: mean |w| {mean:.2g}{bias}".ljust(50), "dim"),
          (signed_bars(unit.weights, cells, view), "activation")],
-        [(f"  their gradient: mean |g| {glyph.scientific(gradient)}".ljust(44), "sick" if stuck else "dim"),
+        [(f"  their gradient: mean |g| {glyph.scientific(gradient)}".ljust(50), "sick" if stuck else "dim"),
          (signed_bars(unit.weights_gradient, cells, view), "gradient")],
     ]  # fmt: skip
