@@ -24,12 +24,15 @@ from makemore_core.snapshot import (
     Weight,
 )
 
-MOST_BUCKETS = 1024
+MOST_BUCKETS = 2048
+SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 MOST_GHOSTS = 4
 SMOOTHED_SNAPSHOTS = 12  # histograms and statistics of a running net: the mean of about so many
 SMOOTHED_STEPS = 500  # the loss of a running net: the mean of about so many minibatches
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 UNBOUNDED_STDS = 3
+STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
+STEADY_COUNT = 0.04  # a bar, when it has moved by so much of its full height
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
 STILL = ("paused", "finished", "stopped", "crashed", "diverged")
@@ -44,11 +47,12 @@ class Bucket(NamedTuple):
 
 
 class Series:
-    """Numbers by step in at most `MOST_BUCKETS` stretches of equal length (a power of two), each with minimum,
+    """Numbers by step in at most `most` stretches of equal length (a power of two), each with minimum,
     maximum and mean, so that no spike is lost however long the run. Numbers that are not finite are only counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_BUCKETS) -> None:
+        self.most = most
         self.stride = 1
         self.start: int | None = None
         self.end = 0
@@ -102,7 +106,7 @@ class Series:
             total = sum(values)
         assert self.start is not None
         at = step // self.stride - self.start // self.stride
-        while at >= MOST_BUCKETS:
+        while at >= self.most:
             self._merge()
             at = step // self.stride - self.start // self.stride
         if at >= len(self._buckets):
@@ -123,7 +127,11 @@ class Series:
         old = [None] * (self.start // self.stride % 2) + self._buckets
         self.stride *= 2
         self._bounds = None
-        self._buckets = [_joined(old[i : i + 2]) for i in range(0, len(old), 2)]
+        old += [None] * (len(old) % 2)
+        self._buckets = [
+            b if a is None else a if b is None else [min(a[0], b[0]), max(a[1], b[1]), a[2] + b[2], a[3] + b[3]]
+            for a, b in zip(old[::2], old[1::2], strict=True)
+        ]
 
     def columns(self, per_column: int) -> list[Bucket | None]:
         """Stretches of `per_column` steps from step 0 up to the last step seen; None where nothing was.
@@ -171,6 +179,10 @@ def _joined(buckets: Iterable[list[float] | None]) -> list[float] | None:
     return [min(low), max(high), sum(total), sum(count)]
 
 
+def _short() -> Series:
+    return Series(SHORT_BUCKETS)
+
+
 @dataclass
 class Smooth:
     """Running means of a layer's statistics and counts."""
@@ -197,9 +209,9 @@ class LayerTrace:
     smooth: Smooth
     seen: int = 1
     version: int = 0  # counts the changes of what is shown
-    std: Series = field(default_factory=Series)
-    saturated: Series = field(default_factory=Series)
-    gradient_std: Series = field(default_factory=Series)
+    std: Series = field(default_factory=_short)
+    saturated: Series = field(default_factory=_short)
+    gradient_std: Series = field(default_factory=_short)
 
 
 @dataclass(eq=False)
@@ -210,9 +222,12 @@ class WeightTrace:
     newest: Weight
     smooth: list[float]
     seen: int = 1
+    newest: Weight
+    smooth: list[float]
+    seen: int = 1
     version: int = 0
-    update: Series = field(default_factory=Series)
-    grad: Series = field(default_factory=Series)
+    update: Series = field(default_factory=_short)
+    grad: Series = field(default_factory=_short)
 
 
 @dataclass(eq=False)
@@ -234,6 +249,7 @@ class History:
         self.exhibits: dict[str, Exhibit] = {}
         self.attempt = Attempt(0)
         self.ghosts: list[Attempt] = []
+        self.twin: History | None = None  # of a second net in lock-step
         self.layers: dict[tuple[int, str], LayerTrace] = {}
         self.weights: dict[str, WeightTrace] = {}
         self.smoothed_loss = math.nan
@@ -272,6 +288,11 @@ class History:
                 self._take_layers(snapshot, still)
                 self._take_weights(snapshot, still)
                 self._rescale()
+        if snapshot.twin is None:
+            self.twin = None
+        else:
+            self.twin = self.twin or History()
+            self.twin._take(snapshot.twin)
         self.snapshot = snapshot
 
     def _begin(self, snapshot: Snapshot) -> None:
@@ -310,7 +331,7 @@ class History:
         for points, value in ((self.attempt.val, splits.val), (self.attempt.train, splits.train)):
             if value is not None and (not points or points[-1][0] < splits.step):
                 points.append((splits.step, value))
-                if len(points) > MOST_BUCKETS:
+                if len(points) > 1024:
                     del points[1::2]
 
     def _take_layers(self, snapshot: Snapshot, still: bool) -> None:
@@ -346,9 +367,8 @@ class History:
                     new if still else steady(old, new, digit(new) if at < 4 else 0.1)
                     for at, (old, new) in enumerate(zip(_weight_numbers(trace.weight), trace.smooth, strict=True))
                 ]
-                before, trace.newest = trace.weight, weight
                 trace.weight = Weight(weight.name, weight.shape, weight.layer, *shown)
-                trace.version += trace.weight != before
+                trace.newest = weight
             trace.update.add(snapshot.step, weight.update_data_log10)
             trace.grad.add(snapshot.step, weight.grad_data_ratio)
             kept[weight.name] = trace
@@ -431,10 +451,36 @@ def _begin_trace(layer: Layer, step: int) -> LayerTrace:
     return LayerTrace(layer, layer, layer, step, list(activation), list(gradient), smooth)
 
 
+def digit(value: float) -> float:
+    """The worth of the second digit of a number: what `2.6e-3` can show of it."""
+    if not value or not math.isfinite(value):
+        return 0.0
+    return float(10.0 ** (math.floor(math.log10(abs(value))) - 1))
+
+
+def steady(shown: float, new: float, unit: float) -> float:
+    """The number to show: as before, until the new one has left it by most of what the last digit is worth."""
+    return shown if abs(new - shown) < STEADY * unit else new
+
+
+def _weight_numbers(weight: Weight) -> tuple[float, float, float, float, float]:
+    return weight.grad_mean, weight.grad_std, weight.data_std, weight.grad_data_ratio, weight.update_data_log10
+
+
+def _layer_numbers(layer: Layer) -> tuple[float, float, float, float, float]:
+    a, g = layer.activation, layer.gradient
+    return a.mean, a.std, a.saturated, g.mean, g.std
+
+
+def _begin_trace(layer: Layer, step: int) -> LayerTrace:
+    activation, gradient = layer.activation.histogram.counts, layer.gradient.histogram.counts
+    smooth = Smooth(list(_layer_numbers(layer)), list(activation), list(gradient))
+    return LayerTrace(layer, layer, layer, step, list(activation), list(gradient), smooth)
+
+
 def _mix(trace: LayerTrace, layer: Layer, share: float) -> None:
     """Move the row towards the newest statistics; a share of 1 shows them exactly."""
-    smooth, old = trace.smooth, trace.newest
-    before = trace.layer, trace.activation_counts, trace.gradient_counts
+    smooth, old, exact = trace.smooth, trace.newest, share >= 1.0
     smooth.numbers = [_towards(a, b, share) for a, b in zip(smooth.numbers, _layer_numbers(layer), strict=True)]
     smooth.activation_counts, trace.activation_counts = _mix_counts(
         smooth.activation_counts, trace.activation_counts, old.activation.histogram, layer.activation.histogram, share
@@ -443,34 +489,26 @@ def _mix(trace: LayerTrace, layer: Layer, share: float) -> None:
         smooth.gradient_counts, trace.gradient_counts, old.gradient.histogram, layer.gradient.histogram, share
     )
     trace.newest = layer
-    trace.layer = layer if share >= 1.0 else _steady_layer(trace, layer)
-    trace.version += (trace.layer, trace.activation_counts, trace.gradient_counts) != before
-
-
-def _steady_layer(trace: LayerTrace, layer: Layer) -> Layer:
-    """The layer as shown before, its numbers moved where the running means have left them; bounds are the newest."""
-    mean, std, saturated, grad_mean, grad_std = trace.smooth.numbers
+    if exact:
+        trace.layer = layer
+        return
+    mean, std, saturated, grad_mean, grad_std = smooth.numbers
     shown_a, shown_g = trace.layer.activation, trace.layer.gradient
-    return Layer(
+    trace.layer = Layer(
         layer.index,
         layer.kind,
         Activation(
             steady(shown_a.mean, mean, 0.01),
             steady(shown_a.std, std, 0.01 if std < 10 else digit(std)),
             steady(shown_a.saturated, saturated, 0.001 if saturated < 0.1 else 0.01),
-            layer.activation.units, layer.activation.dead,
-            _kept_bounds(shown_a.histogram, layer.activation.histogram),
+            layer.activation.units, layer.activation.dead, layer.activation.histogram,
         ),
         Gradient(
             steady(shown_g.mean, grad_mean, digit(grad_std) / 10),
             steady(shown_g.std, grad_std, digit(grad_std)),
-            _kept_bounds(shown_g.histogram, layer.gradient.histogram),
+            layer.gradient.histogram,
         ),
     )  # fmt: skip
-
-
-def _kept_bounds(old: Histogram, new: Histogram) -> Histogram:
-    return old if (old.low, old.high) == (new.low, new.high) else new
 
 
 def _mix_counts(

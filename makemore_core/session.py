@@ -445,16 +445,15 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The run as it stands, with the losses since the last one."""
-        own = self.net.snapshot(self.name, self.state)
+        own = self.net.snapshot(self.name, self.state, self.attempt)
         return msgspec.structs.replace(
             own,
-            attempt=self.attempt,
             preset=self.preset,
             steps_per_second=self._clock.rate if self.state == "running" else 0.0,
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
-            twin=self.twin.snapshot(say(Twin(self.twin_changes)), self.state) if self.twin else None,
+            twin=self.twin.snapshot(say(Twin(self.twin_changes)), self.state, self.attempt) if self.twin else None,
         )
 
     def _publish(self) -> None:

@@ -99,7 +99,7 @@ class Watched:
         self.names = sample(self.trainer.model, self.dataset, self.config.block_size, n, seed, longest=LONGEST_SHOWN)
         self.names_step = self.trainer.step
 
-    def snapshot(self, run: str, state: State) -> Snapshot:
+    def snapshot(self, run: str, state: State, attempt: int) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""
         losses, self.losses = tuple(self.losses), []
         return Snapshot(
@@ -108,6 +108,7 @@ class Watched:
             step=self.trainer.step,
             steps=self.config.steps,
             time=time.time(),
+            attempt=attempt,
             loss=self.loss,
             first_loss=self.first_loss,
             losses=losses,

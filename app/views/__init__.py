@@ -5,7 +5,7 @@ A screen is added by a line in `SCREENS`; its key, its place in the help and its
 
 from __future__ import annotations
 
-from app.views import backward, batchnorm, deadmap, doctor, explain, findlr, gain, presets
+from app.views import backward, batchnorm, deadmap, doctor, explain, findlr, gain, presets, twin
 from app.views.dashboard import dashboard
 from app.views.lines import Line, block
 from app.views.state import Screen, View
@@ -31,6 +31,7 @@ SCREENS: tuple[Screen, ...] = (
         press=backward.press,
         help="every gradient by hand against autograd",
     ),
+    Screen("7", "twin", "twin", twin.draw, help="two nets that differ in a setting, side by side"),
     Screen(
         "8",
         "find-lr",
@@ -90,7 +91,6 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     if below == 2:
         lines.append(message_line(view, width))
     if below:
-        spoken = below == 1 and view.message and view.prompt != "filter"
+        spoken = below == 1 and view.message and view.prompt not in ("filter", "twin")
         lines.append(message_line(view, width) if spoken else keys_line(view, width))
-    lines = block(lines, width, height, view.glyphs)
     return ask(view, lines, width, height) if view.prompt == "quit" else lines

@@ -45,7 +45,8 @@ class View:
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
-    prompt: str = ""  # "", "filter" or "quit"
+    prompt: str = ""  # "", "filter", "twin" or "quit"
+    typed: str = ""  # so far, in answer to the prompt "twin"
     choices: tuple[tuple[str, str], ...] = ()  # of the prompt: key, what it does
     findings: tuple[Finding, ...] | None = None  # None: no doctor at hand
     scroll: int = 0

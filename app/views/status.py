@@ -139,9 +139,14 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
 
 def keys_line(view: View, cells: int) -> Line:
     """The keys, as many as fit whole."""
-    if view.prompt == "filter":
-        text = glyph.escape(view.filter, ascii=view.glyphs.ascii)
-        return fit([("filter: ", "title"), (text, ""), ("_", "cursor"), ("   enter keeps it, esc clears it", "dim")], cells, view.glyphs)
+    if view.prompt in ("filter", "twin"):
+        asked, typed, keys = (
+            ("filter: ", view.filter, "enter keeps it, esc clears it")
+            if view.prompt == "filter"
+            else ("twin with ", view.typed, "key=value or an experiment; enter starts both from the seed, esc drops it")
+        )
+        text = glyph.escape(typed, ascii=view.glyphs.ascii)
+        return fit([(asked, "title"), (text, ""), ("_", "cursor"), (f"   {keys}", "dim")], cells, view.glyphs)
     line: Line = []
     used = 0
     table = footer(view.readonly)

@@ -1,0 +1,61 @@
+"""The twin screen: two nets that differ in a few settings, side by side layer by layer, both losses on one axis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from app import glyphs as glyph
+from app.history import History
+from app.views.curve import Course, lines_over_steps, loss_axis
+from app.views.lines import Line, beside, block, heading
+from app.views.state import View
+from app.views.status import loss_number
+from app.views.table import needed, table
+
+LEAST_CURVE = 6  # rows of the plot and its title, less is not worth drawing
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """The body of the screen."""
+    twin = view.history.twin
+    if twin is None or twin.snapshot is None or view.history.snapshot is None:
+        lines: list[Line] = [[("no twin yet: ", "title"), ("t trains a second net that differs in a setting,", "")]]
+        lines.append([("with the same seed and the same minibatches, step by step beside this one", "")])
+        return block(lines, width, height, view.glyphs)
+    half = (width - 2) // 2
+    tables = (
+        min(1 + max(needed(view), needed(replace(view, history=twin))), height - LEAST_CURVE)
+        if height >= LEAST_CURVE + 4
+        else height
+    )
+    left = _side(view, view.history, "this run", half, tables)
+    right = _side(replace(view, history=twin), twin, twin.snapshot.run, width - half - 2, tables)
+    lines = beside(left, right, half, width, view.glyphs)
+    rest = height - len(lines)
+    if rest >= LEAST_CURVE:
+        note = [("━ this run  ", "loss"), ("━ ", "twin"), (_name(twin), "twin"), ("  mean of minibatches", "dim")]
+        plain = [(view.glyphs.text(text), style) for text, style in note]
+        lines += [heading("loss", plain, width, view.glyphs), *_losses(view, twin, width, rest - 1)]
+    return block(lines, width, height, view.glyphs)
+
+
+def _side(view: View, history: History, name: str, width: int, height: int) -> list[Line]:
+    """One net: its name and losses, and its rows."""
+    assert history.snapshot is not None
+    splits = history.snapshot.splits
+    val = f"  val {loss_number(splits.val)}" if splits and splits.val is not None else ""
+    note: Line = [(f"loss {loss_number(history.smoothed_loss)}{val}", "loss" if name == "this run" else "twin")]
+    title = glyph.escape(view.glyphs.text(name), ascii=view.glyphs.ascii)
+    return [heading(title, note, width, view.glyphs), *table(view, width, height - 1)]
+
+
+def _losses(view: View, twin: History, width: int, height: int) -> list[Line]:
+    axis = loss_axis([view.history.attempt, twin.attempt], None, 8, view.log)
+    if axis is None:
+        return [[("no loss yet", "dim")]]
+    courses = [Course("this run", view.history.attempt.loss, "loss"), Course(_name(twin), twin.attempt.loss, "twin")]
+    return lines_over_steps(courses, view, width, height, low=axis.low, high=axis.high, log=axis.log)
+
+
+def _name(twin: History) -> str:
+    return glyph.clip(glyph.escape(twin.snapshot.run), 40) if twin.snapshot else "twin"
