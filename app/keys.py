@@ -66,6 +66,7 @@ KEYS: tuple[Key, ...] = (
     Key(("i",), "screen('gain')", "i", "gain looked into: the spread through any depth", "", "look"),
     Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", False, 43),
     Key(("?",), "screen('help')", "?", "this help", "help", "look", False, 4),
+    Key(("d",), "detach", "d", "leave; training goes on in the background", "detach", "look", False, 26),
     Key(("q", "ctrl+c"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", False, 5),
     Key(("ctrl+z",), "suspend_process", "ctrl-z", "back to the shell, training stops too; fg returns", "", "look"),
 )

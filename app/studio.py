@@ -448,6 +448,15 @@ class Studio(App[int]):
 
     # --- quitting ---
 
+    def action_detach(self) -> None:
+        """Leave, and let the training go on: in a process of its own where it is this one that trains."""
+        if self.owns and self.detach_run is None:
+            self.say("this run cannot go on without its view")
+            return
+        if self.owns and self.detach_run is not None:
+            self.detach_run()
+        self.exit(0)
+
     def action_ask_quit(self) -> None:
         snapshot = self.history.snapshot
         over = snapshot is None or snapshot.state in ("finished", "stopped", "crashed")
