@@ -164,10 +164,10 @@ class Chart:
 
 def _look(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
     same = [s for s in recent if s.attempt == now.attempt and s.step <= now.step and _drawn(s) == _drawn(now)]
-    past = [*(s for s in same if s.step < now.step), now]
+    past = [*(s for s in same if s is not now), now]  # a run's last snapshot may come twice, once without its losses
     start = next((s for s in past if s.layers), None)
     values: dict[str, list[float]] = {}
-    for snapshot in past[-RECENT_RATIOS:]:
+    for snapshot in [s for s in past if 2 * s.step > now.step][-RECENT_RATIOS:]:
         for weight in snapshot.weights:
             if math.isfinite(weight.update_data_log10) and snapshot.lr == now.lr:
                 values.setdefault(weight.name, []).append(weight.update_data_log10)

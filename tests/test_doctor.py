@@ -233,3 +233,10 @@ def test_a_chart_remembers_how_the_run_began() -> None:
     assert finding.evidence.endswith("at step 1")
     chart.see(msgspec.structs.replace(later, attempt=1, step=0, layers=(), weights=()))
     assert chart.findings() == ()
+
+
+def test_a_last_snapshot_that_comes_twice_hides_no_losses() -> None:
+    losses = tuple(3.3 - 0.001 * i for i in range(999))
+    first = foreign(step=1, losses=(3.3,), first_loss=3.3, expected_loss=3.3)
+    last = foreign(step=1000, losses=losses, first_loss=3.3, expected_loss=3.3)
+    assert findings(msgspec.structs.replace(last, losses=()), [first, last]) == ()
