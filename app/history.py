@@ -271,9 +271,8 @@ class History:
 
     def _take(self, snapshot: Snapshot) -> None:
         before = self.snapshot
-        if before is not None and (
-            snapshot.attempt != before.attempt or snapshot.step < before.step or snapshot.run != before.run
-        ):
+        # steps that come again within an attempt are those of a resumed run: the same to the bit, seen already
+        if before is not None and (snapshot.attempt != before.attempt or snapshot.run != before.run):
             self._begin(snapshot)
         self.attempt.number = snapshot.attempt
         self._take_losses(snapshot)
