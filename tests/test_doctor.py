@@ -22,11 +22,12 @@ from makemore_core.trainer import Trainer
 
 @functools.cache
 def names() -> dataset.Dataset:
-    """Every eighth of the embedded names, so that whole splits are cheap to look at."""
+    """An eighth of the embedded names, so that whole splits are cheap to look at."""
     whole = dataset.read()
     return whole._replace(train=whole.train[::8], val=whole.val[::8])
 
 
+@functools.cache
 def train(config: Config, stops: tuple[int, ...]) -> list[Snapshot]:
     """A run as a record would hold it: a snapshot at each stop, dead units and losses of splits at the last."""
     trainer = Trainer(config.replace({"engine": "plain"}), names())
