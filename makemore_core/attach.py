@@ -5,6 +5,7 @@ It loads no torch. The trainer does not know how many look at it this way.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,27 @@ from makemore_core.record import RecordReader
 from makemore_core.snapshot import Event, Snapshot, State, from_json
 
 PIECE = 1024 * 1024  # bytes of the record that are held at once
-LIVENESS = 1.0  # seconds between two looks at what has become of the trainer
+SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has become of the trainer
+
+
+SILENT: dict[State, str] = {
+    "crashed": "its trainer is gone; `makemore resume` goes on from the last checkpoint",
+    "unresponsive": "its trainer does not answer",
+}
+
+
+class _Look(threading.Thread):
+    """Finds out what has become of a trainer, in a thread because one that hangs lets the question wait."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(name="liveness", daemon=True)
+        self._folder = folder
+        self.began = time.monotonic()
+        self.state: State | None = None  # once it is known
+        self.start()
+
+    def run(self) -> None:
+        self.state = rundir.liveness(self._folder)
 
 
 class Attached:
@@ -30,7 +51,8 @@ class Attached:
         self._client = ControlClient(folder, readonly=readonly)
         self._newest: Snapshot | None = None
         self._told: State | None = None
-        self._next_look = 0.0
+        self._heard = 0.0  # when the last snapshot was read
+        self._look: _Look | None = None
 
     @property
     def damaged(self) -> int:
@@ -45,7 +67,7 @@ class Attached:
             except ValueError:
                 continue  # a command, or a kind of entry that a later program wrote
             if isinstance(event, Snapshot):
-                self._newest, self._told = event, event.state
+                self._newest, self._told, self._heard = event, event.state, time.monotonic()
             yield event
         yield from self._refusals()
         yield from self._turn()
@@ -61,15 +83,42 @@ class Attached:
 
     def _turn(self) -> Iterator[Event]:
         """A snapshot where the state is no longer the one that the trainer wrote: it crashed, or does not answer."""
-        now = time.monotonic()
-        if self._newest is None or now < self._next_look:
+        look = self._look
+        if look is None or (not look.is_alive() and time.monotonic() - max(self._heard, look.began) > SILENCE):
+            self._look = _Look(self._folder)
+        if look is None or look.state in (None, self._told) or self._heard >= look.began:
             return
-        self._next_look = now + LIVENESS
-        state = rundir.liveness(self._folder)
-        if state != self._told:
-            self._told = state
-            self._newest = msgspec.structs.replace(self._newest, state=state, losses=(), steps_per_second=0.0)
+        if self._newest is None:
+            self._newest = self._blank(look.state)
+        if self._newest is not None and look.state is not None:
+            self._told = look.state
+            self._newest = msgspec.structs.replace(
+                self._newest,
+                state=look.state,
+                losses=(),
+                steps_per_second=0.0,
+                message=SILENT.get(look.state, self._newest.message),
+            )
             yield self._newest
+
+    def _blank(self, state: State | None) -> Snapshot | None:
+        """What is shown of a run that ended before anything was recorded."""
+        if state not in rundir.ENDED:
+            return None
+        try:
+            manifest = rundir.read_manifest(self._folder)
+        except ValueError:
+            return None
+        steps = manifest.config.get("steps")
+        return Snapshot(
+            run=manifest.name,
+            state=state,
+            step=0,
+            steps=steps if isinstance(steps, int) else 0,
+            time=manifest.created,
+            preset=manifest.preset,
+            config=manifest.config,
+        )
 
     def send(self, command: Command) -> None:
         self._client.send(command)

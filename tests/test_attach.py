@@ -1,0 +1,247 @@
+"""A run of another process as a stream: all that happened, what became of its trainer, and what is asked of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from app.history import History
+from makemore_core import attach, rundir
+from makemore_core.attach import Attached
+from makemore_core.command import Look, Pause, Restart, Resume, Set, Step, Stop
+from makemore_core.config import Config
+from makemore_core.record import BUDGET, RecordWriter
+from makemore_core.snapshot import Event, Exhibit, Snapshot, to_json
+from tests.canned import snapshot as canned
+from tests.terminal import Terminal
+from tests.trainers import Order, new_run, opened, trainer_process, wait_for
+
+SMALL = Config(n_layer=2, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.02, engine="plain")
+ENDLESS = SMALL.replace({"steps": 10**9, "engine": "fast"})
+
+
+class Viewer:
+    """Somebody who looks: drains, keeps what came, and waits for what is to come."""
+
+    def __init__(self, folder: Path, *, readonly: bool = False) -> None:
+        self.stream = Attached(folder, readonly=readonly)
+        self.events: list[Event] = []
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        return [event for event in self.events if isinstance(event, Snapshot)]
+
+    @property
+    def newest(self) -> Snapshot:
+        return self.snapshots[-1]
+
+    def look(self) -> None:
+        self.events += self.stream.drain()
+
+    def wait(self, condition: Callable[[Snapshot], bool], what: str, seconds: float = 30.0) -> Snapshot:
+        """Look until the newest snapshot is as expected."""
+
+        def met() -> bool:
+            self.look()
+            return bool(self.snapshots) and condition(self.newest)
+
+        wait_for(met, what, seconds)
+        return self.newest
+
+
+@pytest.fixture
+def live(tmp_path: Path, few_names_file: Path) -> Iterator[tuple[Path, ForkServerProcess]]:
+    """A run without an end, and the process that trains it."""
+    folder = new_run(tmp_path / "run", ENDLESS, few_names_file)
+    trainer = trainer_process(folder)
+    try:
+        yield folder, trainer
+    finally:
+        trainer.kill()
+        trainer.join()
+
+
+def test_a_live_run_is_seen_controlled_and_its_end_told(live: tuple[Path, ForkServerProcess]) -> None:
+    folder, trainer = live
+    one, other, reader = Viewer(folder), Viewer(folder), Viewer(folder, readonly=True)
+    one.wait(lambda s: s.state == "running" and s.step > 0, "training")
+    other.wait(lambda s: s.step > 0, "training")
+
+    one.stream.send(Pause())
+    paused = one.wait(lambda s: s.state == "paused", "a pause")
+    other.wait(lambda s: s.state == "paused" and s.step == paused.step, "the other one sees it")
+
+    other.stream.send(Step(5))
+    one.wait(lambda s: s.state == "paused" and s.step == paused.step + 5, "five steps")
+    one.stream.send(Set({"lr": 0.5}))
+    mark = other.wait(lambda s: bool(s.interventions), "a mark").interventions[0]
+    assert (mark.step, mark.what) == (paused.step + 5, "lr 0.02 → 0.5")
+
+    reader.stream.send(Resume())
+    refused = reader.wait(lambda s: "read-only" in s.message, "a refusal")
+    assert (refused.state, refused.step) == ("paused", paused.step + 5)
+
+    one.stream.send(Set({"lr": -1.0}))
+    one.wait(lambda s: "lr=-1" in s.message, "a refusal")
+    other.look()
+    before = len(other.snapshots)
+    other.stream.send(Resume())
+    other.wait(lambda s: s.state == "running" and s.step > paused.step + 5, "going on")
+    other.wait(lambda _: len(other.snapshots) > before + 5, "going on for a while")
+    assert {s.state for s in other.snapshots[before:]} == {"running"}
+
+    one.stream.send(Stop())
+    trainer.join(30)
+    for viewer in (one, other, reader):
+        viewer.wait(lambda s: s.state == "stopped", "the end")
+    losses = [loss for s in one.snapshots for loss in s.losses]
+    assert len(losses) == one.newest.step
+
+
+def test_two_people_at_once_get_an_outcome_that_both_see(live: tuple[Path, ForkServerProcess]) -> None:
+    folder, _ = live
+    one, other = Viewer(folder), Viewer(folder)
+    one.wait(lambda s: s.step > 0, "training")
+    other.wait(lambda s: s.step > 0, "training")
+
+    one.stream.send(Set({"lr": 0.5}))
+    other.stream.send(Set({"lr": 0.25}))
+    for viewer in (one, other):
+        viewer.wait(lambda s: len(s.interventions) == 2, "two marks")
+    assert one.newest.interventions == other.newest.interventions
+    assert one.newest.config["lr"] == other.newest.config["lr"] in (0.25, 0.5)
+
+
+def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: tuple[Path, ForkServerProcess]) -> None:
+    folder, trainer = live
+    viewer = Viewer(folder)
+    viewer.wait(lambda s: s.step > 0, "training")
+    trainer.kill()
+    trainer.join()
+    began = time.monotonic()
+    crashed = viewer.wait(lambda s: s.state == "crashed", "a crash")
+    print(f"\ntold {time.monotonic() - began:.2f} s after the kill")
+    assert crashed.losses == ()
+    assert "resume" in crashed.message
+
+    viewer.stream.send(Pause())
+    viewer.wait(lambda s: s.message == "nobody is training it now", "a refusal")
+
+    again = trainer_process(folder, [Order(0, 0, Stop())])
+    viewer.wait(lambda s: s.state == "stopped", "the end of its second life")
+    again.join()
+
+
+def test_a_trainer_that_is_stopped_by_a_signal_is_told_as_unresponsive(
+    live: tuple[Path, ForkServerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "STALE", 0.3)
+    monkeypatch.setattr(attach, "SILENCE", 0.1)
+    folder, trainer = live
+    viewer = Viewer(folder)
+    viewer.wait(lambda s: s.step > 0, "training")
+    assert trainer.pid is not None
+    os.kill(trainer.pid, signal.SIGSTOP)
+    viewer.wait(lambda s: s.state == "unresponsive", "silence")
+    os.kill(trainer.pid, signal.SIGCONT)
+    viewer.wait(lambda s: s.state == "running" and s.steps_per_second > 0, "going on")
+
+
+def test_a_view_never_waits_for_a_trainer_that_hangs(
+    live: tuple[Path, ForkServerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = live
+    viewer = Viewer(folder)
+    asked: list[Path] = []
+
+    def hanging(folder: Path) -> rundir.State:
+        asked.append(folder)
+        time.sleep(30.0)
+        return "unresponsive"
+
+    monkeypatch.setattr(rundir, "liveness", hanging)
+    viewer.wait(lambda s: s.step > 0 and bool(asked), "training")
+
+
+@pytest.mark.parametrize("state", ["finished", "stopped"])
+def test_a_run_that_is_over_is_seen_whole(tmp_path: Path, few_names_file: Path, state: str) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder, Order(0, 30, Restart()), *([Order(1, 100, Stop())] if state == "stopped" else [])).run()
+
+    viewer = Viewer(folder)
+    viewer.wait(lambda s: s.state == state, state)
+    look = viewer.stream._look
+    viewer.wait(lambda _: viewer.stream._look is not look, "another look")
+    viewer.wait(lambda _: viewer.stream._look is not None and viewer.stream._look.state is not None, "its end")
+    viewer.look()
+    assert viewer.newest.state == state
+    assert viewer.newest.attempt == 1
+    assert {s.attempt for s in viewer.snapshots} == {0, 1}
+
+
+def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    viewer = Viewer(folder)
+    told = viewer.wait(lambda s: s.state == "crashed", "a crash")
+    assert (told.run, told.step, told.steps) == ("run", 0, 150)
+
+
+def test_exhibits_come_through(tmp_path: Path, few_names_file: Path) -> None:
+    exhibits = pytest.importorskip("makemore_core.exhibits")
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    name = sorted(exhibits.EXHIBITS)[0]
+    opened(folder, Order(0, 30, Look(name)), Order(0, 40, Stop())).run()
+
+    viewer = Viewer(folder)
+    viewer.wait(lambda s: s.state == "stopped", "the end")
+    assert [event.name for event in viewer.events if isinstance(event, Exhibit)] == [name]
+
+
+def test_after_a_resume_the_curve_goes_on_where_it_was() -> None:
+    history = History()
+    steps = [(0, 40), (40, 80), (20, 60), (60, 100), (100, 120)]  # killed at 80, resumed from the checkpoint at 20
+    losses = [3.0 - step / 100 for step in range(120)]
+    for first, last in steps:
+        history.feed([msgspec.structs.replace(canned(), step=last, losses=tuple(losses[first:last]), attempt=0)])
+
+    assert history.ghosts == []
+    assert (history.attempt.loss.start, history.attempt.loss.end) == (0, 120)
+    assert len([bucket for bucket in history.attempt.loss.columns(1) if bucket]) == 120
+
+
+def test_a_record_of_its_whole_budget_is_opened_at_once(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    writer = RecordWriter(folder / rundir.RECORD)
+    line, step = to_json(canned(step=1_000_000, since=999_600)), 0
+    for step in range(400, 400 * 2600, 400):
+        writer.append(line.replace(b'"step":1000000', b'"step":%d' % step))
+    writer.close()
+    assert rundir.write_state(folder, line)
+    size = sum(path.stat().st_size for path in (folder / rundir.RECORD).iterdir())
+
+    began = time.monotonic()
+    with Terminal([sys.executable, "-m", "app", "attach", str(folder)]) as terminal:
+        terminal.wait_for(f"{step:,}", 30)
+        seconds, cpu = time.monotonic() - began, terminal.cpu_seconds()
+        mb = max(terminal.rss_mb(), peak_mb(terminal.pid))
+        maps = Path(f"/proc/{terminal.pid}/maps").read_text()
+        print(
+            f"\na record of {size / 1e6:.1f} MB: on screen after {seconds:.2f} s ({cpu:.2f} s of work), {mb:.0f} MB at most"
+        )
+    assert size > 0.5 * BUDGET
+    assert mb < 80
+    assert "libtorch" not in maps
+
+
+def peak_mb(pid: int) -> float:
+    """The most memory that a process ever had resident."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1000
