@@ -82,7 +82,7 @@ _WHY = {
     "diverged": "From here on every number is noise or NaN; nothing that is trained further can come back.",
     "confidently-wrong": "The net begins sure of wrong answers, and the first thousands of steps are spent squashing "
     "the logits instead of learning: the hockey stick in the loss curve.",
-    "saturated": "Where tanh is flat its slope 1 - t² is near 0, so the gradient stops there and what is upstream "
+    "saturated": "Where tanh is flat its slope 1 - t*t is near 0, so the gradient stops there and what is upstream "
     "does not learn.",
     "dead-units": "A unit in its flat region for every example passes no gradient at all: its weights never change "
     "again, as permanent brain damage.",

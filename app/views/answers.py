@@ -231,6 +231,8 @@ def keep(view: View, **values: Value) -> View:
 
 def hint(words: str, view: View) -> Line:
     """The last line of a screen: its own keys."""
+    if view.glyphs.ascii:
+        words = words.replace("←→", "left/right").replace("↑↓", "up/down")
     return [(" " + view.glyphs.text(words), "dim")]
 
 

@@ -12,7 +12,7 @@ COLUMNS: dict[str, str] = {
     "ease fills -1..1; piled up at the ends it is saturated, thin in the middle it has faded.",
     "std": "The spread of those numbers. It should be about the same in every row; each row smaller than the one "
     "above means that the gain is too small.",
-    "saturated": "The share beyond |tanh| 0.97, where the slope 1 - t² is near 0 and the gradient stops. 5 % is "
+    "saturated": "The share beyond |tanh| 0.97, where the slope 1 - t*t is near 0 and the gradient stops. 5 % is "
     "healthy, 20 % in the first layer too.",
     "gradient": "The derivative of the loss by what the layer gives, and its std. The same in every row: every "
     "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",

@@ -11,7 +11,7 @@ from makemore_core.command import Look, Set
 
 NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
-TABLE = 38
+TABLE = 44
 _STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
 
@@ -65,7 +65,7 @@ def _table(data: Gains, selected: int, view: View) -> list[Line]:
     g = view.glyphs
     lines: list[Line] = [[("   gain  settles  saturated", "axis")]]
     for at, row in enumerate(data.gains):
-        marks = "  PyTorch's" * row.recommended + "  the net's" * row.own
+        marks = "  PyTorch's" * row.recommended + "  own" * row.own
         cursor = g.cursor if at == selected else " "
         saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5)
         text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(row.settles, 7, 3, glyphs=g)}  {saturated:>9s}"

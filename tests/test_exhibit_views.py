@@ -1,0 +1,264 @@
+"""The screens that ask: drawn from what real nets answer, at any size, in both alphabets; and what their keys do."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+
+from app.glyphs import ASCII, UNICODE, Glyphs
+from app.history import History
+from app.studio import Studio
+from app.views import draw, screen
+from app.views.batchnorm import normalised
+from app.views.deadmap import flags
+from app.views.lines import text_of, width
+from app.views.state import Finding, Pressed, View
+from makemore_core import dataset
+from makemore_core.command import Command, Look, Set
+from makemore_core.config import Value
+from makemore_core.exhibits import EXHIBITS
+from makemore_core.presets import PRESETS
+from makemore_core.snapshot import Event, Exhibit, Snapshot
+from makemore_core.trainer import Trainer
+
+SCREENS = ("dead-map", "backward", "find-lr", "batchnorm", "gain", "presets", "doctor", "explain")
+FOUND = Finding("the spread shrinks with depth", "", "std 0.62 → 0.32", "Tanh squeezes.", "gain 5/3", {"gain": 5 / 3})
+
+
+@functools.cache
+def history(preset: str) -> History:
+    """A net of 30 steps and its answer to every question."""
+    whole = dataset.read()
+    names = whole._replace(train=whole.train[::40], val=whole.val[::40])
+    config = PRESETS[preset].config().replace({"engine": "plain"})
+    trainer = Trainer(config, names)
+    losses = trainer.advance(30, watch=True)
+    seen = trainer.probe({})
+    snapshot = Snapshot(
+        run="r", state="running", step=30, steps=200, time=0.0, loss=losses[-1], first_loss=losses[0], lr=0.1,
+        losses=tuple(losses), expected_loss=3.3, layers=seen.layers, weights=seen.weights, config=config.as_dict(),
+    )  # fmt: skip
+    taken = History()
+    answers = [Exhibit(n, 30, look(trainer, {"unit": 3} if n == "dead-map" else {})) for n, look in EXHIBITS.items()]
+    taken.feed([snapshot, *answers])
+    return taken
+
+
+def view(name: str, preset: str = "mlp-batchnorm", glyphs: Glyphs = UNICODE, **options: Value) -> View:
+    return View(history(preset), glyphs, screen=name, findings=(FOUND,), options=options)
+
+
+def words(view: View, cells: int = 100, rows: int = 40) -> str:
+    return "\n".join(text_of(draw(view, cells, rows)))
+
+
+@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-tanh"])
+@pytest.mark.parametrize("size", [(20, 5), (40, 12), (80, 24), (160, 48)])
+def test_any_size(name: str, preset: str, size: tuple[int, int]) -> None:
+    for glyphs in (UNICODE, ASCII):
+        lines = draw(view(name, preset, glyphs), *size)
+        assert [width(line) for line in lines] == [size[0]] * size[1]
+        if glyphs.ascii:
+            assert "".join(text_of(lines)).isascii()
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
+    for exhibits in ({}, {other: Exhibit(other, 1, {"rates": [[]]}) for other in EXHIBITS}):
+        empty = History()
+        empty.exhibits.update(exhibits)
+        lines = draw(View(empty, screen=name), 80, 24)
+        assert [width(line) for line in lines] == [80] * 24
+        asks = screen(name).look
+        assert (asks is None) or "…" in "".join(text_of(lines)) or "cannot be read" in "".join(text_of(lines))
+
+
+def test_dead_units_are_marked_and_a_unit_followed() -> None:
+    shown = view("dead-map", dead_unit=3)
+    exhibit = shown.history.exhibits["dead-map"]
+    dead = replace(shown, history=History())
+    dead.history.exhibits["dead-map"] = Exhibit("dead-map", 30, {**exhibit.data, "dead": [3, 7]})
+    assert "!2 of 200 dead on the whole training split" in words(dead)
+    assert "    ▴   x" in words(dead, 210).split("\n")
+    assert "unit 3  flat for" in words(shown)
+    assert "their gradient" in words(shown, 80, 24)
+
+
+def test_flags() -> None:
+    assert flags("88", 5) == [True, False, False, False, True]
+    assert flags("not hexadecimal", 3) == [False] * 3
+
+
+def test_gradients_with_their_formulas() -> None:
+    shown = words(view("backward", backward_row=8))
+    assert "all 28 gradients are close" in shown
+    assert "dh = dlogits @ W2.T" in shown
+    assert "second linear layer; 32x200" in shown
+    assert "brick by brick" in words(view("backward", "deep-tanh"))
+
+
+def test_a_wrong_gradient_is_told_in_words() -> None:
+    shown = view("backward")
+    data = shown.history.exhibits["backward"].data
+    gradients = data["gradients"]
+    assert isinstance(gradients, list)
+    wrong = replace(shown, history=History())
+    changed = [dict(row) | {"close": row["name"] != "bnvar"} for row in gradients if isinstance(row, dict)]
+    wrong.history.exhibits["backward"] = Exhibit("backward", 30, {**data, "gradients": changed})
+    assert "!1 of 28 gradients differ" in words(wrong)
+    assert "!NO" in words(wrong)
+
+
+def test_the_slider_moves_one_value_and_normalisation_moves_all() -> None:
+    shown = view("batchnorm", bn_part=2)
+    moved = pressed(shown, "right")
+    assert moved.options["bn_value0"] == -3
+    assert "−1.5" in words(moved)
+    before, after = normalised([-2, -1, 0, 1, 2]), normalised([-1.5, -1, 0, 1, 2])
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    assert sum(after) == pytest.approx(0)
+    assert "enter" in words(shown)
+    assert pressed(shown, "enter").options["bn_slider"] == 1
+
+
+def test_batchnorms_statistics_and_company() -> None:
+    shown = words(view("batchnorm"))
+    assert "running statistics" in shown
+    assert "its own minibatch" in shown
+    assert "logits move by" in words(view("batchnorm", bn_part=1))
+    assert "this net has no BatchNorm: b puts it in" in words(view("batchnorm", "deep-tanh"))
+
+
+def test_gains_are_marked() -> None:
+    shown = words(view("gain", "deep-tanh"))
+    assert "5/3" in shown
+    assert "PyTorch's" in shown
+    assert command(view("gain", "deep-tanh", gain_row=2), "enter") == Set({"gain": 1.0})
+    assert pressed(view("gain", gain_depth=50), "right").options["gain_depth"] == 100
+    asked = screen("gain").look
+    assert asked is not None
+    assert asked(view("gain", gain_depth=100)) == Look("gain", {"depth": 100})
+    assert asked(view("gain", gain_depth=10)) is None  # it does not change while the net trains
+
+
+def test_enter_takes_the_rate_that_was_found() -> None:
+    suggestion = view("find-lr").history.exhibits["find-lr"].data["suggestion"]
+    assert isinstance(suggestion, float)
+    assert command(view("find-lr"), "enter") == Set({"lr": suggestion})
+    assert command(view("find-lr"), "down") == Look("find-lr")
+    assert f"try lr {suggestion:g}" in words(view("find-lr"))
+
+
+def test_enter_starts_an_experiment() -> None:
+    at = list(PRESETS).index("deep-tanh-gain3")
+    assert command(view("presets", "deep-tanh", preset_row=at), "enter") == Set({"gain": 3.0})
+    assert "gain 3 is too large" in words(view("presets", preset_row=at))
+    asked = command(view("presets", "deep-tanh", preset_row=list(PRESETS).index("deep-slow")), "enter")
+    assert isinstance(asked, Set)
+    assert asked.changes["lr"] == 0.001
+    assert "gain" in asked.changes  # so that it begins anew
+    assert command(view("presets", "deep-tanh", preset_row=list(PRESETS).index("deep-tanh")), "enter") is None
+
+
+def test_enter_tries_what_the_doctor_suggests() -> None:
+    assert command(view("doctor"), "enter") == Set({"gain": 5 / 3})
+    shown = words(view("doctor"))
+    assert "std 0.62 → 0.32" in shown
+    assert "gain 1.667 → 1.667" in shown
+    assert "nothing to report" in words(replace(view("doctor"), findings=()))
+
+
+def test_symbols_of_the_alphabet_are_harmless() -> None:
+    shown = view("batchnorm", bn_part=1)
+    data = shown.history.exhibits["batchnorm"].data
+    company = data["company"]
+    assert isinstance(company, dict)
+    hostile = replace(shown, history=History())
+    company = company | {"symbols": ["\x1b[31m", "\x9b2J", "\u202e"] * 9}
+    hostile.history.exhibits["batchnorm"] = Exhibit("batchnorm", 30, {**data, "company": company})
+    for cells in (40, 80, 160):
+        lines = draw(hostile, cells, 30)
+        assert [width(line) for line in lines] == [cells] * 30
+        assert all(char.isprintable() for char in "".join(text_of(lines)))
+
+
+def pressed(view: View, key: str) -> View:
+    answer = answer_of(view, key)
+    assert answer is not None
+    return answer.view
+
+
+def command(view: View, key: str) -> Command | None:
+    answer = answer_of(view, key)
+    assert answer is not None
+    return answer.command
+
+
+def answer_of(view: View, key: str) -> Pressed | None:
+    press = screen(view.screen).press
+    assert press is not None
+    return press(view, key)
+
+
+# --- in the studio
+
+
+class Asked:
+    """A stream that says what there is to say at once, and keeps what was asked."""
+
+    def __init__(self, preset: str) -> None:
+        taken = history(preset)
+        assert taken.snapshot is not None
+        self.events: list[Event] = [taken.snapshot]
+        self.answers = taken.exhibits
+        self.sent: list[Command] = []
+
+    def drain(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+    def send(self, command: Command) -> None:
+        self.sent.append(command)
+        if isinstance(command, Look):
+            self.events.append(self.answers[command.name])
+
+
+async def until(pilot: object, reached: object) -> None:
+    """Let the studio tick until something has come about; 10 seconds at most."""
+    for _ in range(1000):
+        if reached():  # type: ignore[operator]
+            return
+        await pilot.pause(0.01)  # type: ignore[attr-defined]
+    raise AssertionError("it has not come about")
+
+
+@pytest.mark.parametrize(("key", "name"), [("5", "dead-map"), ("6", "backward"), ("B", "batchnorm"), ("i", "gain")])
+async def test_a_screen_asks_for_what_it_shows(key: str, name: str) -> None:
+    stream = Asked("mlp-batchnorm")
+    studio = Studio(stream, fps=50)
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        await pilot.press(key)
+        await until(pilot, lambda: name in studio.history.exhibits)
+        assert isinstance(stream.sent[0], Look)
+        assert stream.sent[0].name == name
+        await pilot.press("right", "down", "escape")
+        assert studio.state.screen == "dashboard"
+
+
+async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> None:
+    for readonly in (False, True):
+        stream = Asked("deep-tanh")
+        studio = Studio(stream, fps=50, readonly=readonly, findings=lambda _: [FOUND])
+        async with studio.run_test(size=(80, 24)) as pilot:
+            await until(pilot, lambda studio=studio: bool(studio.state.findings))
+            await pilot.press("8")
+            await until(pilot, lambda studio=studio: "find-lr" in studio.history.exhibits)
+            await pilot.press("enter", "D", "enter", "e")
+            assert studio.state.screen == "explain"
+            assert studio.state.options["explained"] == "doctor"
+        changes = [list(command.changes) for command in stream.sent if isinstance(command, Set)]
+        assert changes == ([] if readonly else [["lr"], ["gain"]])
