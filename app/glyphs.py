@@ -52,12 +52,14 @@ class Glyphs(NamedTuple):
 
 
 UNICODE = Glyphs(
-    ascii=False, ramp=" ▁▂▃▄▅▆▇█", meter=" ▏▎▍▌▋▊▉█", rule="─", bar="│", corner="└", tick="┤", junction="┬", guide="─", dashes="┄", low_line="▁",
+    ascii=False, ramp=" ▁▂▃▄▅▆▇█", meter=" ▏▎▍▌▋▊▉█", rule="─",
+    bar="│", corner="└", tick="┤", junction="┬", guide="─", dashes="┄", low_line="▁",
     progress="━", progress_left="─", cursor="▸", point="●", mark="┊", mark_head="▾", above="▴", below="▾", ellipsis="…",
     minus="−", times="×", arrow="→", plus_minus="±", box="┌─┐│└┘",
 )  # fmt: skip
 ASCII = Glyphs(
-    ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-", bar="|", corner="+", tick="|", junction="+", guide="-", dashes="-", low_line="_",
+    ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-",
+    bar="|", corner="+", tick="|", junction="+", guide="-", dashes="-", low_line="_",
     progress="=", progress_left=".", cursor=">", point="o", mark=":", mark_head="v", above="^", below="v", ellipsis="~",
     minus="-", times="x", arrow=">", plus_minus="~", box="+-+|++",
 )  # fmt: skip
@@ -166,13 +168,15 @@ def rebin(
 
 
 def heights(shares: Sequence[float]) -> list[float]:
-    """Shares of a histogram as levels 0..8 on one scale for all rows: a flat histogram is 2.4 high, five times that full.
+    """Shares of a histogram as levels 0..8, alike in all rows: a flat histogram is 2.4 high, five times that is full.
 
     The power 3/4 of the share is drawn, so that a tail stays visible beside a peak. What is there at all is at least
     a level high, what is less than a thousandth of a flat histogram is not there.
     """
     cells = len(shares)
-    return [min(8.0, max(1.0, (share * cells / 5) ** 0.75 * LEVELS)) if share * cells > 1e-3 else 0.0 for share in shares]
+    return [
+        min(8.0, max(1.0, (share * cells / 5) ** 0.75 * LEVELS)) if share * cells > 1e-3 else 0.0 for share in shares
+    ]
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------
@@ -216,7 +220,15 @@ def percent(share: float, width: int = 4) -> str:
     """A share 0..1 as a percentage: `0%`, `2.8%`, ` 14%`."""
     if (text := word(share)) is None:
         number = share * 100
-        text = "0%" if number == 0 else "<.1%" if 0 < number < 0.05 else f"{number:.1f}%" if number < 9.95 else f"{number:.0f}%"
+        text = (
+            "0%"
+            if number == 0
+            else "<.1%"
+            if 0 < number < 0.05
+            else f"{number:.1f}%"
+            if number < 9.95
+            else f"{number:.0f}%"
+        )
     return text.rjust(width)
 
 
@@ -260,7 +272,7 @@ def duration(seconds: float) -> str:
 _STACKED = 2  # marks on one letter, beyond which they only climb over other lines
 
 
-def escape(text: str, *, ascii: bool = False) -> str:
+def escape(text: str, *, ascii: bool = False) -> str:  # noqa: A002
     """Text that no terminal obeys: control, format and private characters become \\x1b and the like.
 
     Combining marks stay where an alphabet needs them: on a letter, two at most, never alone.
@@ -279,7 +291,7 @@ def escape(text: str, *, ascii: bool = False) -> str:
             marks += 1
             harmless = marks <= _STACKED and not 0xFE00 <= code <= 0xFE0F and not 0xE0100 <= code <= 0xE01EF
         else:
-            harmless = category[0] not in "CZ" and width > 0 or char == " " or category == "Zs"
+            harmless = (category[0] not in "CZ" and width > 0) or char == " " or category == "Zs"
             marks = 0 if category[0] == "L" else _STACKED
         if harmless:
             out.append(" " if category == "Zs" else char)
@@ -289,6 +301,7 @@ def escape(text: str, *, ascii: bool = False) -> str:
     return "".join(out)
 
 
+@functools.lru_cache(16384)
 def width_of(text: str) -> int:
     """Cells that the text takes on the screen."""
     return len(text) if text.isascii() else cell_len(text)

@@ -145,7 +145,9 @@ class Series:
             if len(self._whole) > 8:
                 self._whole.clear()
             whole = self._whole[per_column] = []
-        complete = self.end // per_column if per_column >= self.stride else self.end // self.stride * self.stride // per_column
+        complete = (
+            self.end // per_column if per_column >= self.stride else self.end // self.stride * self.stride // per_column
+        )
         for column in range(len(whole), complete):
             whole.append(self._column(column, per_column))
         return [*whole, *(self._column(column, per_column) for column in range(len(whole), -(-self.end // per_column)))]
@@ -219,9 +221,6 @@ class WeightTrace:
     """A weight's numbers as drawn, and the course of its update:data and grad:data."""
 
     weight: Weight
-    newest: Weight
-    smooth: list[float]
-    seen: int = 1
     newest: Weight
     smooth: list[float]
     seen: int = 1
@@ -361,7 +360,9 @@ class History:
             else:
                 trace.seen += 1
                 share = 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen)
-                trace.smooth = [_towards(a, b, share) for a, b in zip(trace.smooth, _weight_numbers(weight), strict=True)]
+                trace.smooth = [
+                    _towards(a, b, share) for a, b in zip(trace.smooth, _weight_numbers(weight), strict=True)
+                ]
                 shown = [
                     new if still else steady(old, new, digit(new) if at < 4 else 0.1)
                     for at, (old, new) in enumerate(zip(_weight_numbers(trace.weight), trace.smooth, strict=True))
@@ -416,38 +417,13 @@ def _scale(now: float, times: int, sizes: Iterable[float]) -> float:
 
 
 def round_up(value: float) -> float:
-    """The next number above that is 1, 2, 3, 5 or 8 with some power of ten."""
+    """The next number above with a plain first digit or two: 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and so on."""
     if not value > 0 or not math.isfinite(value):
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
-    return next((float(f"{k * unit:.6g}") for k in (1, 2, 3, 5, 8, 10) if k * unit >= value * 0.999), value)
-
-
-def digit(value: float) -> float:
-    """The worth of the second digit of a number: what `2.6e-3` can show of it."""
-    if not value or not math.isfinite(value):
-        return 0.0
-    return float(10.0 ** (math.floor(math.log10(abs(value))) - 1))
-
-
-def steady(shown: float, new: float, unit: float) -> float:
-    """The number to show: as before, until the new one has left it by most of what the last digit is worth."""
-    return shown if abs(new - shown) < STEADY * unit else new
-
-
-def _weight_numbers(weight: Weight) -> tuple[float, float, float, float, float]:
-    return weight.grad_mean, weight.grad_std, weight.data_std, weight.grad_data_ratio, weight.update_data_log10
-
-
-def _layer_numbers(layer: Layer) -> tuple[float, float, float, float, float]:
-    a, g = layer.activation, layer.gradient
-    return a.mean, a.std, a.saturated, g.mean, g.std
-
-
-def _begin_trace(layer: Layer, step: int) -> LayerTrace:
-    activation, gradient = layer.activation.histogram.counts, layer.gradient.histogram.counts
-    smooth = Smooth(list(_layer_numbers(layer)), list(activation), list(gradient))
-    return LayerTrace(layer, layer, layer, step, list(activation), list(gradient), smooth)
+    return next(
+        (float(f"{k * unit:.6g}") for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if k * unit >= value * 0.999), value
+    )
 
 
 def digit(value: float) -> float:
@@ -479,7 +455,8 @@ def _begin_trace(layer: Layer, step: int) -> LayerTrace:
 
 def _mix(trace: LayerTrace, layer: Layer, share: float) -> None:
     """Move the row towards the newest statistics; a share of 1 shows them exactly."""
-    smooth, old, exact = trace.smooth, trace.newest, share >= 1.0
+    smooth, old = trace.smooth, trace.newest
+    before = trace.layer, trace.activation_counts, trace.gradient_counts
     smooth.numbers = [_towards(a, b, share) for a, b in zip(smooth.numbers, _layer_numbers(layer), strict=True)]
     smooth.activation_counts, trace.activation_counts = _mix_counts(
         smooth.activation_counts, trace.activation_counts, old.activation.histogram, layer.activation.histogram, share
@@ -488,26 +465,34 @@ def _mix(trace: LayerTrace, layer: Layer, share: float) -> None:
         smooth.gradient_counts, trace.gradient_counts, old.gradient.histogram, layer.gradient.histogram, share
     )
     trace.newest = layer
-    if exact:
-        trace.layer = layer
-        return
-    mean, std, saturated, grad_mean, grad_std = smooth.numbers
+    trace.layer = layer if share >= 1.0 else _steady_layer(trace, layer)
+    trace.version += (trace.layer, trace.activation_counts, trace.gradient_counts) != before
+
+
+def _steady_layer(trace: LayerTrace, layer: Layer) -> Layer:
+    """The layer as shown before, its numbers moved where the running means have left them; bounds are the newest."""
+    mean, std, saturated, grad_mean, grad_std = trace.smooth.numbers
     shown_a, shown_g = trace.layer.activation, trace.layer.gradient
-    trace.layer = Layer(
+    return Layer(
         layer.index,
         layer.kind,
         Activation(
             steady(shown_a.mean, mean, 0.01),
             steady(shown_a.std, std, 0.01 if std < 10 else digit(std)),
             steady(shown_a.saturated, saturated, 0.001 if saturated < 0.1 else 0.01),
-            layer.activation.units, layer.activation.dead, layer.activation.histogram,
+            layer.activation.units, layer.activation.dead,
+            _kept_bounds(shown_a.histogram, layer.activation.histogram),
         ),
         Gradient(
             steady(shown_g.mean, grad_mean, digit(grad_std) / 10),
             steady(shown_g.std, grad_std, digit(grad_std)),
-            layer.gradient.histogram,
+            _kept_bounds(shown_g.histogram, layer.gradient.histogram),
         ),
     )  # fmt: skip
+
+
+def _kept_bounds(old: Histogram, new: Histogram) -> Histogram:
+    return old if (old.low, old.high) == (new.low, new.high) else new
 
 
 def _mix_counts(

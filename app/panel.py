@@ -24,8 +24,8 @@ from app.views.lines import Line, cut
 LOOKS: dict[str, str] = {
     "": "", "title": "bold", "dim": "245", "faint": "239", "axis": "242", "note": "bold 179", "good": "bold 71",
     "sick": "bold 203", "key": "bold 110", "cursor": "bold 222", "activation": "74", "gradient": "173",
-    "update": "107", "guide": "241", "loss": "bold 75", "band": "238", "ghost": "241", "expected": "139", "twin": "bold 173", "val": "bold 215",
-    "mark": "176", "progress": "71", "name": "", "start": "245",
+    "update": "107", "guide": "241", "loss": "bold 75", "band": "238", "ghost": "241", "expected": "139",
+    "twin": "bold 173", "val": "bold 215", "mark": "176", "progress": "71", "name": "", "start": "245",
     "line0": "68", "line1": "73", "line2": "107", "line3": "179", "line4": "173", "line5": "168",
 }  # fmt: skip
 GAP = 2  # unchanged cells between two changed ones that are cheaper to send than to jump over

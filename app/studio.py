@@ -26,7 +26,21 @@ from app.launch import twin_changes
 from app.panel import Panel
 from app.views import SCREENS, draw, screen
 from app.views.state import Finding, Screen, View, rows
-from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, Stream, Twin, say, shown
+from makemore_core.command import (
+    Command,
+    Look,
+    Pause,
+    Restart,
+    Resume,
+    Sample,
+    Set,
+    Step,
+    Stop,
+    Stream,
+    Twin,
+    say,
+    shown,
+)
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.snapshot import Exhibit, Snapshot
 
@@ -62,7 +76,7 @@ class Studio(App[int]):
         *,
         title: str = "makemore",
         readonly: bool = False,
-        ascii: bool | None = None,
+        ascii: bool | None = None,  # noqa: A002
         fps: float = 10.0,
         start: Callable[[], None] | None = None,
         owns: bool = True,
@@ -387,7 +401,7 @@ class Studio(App[int]):
         if any(one.name == "layer" for one in SCREENS):
             self.action_screen("layer")
 
-    def action_back(self) -> None:
+    async def action_back(self) -> None:
         if self.state.screen == "dashboard" and self.state.filter:
             self.state = replace(self.state, filter="", cursor=0)
         self.state = replace(self.state, screen="dashboard", message="")
@@ -522,7 +536,7 @@ def run_studio(
     *,
     title: str = "makemore",
     readonly: bool = False,
-    ascii: bool | None = None,
+    ascii: bool | None = None,  # noqa: A002
     fps: float = 10.0,
     start: Callable[[], None] | None = None,
     owns: bool = True,

@@ -5,6 +5,7 @@ Built from the schema alone: no net, no torch. The numbers imitate the shapes of
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import sys
@@ -28,8 +29,31 @@ from makemore_core.snapshot import (
     Weight,
 )
 
-NAMES = ("mariah", "kaleo", "jennan", "azriel", "emmanu", "tayden", "lorie", "anniah", "deklyn", "sophi", "rylee", "zoren")
-HOSTILE = ("\x1b[31mred", "[/x]", "[bold]b[/]", "\x9b2Jc1", "\u202eabc", "日本語の名前", "e\u0301\u0301\u0301\u0301a", "\r\n\t", "")
+NAMES = (
+    "mariah",
+    "kaleo",
+    "jennan",
+    "azriel",
+    "emmanu",
+    "tayden",
+    "lorie",
+    "anniah",
+    "deklyn",
+    "sophi",
+    "rylee",
+    "zoren",
+)
+HOSTILE = (
+    "\x1b[31mred",
+    "[/x]",
+    "[bold]b[/]",
+    "\x9b2Jc1",
+    "\u202eabc",
+    "日本語の名前",
+    "e\u0301\u0301\u0301\u0301a",
+    "\r\n\t",
+    "",
+)
 
 
 @dataclass(frozen=True)
@@ -64,11 +88,11 @@ def gaussian(spread: float, low: float, high: float, tanh: bool, count: int, noi
         edges = [math.atanh(min(1 - 1e-9, max(-1 + 1e-9, edge))) for edge in edges]
     below = [0.5 * (1 + math.erf(edge / max(spread, 1e-6) / math.sqrt(2))) for edge in edges]
     below[0], below[-1] = 0.0, 1.0
-    expected = [(b - a) * count for a, b in zip(below, below[1:], strict=False)]
+    expected = [(b - a) * count for a, b in itertools.pairwise(below)]
     return Histogram(low, high, tuple(max(0, round(noise.gauss(e, math.sqrt(e)))) for e in expected))
 
 
-def layer(shape: Shape, at: int, step: int, noise: random.Random) -> Layer:
+def layer(shape: Shape, at: int, noise: random.Random) -> Layer:
     """The layer number `at`, as it looks at that step."""
     spread = shape.spread * shape.growth**at
     bounded = shape.kind == "Tanh"
@@ -136,7 +160,7 @@ def snapshot(shape: Shape = HEALTHY, step: int = 1000, *, since: int | None = No
         "steps_per_second": 5000.0 + noise.gauss(0, 60),
         "overhead": 0.011,
         "splits": Splits(None, shape.loss + 1.1 * math.exp(-((step / 4000) ** 0.5)), None, step // 2000 * 2000),
-        "layers": tuple(layer(shape, at, step, noise) for at in range(shape.layers)),
+        "layers": tuple(layer(shape, at, noise) for at in range(shape.layers)),
         "weights": tuple(weight(shape, at, step, noise) for at in range(shape.layers + 2)),
         "names": NAMES,
         "names_step": step // 5000 * 5000,
@@ -153,8 +177,8 @@ def nan(step: int = 1000) -> Snapshot:
         HEALTHY, step, state="diverged", loss=bad, losses=(*healthy.losses[:50], *(bad,) * 50),
         splits=Splits(None, worse, None, step),
         layers=tuple(
-            Layer(l.index, l.kind, Activation(bad, worse, bad, 100, None, empty), Gradient(bad, bad, empty))
-            for l in healthy.layers
+            Layer(old.index, old.kind, Activation(bad, worse, bad, 100, None, empty), Gradient(bad, bad, empty))
+            for old in healthy.layers
         ),
         weights=tuple(
             Weight(w.name, w.shape, w.layer, bad, worse, bad, bad, -worse) for w in healthy.weights
@@ -176,7 +200,9 @@ def course(shape: Shape = HEALTHY, until: int = 20_000, every: int = 500, **fiel
 class FakeStream:
     """A run that is made up: it moves with the clock it is given, and obeys commands."""
 
-    def __init__(self, shape: Shape = HEALTHY, clock: Callable[[], float] = time.monotonic, rate: float = 5000.0) -> None:
+    def __init__(
+        self, shape: Shape = HEALTHY, clock: Callable[[], float] = time.monotonic, rate: float = 5000.0
+    ) -> None:
         self.shape, self.clock, self.rate = shape, clock, rate
         self.sent: list[Command] = []
         self.config = Config()
@@ -255,7 +281,7 @@ def main() -> int:
         stream,
         ascii=True if "--ascii" in sys.argv else None,
         readonly="--readonly" in sys.argv,
-        findings=lambda snapshot: found if words and words[0] in ("sick", "shrinking") else [],
+        findings=lambda _: found if words and words[0] in ("sick", "shrinking") else [],
     )
 
 

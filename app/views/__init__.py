@@ -5,7 +5,21 @@ A screen is added by a line in `SCREENS`; its key, its place in the help and its
 
 from __future__ import annotations
 
-from app.views import backward, batchnorm, deadmap, doctor, explain, findlr, gain, presets, twin
+from app.views import (
+    backward,
+    batchnorm,
+    deadmap,
+    doctor,
+    explain,
+    findlr,
+    gain,
+    gradients,
+    keyhelp,
+    layer,
+    presets,
+    twin,
+    weights,
+)
 from app.views.dashboard import dashboard
 from app.views.lines import Line, block
 from app.views.state import Screen, View
@@ -13,6 +27,9 @@ from app.views.status import ask, keys_line, message_line, status
 
 SCREENS: tuple[Screen, ...] = (
     Screen("1", "dashboard", "dashboard", dashboard, help="every layer in a row, loss, names, findings"),
+    Screen("2", "layer", "one layer", layer.draw, every=1.0, help="the layer under the cursor, enlarged"),
+    Screen("3", "gradients", "gradients", gradients.draw, every=0.25, help="gradients through depth and time"),
+    Screen("4", "weights", "weights", weights.draw, every=0.25, help="every weight; update:data over time"),
     Screen(
         "5",
         "dead-map",
@@ -72,6 +89,7 @@ SCREENS: tuple[Screen, ...] = (
         "D", "doctor", "doctor", doctor.draw, press=doctor.press, help="what is wrong, why, what to try; enter tries it"
     ),
     Screen("e", "explain", "explained", explain.draw, help="what the panel in focus shows"),
+    Screen("9", "help", "help", keyhelp.draw, every=1.0, help="keys, and what is what"),
 )
 
 

@@ -144,21 +144,28 @@ class Axis(NamedTuple):
         return self.low <= value <= self.high
 
 
-def line(buckets: Sequence[Bucket | None], axis: Axis) -> list[Reach]:
-    """The means as a line without gaps between neighbours."""
+def line(buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False) -> list[Reach]:
+    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured."""
     out: list[Reach] = []
     before: int | None = None
+    missed = 0
     for bucket in buckets:
         if bucket is None:
             out.append(None)
-            before = None
+            missed += 1
+            if not joined:
+                before = None
             continue
         dot = axis.dot(bucket.mean)
-        if before is None or abs(dot - before) <= 1:
+        if before is not None and missed:
+            for k in range(1, missed + 1):
+                between = before + round((dot - before) * k / (missed + 1))
+                out[k - missed - 1 + len(out)] = (between, between)
+        if before is None or abs(dot - before) <= 1 or missed:
             out.append((dot, dot))
         else:
             out.append((before + 1, dot) if dot > before else (dot, before - 1))
-        before = dot
+        before, missed = dot, 0
     return out
 
 
@@ -207,7 +214,11 @@ def _ticks(axis: Axis, rows: int) -> list[tuple[int, float]]:
 
 def tick_text(value: float, cells: int, g: Glyphs) -> str:
     """A value beside an axis."""
-    return glyph.fixed(value, cells, 1 if abs(value) >= 10 or abs(value * 10 - round(value * 10)) < 1e-9 else 2, glyphs=g)
+    if 0 < abs(value) < 0.095:
+        return f"{value:.0e}".replace("e-0", "e-").replace("-", g.minus).rjust(cells)
+    return glyph.fixed(
+        value, cells, 1 if abs(value) >= 10 or abs(value * 10 - round(value * 10)) < 1e-9 else 2, glyphs=g
+    )
 
 
 def _frame(body: list[Line], ticks: dict[int, str], gutter: int, g: Glyphs) -> list[Line]:
@@ -274,7 +285,8 @@ def _loss_curve(
     foot: int, g: Glyphs, key: _Key,
 ) -> list[Line]:  # fmt: skip
     marks, expected = key[-2], key[-1]
-    assert isinstance(marks, tuple) and (expected is None or isinstance(expected, float))
+    assert isinstance(marks, tuple)
+    assert expected is None or isinstance(expected, float)
     size = grain(g)
     columns = now.loss.columns(per_dot)
     trails = [Trail(line(columns, axis), "loss")]
@@ -321,15 +333,15 @@ def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cel
         for row in range(rows_):
             canvas.put(row, at, g.mark, "mark", over=False)
         text = glyph.clip(glyph.escape(g.text(mark.what), ascii=g.ascii), 22, g)
-        row = next((row for row in range(min(3, rows_ // 3)) if free[row] <= at), None)
-        if row is None:
+        room = next((row for row in range(min(3, rows_ // 3)) if free[row] <= at), None)
+        if room is None:
             continue
         if at + 1 + len(text) <= cells:
-            canvas.put(row, at, g.mark_head + text, "mark")
-            free[row] = at + len(text) + 2
-        elif at - len(text) >= free[row]:
-            canvas.put(row, at - len(text), text + g.mark_head, "mark")
-            free[row] = cells
+            canvas.put(room, at, g.mark_head + text, "mark")
+            free[room] = at + len(text) + 2
+        elif at - len(text) >= free[room]:
+            canvas.put(room, at - len(text), text + g.mark_head, "mark")
+            free[room] = cells
 
 
 class Course(NamedTuple):
@@ -381,7 +393,7 @@ def _lines_over_steps(
 ) -> list[Line]:  # fmt: skip
     del key
     size = grain(g)
-    trails = [Trail(line(course.series.columns(per_dot), axis), course.style) for course in courses]
+    trails = [Trail(line(course.series.columns(per_dot), axis, joined=True), course.style) for course in courses]
     canvas = Canvas(cells, rows_, trails, g)
     for value, style in guides:
         canvas.put(rows_ - 1 - axis.dot(value) // size.up, 0, g.guide * cells, style, over=False)

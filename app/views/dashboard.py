@@ -19,11 +19,11 @@ def dashboard(view: View, width: int, height: int) -> list[Line]:
     tall = next((n for n in (3, 2) if needed(view, n) <= height * 0.45 and height >= 30), 1)
     least_below = 0 if height < 8 else 4 if height < 14 else 8 if height < 22 else 14
     top = min(needed(view, tall), height - least_below)
-    lines = table(view, width, top, tall) if view.history.layers or view.history.weights else _no_layers(view)
+    lines = table(view, width, top, tall) if view.history.layers or view.history.weights else _no_layers()
     below = height - len(lines)
     if below >= 3:
         lines += _below(view, width, below)
-    return block(lines, width, height, view.glyphs)
+    return lines
 
 
 def waiting(view: View, width: int, height: int) -> list[Line]:
@@ -33,7 +33,7 @@ def waiting(view: View, width: int, height: int) -> list[Line]:
     return [[] for _ in range(height // 2)] + [[(" " * left, ""), (view.glyphs.text(text), "dim")]]
 
 
-def _no_layers(view: View) -> list[Line]:
+def _no_layers() -> list[Line]:
     return [[(" no layer in this snapshot yet: statistics come with the first update", "dim")]]
 
 
@@ -51,14 +51,17 @@ def _below(view: View, width: int, height: int) -> list[Line]:
     if two:
         rest = height - first
         update = _titled("update:data", legend(view, left), left, rest, g, updates_over_steps(view, left, rest - 1))
-        spread = _titled("activation std", "every layer, first to last", side, rest, g, stds_over_steps(view, side, rest - 1))
+        spread = _titled(
+            "activation std", "every layer, first to last", side, rest, g, stds_over_steps(view, side, rest - 1)
+        )
         lines += beside(update, spread, left, width, g)
     return lines
 
 
 def _titled(title: str, note: str | Line, width: int, height: int, g: glyph.Glyphs, lines: list[Line]) -> list[Line]:
     """A plot under its title, the title left out where there is no room for it."""
-    return block([heading(title, note, width, g), *lines] if height >= 4 else lines, width, height, g)
+    lines = [heading(title, note, width, g), *lines] if height >= 4 else lines
+    return [*lines[:height], *([[]] * (height - len(lines)))]
 
 
 def _loss_note(view: View, width: int) -> str:

@@ -22,7 +22,14 @@ def width(line: Line) -> int:
 
 
 def fit(line: Line, cells: int, glyphs: Glyphs) -> Line:
-    """The line exactly `cells` wide: clipped, with an ellipsis, or filled with blanks."""
+    """The line exactly `cells` wide: clipped, with an ellipsis, filled with blanks, or itself where it is so."""
+    size = 0
+    for text, _ in line:
+        size += width_of(text)
+    if size == cells:
+        return line
+    if size < cells:
+        return [*line, (" " * (cells - size), "")]
     out: Line = []
     left = cells
     for text, style in line:

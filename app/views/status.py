@@ -92,7 +92,13 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     room = cells - width(middle) - width(badge) - 2
     names = [glyph.escape(view.title, ascii=g.ascii), glyph.escape(snapshot.run, ascii=g.ascii)]
     preset = glyph.escape(snapshot.preset or "own settings", ascii=g.ascii)
-    for parts in ((*names, preset, where), (names[1], preset, where), (names[0], preset, where), (preset, where), (preset,)):
+    for parts in (
+        (*names, preset, where),
+        (names[1], preset, where),
+        (names[0], preset, where),
+        (preset, where),
+        (preset,),
+    ):
         told = [part for part in dict.fromkeys(parts) if part]
         if sum(len(part) + 2 for part in told) <= room:
             break
@@ -107,7 +113,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
 
 def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
     g = view.glyphs
-    loss, smoothed = shown_loss(view)
+    loss, _ = shown_loss(view)
     splits = snapshot.splits
     facts: list[Line] = [[("loss ", "dim"), (loss, "loss")]]
     if splits is not None and splits.val is not None:

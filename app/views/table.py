@@ -47,7 +47,7 @@ COLUMNS = (
     Column("saturated", 5, 5),
     Column("update", 5, 5),
     Column("std", 5, 5),
-    Column("gradient", 9, 41, 2),
+    Column("gradient", 9, 41, 2.6),
     Column("grad std", 7, 7),
     Column("spark", 7, 41, 2),
     Column("grad:data", 7, 7),
@@ -113,13 +113,16 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
         ),
         "mean": ("mean",), "std": ("std",), "saturated": ("sat.",), "dead": ("dead",),
         "meter": (f"|a|>{SATURATED:g}", f">{SATURATED:g}".replace("0.", "."), ""),
-        "gradient": (f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}", f"{g.plus_minus}{grad}", "grad"),
+        "gradient": (
+            f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}",
+            f"{g.plus_minus}{grad}", "grad",
+        ),
         "grad std": ("std",), "shape": ("weight",), "grad:data": ("gr:data", "g:d"),
         "spark": (
             f"update:data log10 {g.minus}5..{g.minus}1, line at {g.minus}3",
             f"update:data {g.minus}5..{g.minus}1", "update:data", "upd:data", "upd",
         ),
-        "update": (f"{g.guide}{g.minus}3{g.guide}",),
+        "update": ("now",),
     }  # fmt: skip
 
 
@@ -160,7 +163,9 @@ def spark(series: Series, per_column: int, cells: int, tall: int, g: Glyphs) -> 
     Bars that end above -2 or below -4 are in the colour of a warning.
     """
     eighths = LEVELS * tall
-    shown = [_spark_level(bucket, eighths) for bucket in series.columns(per_column)[:cells]]
+    shown: list[int] = []
+    for bucket in series.columns(per_column)[:cells]:  # between two looks the last one stands
+        shown.append(_spark_level(bucket, eighths) or (shown[-1] if shown else 0))
     return _spark(tuple(shown), cells, tall, g)
 
 
@@ -193,14 +198,14 @@ def _spark(levels: tuple[int, ...], cells: int, tall: int, g: Glyphs) -> tuple[t
 
 
 def per_column(step: int, cells: int) -> int:
-    """Steps to a column, a power of two, so that a run of `step` steps fills half the columns or more.
+    """Steps to a column, 1, 2, 3, 4, 6, 8, 12 …, so that a run of `step` steps fills two thirds of the columns or more.
 
     Old columns then stand still while new ones come, which is what keeps a growing curve cheap to send.
     """
     size = 1
     while size * cells < step:
         size *= 2
-    return size
+    return size * 3 // 4 if size >= 4 and size * 3 // 4 * cells >= step else size
 
 
 def _number(text: str, sick: bool, style: str) -> tuple[Span, ...]:

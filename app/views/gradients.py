@@ -1,0 +1,79 @@
+"""Gradients at every layer's output: their shapes on one scale, and how their std moves with depth and time."""
+
+from __future__ import annotations
+
+import math
+
+from app import glyphs as glyph
+from app.views.curve import Course, lines_over_steps
+from app.views.dashboard import styles, thinned
+from app.views.lines import Line, fit, heading
+from app.views.state import View, gradient_sick, rows, window
+from app.views.table import histogram, norms
+
+_NUMBERS = 34  # cells of the numbers behind the histogram
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """A row for each layer; below them the std of all over the steps."""
+    g, history = view.glyphs, view.history
+    found = [row for row in rows(view) if row.layer is not None]
+    if not found:
+        return [[], [(" no layer in this snapshot yet", "dim")]]
+    plot = max(0, min(height // 2, 16)) if height >= 14 else 0
+    room = height - plot - 2
+    against = norms(found)
+    label = min(12, max(len(glyph.escape(row.name)) for row in found) + 3)
+    cells = max(8, width - label - _NUMBERS)
+    scale = history.gradient_scale or 1.0
+    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, what lies outside in the edge bars"
+    lines: list[Line] = [heading("gradients", note, width, g)]
+    head = f"{'':{label}}{'':{cells}}{'mean':>9}{'std':>8}{'/median':>8}{'/first':>8}"
+    lines.append([(head[:width], "dim")])
+    cursor = min(max(0, view.cursor), len(found) - 1)
+    first, last = window(len(found), cursor, room)
+    if first:
+        lines.append([(f" {g.above} {first} more above", "dim")])
+    for at in range(first, last):
+        trace = found[at].layer
+        assert trace is not None
+        gradient = trace.layer.gradient
+        sick = gradient_sick(found[at], against.gradient_std)
+        bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, 1, g)[0]
+        lines.append(fit([
+            (g.cursor if at == cursor else " ", "cursor"),
+            (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
+            (bars, "sick" if sick else "gradient"),
+            (glyph.scientific(gradient.mean).rjust(9), "dim"),
+            (("!" if sick else " ") + glyph.scientific(gradient.std).rjust(7), "sick" if sick else ""),
+            (_times(gradient.std, against.gradient_std, g), "dim"),
+            (_times(gradient.std, trace.first.gradient.std, g), "dim"),
+        ], width, g))  # fmt: skip
+    if last < len(found):
+        lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
+    if plot >= 5:
+        lines += [[]] * (height - plot - len(lines))
+        note = f"log10 scale; {g.times} to the median layer and to the first snapshot seen above"
+        lines.append(heading("gradient std over steps", note if width >= 100 else "log10 scale", width, g))
+        lines += over_steps(view, width, plot - 1)
+    return lines
+
+
+def _times(value: float, other: float, g: glyph.Glyphs) -> str:
+    ratio = value / other if other else math.nan
+    return (g.times + glyph.fixed(ratio, 5).strip()).rjust(8)
+
+
+def over_steps(view: View, width: int, height: int) -> list[Line]:
+    """The gradient's std of every layer on one logarithmic scale that holds them all."""
+    layers = view.history.layers
+    found = [bounds for trace in layers.values() if (bounds := trace.gradient_std.bounds()) and bounds[1] > 0]
+    if not found:
+        return [[(" no finite gradient yet", "dim")]]
+    low = 10.0 ** math.floor(math.log10(max(1e-30, min(max(low, high * 1e-6) for low, high in found))))
+    high = 10.0 ** math.ceil(math.log10(max(high for _, high in found)) + 1e-9)
+    courses = [
+        Course(kind, trace.gradient_std, style)
+        for ((_, kind), trace), style in zip(layers.items(), styles(len(layers)), strict=True)
+    ]
+    return lines_over_steps(thinned(courses), view, width, height, low=low, high=max(high, low * 10), log=True)

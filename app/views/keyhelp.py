@@ -1,0 +1,106 @@
+"""The help: every key from the one table, the screens, and what each column and number means."""
+
+from __future__ import annotations
+
+from app import glyphs as glyph
+from app.history import GRADIENT_STDS, SMOOTHED_SNAPSHOTS, SMOOTHED_STEPS
+from app.keys import GROUPS, KEYS
+from app.views.lines import Line, beside, heading
+from app.views.state import GRADIENT_WITHIN, SATURATED_ABOVE, SPREAD_WITHIN, UPDATE_WITHIN, View
+from makemore_core.snapshot import FLAT, SATURATED
+
+LEGEND: tuple[tuple[str, str], ...] = (
+    (
+        "activation",
+        "histogram of a module's outputs for one minibatch; -1..1 for tanh and the like, else the scale in the head, "
+        "the same in every row",
+    ),
+    ("mean, std", "of those outputs"),
+    (
+        "sat.",
+        f"share of outputs with |a| > {SATURATED:g}, where tanh lets hardly any gradient through; for relu-like units "
+        "the share that is off",
+    ),
+    ("dead", f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check"),
+    (
+        "gradient",
+        f"histogram of the loss's derivative by those outputs; the scale is {GRADIENT_STDS} stds of the median layer, "
+        "what lies outside is in the edge bars",
+    ),
+    ("std", "behind the gradient: its standard deviation"),
+    ("g:d", "grad:data, std of a weight's gradient / std of the weight, after the update"),
+    (
+        "update:data",
+        "log10(std of the last change of a weight / std of the weight), over the run, on the scale -5..-1; near -3 is "
+        "a good pace",
+    ),
+    (
+        "! and colour",
+        f"more than {SATURATED_ABOVE:.0%} saturated; std not within {SPREAD_WITHIN:g} times the first layer's; "
+        f"gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data not within "
+        f"{UPDATE_WITHIN:g} of -3; no finite number",
+    ),
+    (
+        "loss",
+        f"of minibatches; the number above is the mean of about {SMOOTHED_STEPS} steps; the curve shows mean, minimum "
+        "and maximum; the points are the validation split",
+    ),
+    ("ln V", "loss of the uniform guess over V symbols: what the first loss should be"),
+    ("probes", "share of the time that goes into looking: probes, evaluations, samples"),
+    (
+        "smoothing",
+        f"while training runs, bars and numbers are means of about {SMOOTHED_SNAPSHOTS} snapshots; paused, they are "
+        "those of the last update",
+    ),
+    ("grey curves", "earlier attempts, before a restart"),
+    (
+        "L",
+        "a change of the net restarts from the seed, or with L goes to the live weights where that can be; lr never "
+        "restarts",
+    ),
+)
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """Keys beside the legend where there is room, below each other where not; scrolled by the moving keys."""
+    g = view.glyphs
+    if width >= 100:
+        left = 58
+        lines = beside(keys(view, left), legend(view, width - left - 2), left, width, g)
+    else:
+        lines = [*keys(view, width), [], *legend(view, width)]
+    if len(lines) <= height:
+        return lines
+    first = min(view.scroll, len(lines) - height + 1)
+    shown = lines[first : first + height - 1]
+    hidden = len(lines) - first - len(shown)
+    more = f" {g.below} {hidden} more lines below: down, pgdn" if hidden > 0 else f" {g.above} that is all: up, pgup"
+    return [*shown, [(more, "note")]]
+
+
+def keys(view: View, width: int) -> list[Line]:
+    """The table of keys by group, then the screens."""
+    from app.views import SCREENS  # the table of screens has this one in it
+
+    g = view.glyphs
+    lines: list[Line] = []
+    for group, title in GROUPS:
+        off = view.readonly and group in ("train", "change")
+        lines.append(heading(title, "off: read only" if off else "", width, g))
+        for key in KEYS:
+            if key.group == group and not any(key.shown == one.key for one in SCREENS):
+                lines.append([(f" {key.shown:<11}", "dim" if off else "key"), (g.text(key.help), "dim" if off else "")])
+    lines.append(heading("Screens", "their keys again lead back", width, g))
+    lines += [[(f" {one.key:<11}", "key"), (g.text(one.help or one.title), "")] for one in SCREENS]
+    return lines
+
+
+def legend(view: View, width: int) -> list[Line]:
+    """What is what."""
+    g = view.glyphs
+    lines: list[Line] = [heading("What is shown", "", width, g)]
+    for name, text in LEGEND:
+        first, *rest = glyph.wrap(text, width - 15)
+        lines.append([(f" {name:<13}", "title"), (g.text(first), "")])
+        lines += [[(" " * 14, ""), (g.text(line), "")] for line in rest]
+    return lines

@@ -1,0 +1,196 @@
+"""One layer enlarged: plots with axes of its histograms, now and as it began, and of its course.
+
+The axes are plotext's, which takes some milliseconds a plot: the screen is drawn once a second, and on a key.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from app import glyphs as glyph
+from app.glyphs import Glyphs
+from app.history import LayerTrace, Series, WeightTrace
+from app.views.lines import Line, beside, block, heading
+from app.views.state import UPDATE_GUIDE, View, is_bounded, rows, selected
+from app.views.table import per_column
+from makemore_core.snapshot import SATURATED, Histogram
+
+# plotext knows colours by number, views know styles by name
+_NUMBERS = {"ghost": 244, "activation": 74, "gradient": 173, "update": 107, "guide": 241, "sick": 203}
+_STYLES = {str(number): name for name, number in _NUMBERS.items()}
+
+
+class Trace(NamedTuple):
+    """Points joined by a line."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str
+
+
+def plot(
+    title: str, traces: Sequence[Trace], width: int, height: int, g: Glyphs
+) -> list[Line]:  # fmt: skip
+    """Traces on axes that hold them. Points that are not finite are left out, and the title says how many."""
+    import plotext
+
+    if width < 20 or height < 6:
+        return [[(glyph.clip(title, width, g), "title")], [(" too small to plot", "dim")]][:height]
+    plotext.clear_figure()
+    plotext.limit_size(False, False)
+    plotext.theme("clear")
+    plotext.plotsize(width, height)
+    left_out = 0
+    drawn = 0
+    for trace in traces:
+        points = [
+            (x, y)
+            for x, y in zip(trace.x, trace.y, strict=True)
+            if abs(x) < 1e300 and (y == 0 or 1e-300 < abs(y) < 1e300)
+        ]
+        left_out += len(trace.x) - len(points)
+        if points:
+            xs, ys = zip(*points, strict=True)
+            marker = "*" if g.ascii else "hd"
+            plotext.plot(list(xs), list(ys), marker=marker, color=_NUMBERS[trace.style], label=trace.name or None)
+            drawn += 1
+    plotext.title(title + (f" ({left_out} not finite)" if left_out else ""))
+    if not drawn:
+        return [
+            [(title, "title")],
+            [(" no number to plot" + (" : not finite" if left_out else " yet"), "sick" if left_out else "dim")],
+        ]
+    return [_spans(line, g) for line in plotext.build().split("\n")][:height]
+
+
+_SGR = re.compile(r"\x1b\[([0-9;]*)m")
+
+
+def _spans(text: str, g: Glyphs) -> Line:
+    """A line with colour codes as styled spans."""
+    out: Line = []
+    style = "axis"
+    for at, part in enumerate(_SGR.split(text)):
+        if at % 2:
+            style = _STYLES.get(part.rpartition(";")[2], "axis") if part not in ("", "0") else "axis"
+        elif part:
+            out.append((g.text(part), style))
+    return out
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """The row under the cursor: a layer's four plots, or a weight's course."""
+    row, g = selected(view), view.glyphs
+    if row is None:
+        return [[], [(" no layer to show" + (": nothing passes the filter" if view.filter else " yet"), "dim")]]
+    count = len(rows(view))
+    at = min(max(0, view.cursor), count - 1) + 1
+    name = glyph.escape(row.name, ascii=g.ascii)
+    lines: list[Line] = [heading(name, f"row {at} of {count}; up and down go to others, esc back", width, g)]
+    if row.layer is None:
+        assert row.weight is not None
+        return [
+            *lines,
+            *_numbers_of_weight(row.weight, g),
+            *plot("update:data, log10; its guide is -3", _updates(row.weight, width), width, height - 3, g),
+        ]
+    lines.append(_numbers(row.layer, is_bounded(row)))
+    if row.weight is not None:
+        lines += _numbers_of_weight(row.weight, g)
+    rest = height - len(lines)
+    if rest < 12:
+        return lines + _activation(row.layer, width, rest, g)
+    if width < 64:
+        half = rest // 2
+        return (
+            lines
+            + block(_activation(row.layer, width, half, g), width, half, g)
+            + _gradient(row.layer, width, rest - half, g)
+        )
+    left, upper = width // 2 - 1, rest // 2
+    right, lower = width - left - 2, rest - upper
+    lines += beside(_activation(row.layer, left, upper, g), _gradient(row.layer, right, upper, g), left, width, g)
+    lines += beside(_course(row.layer, left, lower, g), _gradient_course(row.layer, right, lower, g), left, width, g)
+    return lines
+
+
+def _numbers(trace: LayerTrace, limited: bool) -> Line:
+    activation, gradient = trace.layer.activation, trace.layer.gradient
+    dead = "not checked yet" if activation.dead is None else f"{activation.dead} of {activation.units}"
+    share = f"|a| > {SATURATED:g}" if limited else "in the flat region"
+    facts = (
+        ("mean", f"{activation.mean:+.3f}", "activation"),
+        ("std", f"{activation.std:.3f}", "activation"),
+        (share, glyph.percent(activation.saturated, 0), "activation"),
+        ("dead", dead, ""),
+        ("gradient mean", glyph.scientific(gradient.mean), "gradient"),
+        ("std", glyph.scientific(gradient.std), "gradient"),
+    )
+    return [span for name, text, style in facts for span in ((f" {name} ", "dim"), (text + " ", style))]
+
+
+def _numbers_of_weight(trace: WeightTrace, g: Glyphs) -> list[Line]:
+    weight = trace.weight
+    facts = (
+        ("weight", glyph.escape(weight.name, ascii=g.ascii), ""),
+        ("shape", g.times.join(str(n) for n in weight.shape), ""),
+        ("data std", glyph.scientific(weight.data_std), ""),
+        ("grad std", glyph.scientific(weight.grad_std), ""),
+        ("grad:data", glyph.scientific(weight.grad_data_ratio), ""),
+        ("update:data", f"{weight.update_data_log10:.2f}", "update"),
+    )
+    return [[span for name, text, style in facts for span in ((f" {name} ", "dim"), (text + " ", style))]]
+
+
+def _shares(counts: Sequence[float]) -> list[float]:
+    total = sum(counts)
+    return [100 * count / total if total else 0.0 for count in counts]
+
+
+def _centres(box: Histogram) -> list[float]:
+    width = (box.high - box.low) / max(1, len(box.counts))
+    return [box.low + (at + 0.5) * width for at in range(len(box.counts))]
+
+
+def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
+    first, now = trace.first.activation.histogram, trace.layer.activation.histogram
+    return plot("activation, % of outputs", [
+        Trace(f"step {trace.first_step:,}", _centres(first), _shares(first.counts), "ghost"),
+        Trace("now", _centres(now), _shares(trace.activation_counts), "activation"),
+    ], width, height, g)  # fmt: skip
+
+
+def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
+    first, now = trace.first.gradient.histogram, trace.layer.gradient.histogram
+    return plot("gradient at the output, %", [
+        Trace(f"step {trace.first_step:,}", _centres(first), _shares(first.counts), "ghost"),
+        Trace("now", _centres(now), _shares(trace.gradient_counts), "gradient"),
+    ], width, height, g)  # fmt: skip
+
+
+def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
+    size = per_column(max(1, series.end), max(10, width))
+    found = [(at * size + size / 2, b.mean) for at, b in enumerate(series.columns(size)) if b is not None]
+    return [x for x, _ in found], [y for _, y in found]
+
+
+def _course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
+    std, saturated = _points(trace.std, width), _points(trace.saturated, width)
+    return plot("std and share saturated over steps", [
+        Trace("std", *std, "activation"), Trace("saturated", *saturated, "sick"),
+    ], width, height, g)  # fmt: skip
+
+
+def _gradient_course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
+    xs, ys = _points(trace.gradient_std, width)
+    logs = [math.log10(y) if y > 0 else math.nan for y in ys]
+    return plot("gradient std over steps, log10", [Trace("", xs, logs, "gradient")], width, height, g)
+
+
+def _updates(trace: WeightTrace, width: int) -> list[Trace]:
+    xs, ys = _points(trace.update, width)
+    return [Trace("guide", xs, [UPDATE_GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]

@@ -1,0 +1,62 @@
+"""Every weight: its numbers, and its update:data over the whole run beside all the others'."""
+
+from __future__ import annotations
+
+from app import glyphs as glyph
+from app.views.dashboard import legend, updates_over_steps
+from app.views.lines import Line, fit, heading
+from app.views.state import View, update_sick, window
+from app.views.table import per_column, spark
+
+_NUMBERS = 49  # cells of the numbers
+
+
+def draw(view: View, width: int, height: int) -> list[Line]:
+    """A row for each weight; below them update:data over the steps."""
+    g = view.glyphs
+    found = [t for t in view.history.weights.values() if view.filter.lower() in t.weight.name.lower()]
+    if not found:
+        return [[], [(" no weight " + ("passes the filter" if view.filter else "in this snapshot yet"), "dim")]]
+    plot = min(height // 2, 18) if height >= 14 else 0
+    room = height - plot - 2
+    label = min(18 if width >= 100 else 10, max(glyph.width_of(glyph.escape(t.weight.name)) for t in found) + 2)
+    wide = width >= label + _NUMBERS + 16 + 10
+    cells = max(0, width - label - _NUMBERS - (10 if wide else 0) - 1)
+    step = view.history.snapshot.step if view.history.snapshot else 0
+    lines: list[Line] = [heading("weights", f"update:data is log10, on the scale {g.minus}5..{g.minus}1", width, g)]
+    head = f"{'':{label}}" + (f"{'shape':<10}" if wide else "")
+    head += f"{'grad mean':>10}{'grad std':>9}{'data std':>9}{'grad:data':>10}{'update:data':>11}"
+    lines.append([(head[:width], "dim")])
+    cursor = min(max(0, view.cursor), len(found) - 1)
+    first, last = window(len(found), cursor, room)
+    if first:
+        lines.append([(f" {g.above} {first} more above", "dim")])
+    for at in range(first, last):
+        weight = found[at].weight
+        sick = update_sick(weight.update_data_log10)
+        line: Line = [
+            (g.cursor if at == cursor else " ", "cursor"),
+            (glyph.safe(weight.name, label - 1, g), ""),
+        ]
+        if wide:
+            line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
+        line += [
+            (glyph.scientific(weight.grad_mean).rjust(10), "dim"),
+            (glyph.scientific(weight.grad_std).rjust(9), ""),
+            (glyph.scientific(weight.data_std).rjust(9), ""),
+            (glyph.scientific(weight.grad_data_ratio).rjust(10), ""),
+            (
+                ("!" if sick else " ").rjust(5) + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g),
+                "sick" if sick else "",
+            ),
+        ]
+        if cells >= 6:
+            line += [(" ", ""), *spark(found[at].update, per_column(step, cells), cells, 1, g)[0]]
+        lines.append(fit(line, width, g))
+    if last < len(found):
+        lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
+    if plot >= 5:
+        lines += [[]] * (height - plot - len(lines))
+        lines.append(heading("update:data over steps", legend(view, width), width, g))
+        lines += updates_over_steps(view, width, plot - 1)
+    return lines
