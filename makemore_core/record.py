@@ -314,15 +314,19 @@ class RecordReader:
     def read(self, most: int | None = None) -> list[bytes]:
         """The payloads since the last call, in order; a torn end is left for a later call.
 
-        With `most`, about so many bytes of the files are looked at, so that a long record can be opened in pieces.
+        With `most`, it is those from about so many bytes of the files, so that a long record can be opened in pieces;
+        none only where there are none.
         """
         payloads: list[bytes] = []
         left = most if most is not None else 1 << 62
         for _ in range(MOST_SEGMENTS):
             names = [segment.first for segment in segments(self._folder)]
             left -= self._take(payloads, left)
-            if left <= 0:
+            if left <= 0 and payloads:
                 break
+            if left <= 0:  # all of it was known already
+                left = most or 1
+                continue
             merged = self._first not in names or self._replaced()  # with neighbours that this file did not hold
             here = max((first for first in names if first <= self._first), default=-1)
             later = min((first for first in names if first > self._first), default=-1)

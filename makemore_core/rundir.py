@@ -139,10 +139,10 @@ def find_run(name_or_path: str | None) -> Path:
 def list_runs() -> list[Path]:
     """The runs in `runs_folder()`, the one that was written to last first."""
     try:
-        folders = [Path(entry.path) for entry in os.scandir(runs_folder()) if is_run(Path(entry.path))]
+        folders = [Path(entry.path) for entry in os.scandir(runs_folder()) if NAME.fullmatch(entry.name)]
     except OSError:
         return []
-    return sorted(folders, key=_touched, reverse=True)
+    return sorted(filter(is_run, folders), key=_touched, reverse=True)
 
 
 def is_run(folder: Path) -> bool:

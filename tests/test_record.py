@@ -389,6 +389,49 @@ def test_followers_are_not_confused_by_thinning(tmp_path: Path) -> None:
     assert sum(b'"command"' in payload for payload in got[slow]) == 4
 
 
+def check_pace(folder: Path, dice: random.Random) -> None:
+    """A writer that rotates, thins, merges, tears and begins again, and readers that look now and then."""
+    n = commands = 0
+    budget = dice.choice([3_000, 10_000, 30_000])
+    writer = RecordWriter(folder, budget=budget)
+    readers = [RecordReader(folder) for _ in range(3)]
+    got: dict[RecordReader, list[bytes]] = {reader: [] for reader in readers}
+    for _ in range(dice.randint(1, 300)):
+        n += 1
+        pad = "." * dice.randint(0, budget // 60)
+        writer.append(snapshot(n, [dice.random()], attempt=dice.randint(0, 1), pad=pad))
+        if dice.random() < 0.1:
+            n, commands = n + 1, commands + 1
+            assert writer.append(b'{"type":"command","step":%d}' % n, durable=True)
+        if dice.random() < 0.03:
+            writer.close()
+            last = max(folder.glob("*.jsonl"))
+            last.write_bytes(last.read_bytes() + dice.randbytes(5).replace(b"\n", b""))
+            writer = RecordWriter(folder, budget=budget)
+        reader = dice.choice(readers)
+        if dice.random() < 0.2:
+            got[reader] += reader.read(most=dice.choice([1, 500, None]))
+    writer.close()
+    for reader, payloads in got.items():
+        while more := reader.read(most=2000):
+            payloads += more
+        assert reader.damaged == 0
+        steps = [json.loads(payload)["step"] for payload in payloads]
+        assert all(a < b for a, b in itertools.pairwise(steps))
+        assert sum(b'"command"' in payload for payload in payloads) == commands
+        assert payloads[-1] == read_all(folder)[-1]
+
+
+@settings(max_examples=50)
+@given(st.randoms(use_true_random=False))
+def test_whoever_reads_at_whatever_pace_gets_every_command_in_order(
+    tmp_path_factory: pytest.TempPathFactory, dice: random.Random
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        check_pace(tmp_path_factory.mktemp("record"), dice)
+
+
 def thin(payloads: list[bytes]) -> list[bytes]:
     lines = [record.seal(payload, n).removesuffix(b"\n") for n, payload in enumerate(payloads)]
     out = b"".join(kept for _, kept in thinned(lines))

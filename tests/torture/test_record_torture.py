@@ -15,6 +15,7 @@ from tests.test_record import (
     check_kills,
     check_kills_while_thinning,
     check_mutated,
+    check_pace,
     flipped,
     read_all,
     snapshot,
@@ -79,3 +80,10 @@ def test_200_kills_while_recording(tmp_path: Path) -> None:
 def test_100_kills_while_thinning(tmp_path: Path) -> None:
     check_kills_while_thinning(tmp_path, 100, random.Random(13))
     print("\n100 kills of a writer that thins all the time: every acknowledged command is there, in order")
+
+
+def test_2000_records_with_readers_at_every_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for n in range(2000):
+        check_pace(tmp_path / str(n), random.Random(n))
+    print("\n2,000 records rotated, thinned, torn and followed: every command reached every reader, in order")
