@@ -120,9 +120,13 @@ def test_for_plain_sgd_the_update_is_the_lectures(few_names: Dataset) -> None:
 def test_what_is_alike_is_measured_together_and_comes_out_in_order(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = watched(few_names, n_layer=12)
+    V = few_names.vocabulary  # so that the embedding and the later weights are of one shape, the first weight is not
+    trainer = watched(few_names, n_layer=12, n_embd=V, n_hidden=V, block_size=2)
     whole = trainer.probe({})
     assert [layer.index for layer in whole.layers] == list(range(2, 36, 3))
+    assert [weight.shape[0] for weight in whole.weights] == [V, 2 * V] + [V] * 12
+    for weight, p in zip(whole.weights, [p for p in trainer.model.parameters() if p.ndim == 2], strict=True):
+        assert weight.data_std == near(p.std())
     monkeypatch.setattr(diagnostics, "CACHED", 1)  # one at a time
     alone = trainer.probe({})
     assert [weight.name for weight in alone.weights] == [weight.name for weight in whole.weights]

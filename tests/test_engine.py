@@ -131,6 +131,7 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
             copy = watched.model.clone()
             copy(watched.train.x)
     assert losses == train(alone, 500)
+    assert watched.step == alone.step == 500
     for name, tensor in alone.tensors().items():
         assert torch.equal(tensor, watched.tensors()[name]), name
 

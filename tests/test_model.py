@@ -150,7 +150,10 @@ def test_gain_multiplies_the_hidden_weights_only() -> None:
 )
 def test_auto_gain_is_pytorchs(nonlinearity: str, theirs: str) -> None:
     config = Config().replace({"gain": "auto", "nonlinearity": nonlinearity})
-    assert gain(config) == torch.nn.init.calculate_gain(theirs)  # type: ignore[arg-type]
+    expected = torch.nn.init.calculate_gain(theirs)  # type: ignore[arg-type]
+    assert gain(config) == expected
+    drawn = net(gain="auto", nonlinearity=nonlinearity)
+    torch.testing.assert_close(linears(drawn)[0].weight, linears(net())[0].weight * expected)
 
 
 def test_the_last_layer_is_shrunk_by_its_weight_or_by_its_gamma() -> None:
