@@ -30,7 +30,11 @@
 #define GRAD_VECTORS 3       /* width of a weight gradient's register tile */
 #define PANEL (GRAD_VECTORS * VL)
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 typedef float vec __attribute__((vector_size(VL * 4)));
 typedef float vec_any __attribute__((vector_size(VL * 4), aligned(4))); /* at any address */
@@ -151,7 +155,7 @@ INLINE vec vexpm1(vec x) {
     return choose(n == 0.0f, e, times_power_of_two(e + 1.0f, n) - 1.0f);
 }
 
-/* A rational approximation, odd / even, as in Eigen and XLA: 2 to 3 units in the last place. */
+/* A rational approximation, odd / even, as in Eigen and XLA: right to a few units in the last place. */
 INLINE vec vtanh(vec x) {
     const float limit = 7.90531110763549805f;
     vec c = choose(x > limit, all(limit), x);

@@ -16,6 +16,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import torch
@@ -56,6 +57,7 @@ class Build:
 
     def __init__(self) -> None:
         self.problem: str | None = None
+        self._lock = threading.Lock()  # several trainers of one process may ask at once
         self._compiler: subprocess.Popen[bytes] | None = None
         self._library: ctypes.CDLL | None = None
         try:
@@ -82,7 +84,8 @@ class Build:
 
     def ready(self) -> bool:
         """Whether there is nothing left to wait for: the kernels can be loaded, or `problem` says why not."""
-        return self.problem is not None or self._compiler is None or self._compiler.poll() is not None
+        compiler = self._compiler
+        return self.problem is not None or compiler is None or compiler.poll() is not None
 
     def library(self) -> ctypes.CDLL:
         """The kernels; waits for the compiler. Raises ValueError, in one line, where there are none."""
@@ -93,12 +96,13 @@ class Build:
 
     def missing(self) -> str | None:
         """Why there are no kernels, in one line, or None; waits for the compiler."""
-        if self._library is None and self.problem is None:
-            try:
-                self._finish()
-                self._library = self._load()
-            except OSError as error:
-                self.problem = f"no fast engine: {error}"
+        with self._lock:
+            if self._library is None and self.problem is None:
+                try:
+                    self._finish()
+                    self._library = self._load()
+                except OSError as error:
+                    self.problem = f"no fast engine: {error}"
         return self.problem
 
     def _load(self) -> ctypes.CDLL:
@@ -242,6 +246,7 @@ class FastEngine:
         self._net = _Net()
 
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
+        assert batches.dtype == torch.int64
         n, batch = batches.shape
         if batch != self._batch:
             self._lay_out(batch)

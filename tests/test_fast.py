@@ -181,7 +181,7 @@ def test_a_poisoned_weight_shows_where_it_would_in_torch(nonlinearity: str, pois
 
 
 @needs_compiler
-@pytest.mark.parametrize(("nonlinearity", "ulps"), [("tanh", 4), ("sigmoid", 3), ("elu", 3)])
+@pytest.mark.parametrize(("nonlinearity", "ulps"), [("tanh", 5), ("sigmoid", 3), ("elu", 3)])
 def test_functions_are_right_to_a_few_units_in_the_last_place(nonlinearity: str, ulps: float) -> None:
     config = SMALL.replace({"nonlinearity": nonlinearity, "norm": "none", "gain": 3.0, "batch_size": 2048})
     trained = engine(FastEngine, config)
