@@ -113,13 +113,14 @@ def train(
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
     plan = launch.plan(preset, changes, data, twin)
+    check_json(headless, as_json)
     if not headless and not detach:
         from app.terminal import require_terminal
 
         require_terminal()
     folder = launch.begin(plan, run)
     if detach:
-        pid = launch.in_background(folder)
+        pid = launch.in_background(folder, Watch(probe_every, fps, budget))
         click.echo(f"training in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
         return Exit.DONE
     return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only)
@@ -144,11 +145,18 @@ def resume(
     read_manifest(folder)
     if holder := trainer(folder):
         raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}")
+    check_json(headless, as_json)
     if not headless:
         from app.terminal import require_terminal
 
         require_terminal()
     return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only)
+
+
+def check_json(headless: bool, as_json: bool) -> None:
+    """Raises ValueError where nobody would write the JSON lines."""
+    if as_json and not headless:
+        raise ValueError("--json: goes with --headless")
 
 
 def front_end(folder: Path, headless: bool, as_json: bool, watch: Watch, ascii_only: bool | None) -> int:

@@ -40,8 +40,9 @@ def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
     channel = Channel()
 
     worker = Worker(folder, channel, watch=watch, stay=False)
-    printer: Printer = JsonLines() if as_json else Bar() if sys.stderr.isatty() else Lines()
+    printer: Printer = JsonLines() if as_json else Bar() if _on_terminal() else Lines()
     newest: Snapshot | None = None
+    message = ""
     with stopped_by_signals(channel) as caught:
         worker.start()
         ended = False
@@ -52,15 +53,28 @@ def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
                     newest = event
                     with without_terminal_if_lost():
                         printer.show(event)
+                    if event.message != message:
+                        message = event.message
+                        tell(event)
         with without_terminal_if_lost():
             printer.close()
     if worker.error is not None:
         raise worker.error
-    if newest is not None and newest.message:
-        sys.stderr.write(f"{newest.state}: {newest.message}\n")
     if caught:
         return by_signal(caught[0])
-    return Exit.FINDINGS if newest is not None and newest.state == "diverged" else Exit.DONE
+    return Exit.FINDINGS if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
+
+
+def _on_terminal() -> bool:
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def tell(snapshot: Snapshot) -> None:
+    """What the run has to say to people, if anything."""
+    if snapshot.message:
+        with without_terminal_if_lost():
+            sys.stderr.write(f"{snapshot.state}: {snapshot.message}\n")
+            sys.stderr.flush()
 
 
 @contextmanager
@@ -95,11 +109,11 @@ def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
 
 @contextmanager
 def without_terminal_if_lost() -> Iterator[None]:
-    """What cannot be shown because the terminal is gone is not missed, then or later."""
+    """What cannot be shown because the terminal or the reader of a pipe is gone is not missed, then or later."""
     try:
         yield
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in (errno.EIO, errno.EPIPE):
             raise
         outlive_terminal()
 

@@ -81,30 +81,35 @@ def begin(plan: Plan, run: str | None) -> Path:
     return folder
 
 
-def in_background(folder: Path) -> int:
+def in_background(folder: Path, watch: Watch) -> int:
     """Train a run in a process of its own that outlives this one and its terminal; its process id.
 
     Returns once the trainer answers. Raises ValueError where it ends before that.
     """
+    options = [f"--fps={watch.per_second}", f"--budget={watch.budget}"]
+    options += [f"--probe-every={watch.every}"] if watch.every else []
     with open(folder / LOG, "ab") as log:
         os.fchmod(log.fileno(), 0o600)
+        said = log.tell()
         trainer = subprocess.Popen(
-            [sys.executable, "-m", "app", "resume", os.path.abspath(folder), "--headless"],
+            [sys.executable, "-m", "app", "resume", os.path.abspath(folder), "--headless", *options],
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=subprocess.DEVNULL,  # the record tells it all
             stderr=log,
             start_new_session=True,
             cwd="/",
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(os.path.abspath(path) for path in sys.path if path)},
         )
     deadline = time.monotonic() + STARTING
     while time.monotonic() < deadline:
-        if control.ping(folder) is not None:
+        ended = trainer.poll() is not None
+        beat = rundir.read_beat(folder)  # all there is where no socket can be had, or where it is over already
+        if control.ping(folder) is not None or (beat is not None and beat.pid == trainer.pid):
             return trainer.pid
-        if trainer.poll() is not None:
+        if ended:
             break
         time.sleep(0.05)
-    lines = (folder / LOG).read_text(errors="replace").strip().splitlines()
+    lines = (folder / LOG).read_bytes()[said:].decode(errors="replace").strip().splitlines()
     raise ValueError(f"run={folder.name}: the trainer did not start: {lines[-1] if lines else 'it said nothing'}")
 
 
@@ -132,9 +137,14 @@ class Worker:
             from makemore_core.recorder import open_run
 
             self.session = open_run(self._folder, self._channel, watch=self._watch, stay=self._stay)
+            self.session.stay = self._stay  # which may have changed meanwhile
             self.session.run()
         except BaseException as error:
             self.error = error
+
+    def unsaved(self) -> bool:
+        """Whether the last attempt to save the run failed."""
+        return self.session is not None and self.session.recorder.unsaved()
 
     def join(self, seconds: float | None = None) -> bool:
         """Wait for the end of the training; whether it has ended."""

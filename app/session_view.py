@@ -70,8 +70,10 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
     if not stopped:
         raise ValueError(f"{folder.name}: did not stop within {SAVING:g} s; its last checkpoint is in the folder")
     if handed_over:
-        pid = launch.in_background(folder)
+        pid = launch.in_background(folder, watch)
         print(f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
+    elif worker.unsaved():
+        raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")
     else:
         print(f"saved; to go on: makemore resume {launch.shown(folder)}")
     return status

@@ -130,6 +130,7 @@ class Session:
         self.commands = 0  # changes so far, so that a resumed run knows which are in its checkpoint
         self.message = ""
         self._pause_at: int | None = None
+        self._told = "", "", False
         self._sampling_seed, self._names = SAMPLING_SEED, NAMES
         self._begin(self._fresh(self.config, self.twin_changes))
 
@@ -181,13 +182,21 @@ class Session:
                     self._look_around()
                 elif self._alive():
                     self.channel.wait(0.05)
-            self._publish()
+                self._tell_news()
         except BaseException:
             self.state = "crashed"
             raise
         finally:
             self.recorder.close(self)
         return self.state
+
+    def _tell_news(self) -> None:
+        """Publish what came up since the last snapshot without an update: the end, or trouble with the disk."""
+        if self._told != self._news():
+            self._publish()
+
+    def _news(self) -> tuple[str, str, bool]:
+        return self.state, self.message, bool(self.recorder.trouble())
 
     def _alive(self) -> bool:
         if self.state in ("running", "paused"):
@@ -458,7 +467,7 @@ class Session:
 
     def _publish(self) -> None:
         with self._clock.looking("probe"):
-            snapshot = self.snapshot()
+            snapshot, self._told = self.snapshot(), self._news()
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)
 
