@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 import click
 
-from app.terminal import Exit
+from app.terminal import Exit, visible
 from makemore_core import __version__
 from makemore_core.watch import Watch
 
@@ -177,13 +177,14 @@ def front_end(folder: Path, headless: bool, as_json: bool, watch: Watch, ascii_o
 @click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone.")
 def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
     """Watch and control a run that another process trains; the latest one if none is named."""
-    from app.session_view import attach_studio
     from app.terminal import require_terminal
     from makemore_core.rundir import find_run, read_manifest
 
     folder = find_run(run)
     read_manifest(folder)
     require_terminal()
+    from app.session_view import attach_studio
+
     return attach_studio(folder, readonly, fps, ascii_only)
 
 
@@ -367,5 +368,5 @@ def leave(status: int) -> NoReturn:
 def complain(text: str) -> int:
     """One line for people, of characters that every terminal may be sent; exit status 2."""
     line = " ".join(text.split())
-    sys.stderr.write("makemore: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in line) + "\n")
+    sys.stderr.write(f"makemore: {visible(line)}\n")
     return Exit.BAD_INPUT

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Protocol
 
 from app.launch import Worker
-from app.terminal import Exit, by_signal, is_gone, outlive_terminal
+from app.terminal import Exit, by_signal, is_gone, outlive_terminal, visible
 from makemore_core.command import Channel, Stop
 from makemore_core.snapshot import Snapshot, to_json
 from makemore_core.watch import Watch
@@ -73,7 +73,7 @@ def tell(snapshot: Snapshot) -> None:
     """What the run has to say to people, if anything."""
     if snapshot.message:
         with without_terminal_if_lost():
-            sys.stderr.write(f"{snapshot.state}: {snapshot.message}\n")
+            sys.stderr.write(f"{snapshot.state}: {visible(snapshot.message)}\n")
             sys.stderr.flush()
 
 

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from app.headless import line, number
-from app.terminal import Exit
+from app.terminal import Exit, visible
 from makemore_core import config as settings
 from makemore_core import rundir
 from makemore_core.command import (
@@ -23,6 +23,7 @@ from makemore_core.command import (
     Set,
     Step,
     Stop,
+    check,
     shown,
 )
 from makemore_core.control import ControlClient
@@ -35,10 +36,25 @@ from makemore_core.snapshot import Snapshot, from_json, to_json
 def newest(folder: Path) -> Snapshot:
     """The latest snapshot of a run, with the state that the run is in now. Raises ValueError where there is none."""
     rundir.read_manifest(folder)
-    snapshot = rundir.read_state(folder)
+    snapshot = rundir.read_state(folder) or last_recorded(folder)
     if snapshot is None:
-        raise ValueError(f"{folder.name}: nothing has been recorded yet")
+        raise ValueError(f"{visible(folder.name)}: nothing has been recorded yet")
     return msgspec.structs.replace(snapshot, state=rundir.liveness(folder))
+
+
+def last_recorded(folder: Path) -> Snapshot | None:
+    """The last snapshot in a run's record, for a run whose state file is gone or damaged."""
+    for payload in reversed(RecordReader(folder / rundir.RECORD).read()):
+        with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
+            event = from_json(payload)
+            if isinstance(event, Snapshot):
+                return event
+    return None
+
+
+def say(text: str) -> None:
+    """Print a line, whatever the names in it are made of."""
+    click.echo(visible(text))
 
 
 def show_run(run: str | None, as_json: bool) -> int:
@@ -48,26 +64,26 @@ def show_run(run: str | None, as_json: bool) -> int:
         click.echo(to_json(snapshot))
         return Exit.DONE
     expected = number(snapshot.expected_loss)
-    click.echo(f"{snapshot.run}  {snapshot.preset or ''}  {snapshot.device}  {snapshot.engine}")
+    say(f"{snapshot.run}  {snapshot.preset or ''}  {snapshot.device}  {snapshot.engine}")
     click.echo(f"{line(snapshot)}  first loss {number(snapshot.first_loss)}  ln V {expected}")
     if snapshot.layers:
         click.echo(f"{'layer':14}{'mean':>8}{'std':>7}{'saturated':>11}{'dead':>6}{'gradient std':>15}")
     for layer in snapshot.layers:
         activation = layer.activation
         dead = "-" if activation.dead is None else str(activation.dead)
-        click.echo(
+        say(
             f"{layer.index:3} {layer.kind:10}{activation.mean:+8.2f}{activation.std:7.2f}"
             f"{activation.saturated:11.2%}{dead:>6}{layer.gradient.std:15.6e}"
         )
     if snapshot.weights:
         click.echo(f"{'weight':12}{'shape':>12}{'gradient std':>15}{'grad:data':>14}{'update:data':>13}")
     for weight in snapshot.weights:
-        click.echo(
+        say(
             f"{weight.name:12}{' x '.join(map(str, weight.shape)):>12}{weight.grad_std:15.6e}"
             f"{weight.grad_data_ratio:14.6e}{weight.update_data_log10:13.2f}"
         )
     for mark in snapshot.interventions:
-        click.echo(f"at step {mark.step:,}: {mark.what}")
+        say(f"at step {mark.step:,}: {mark.what}")
     return Exit.DONE
 
 
@@ -86,7 +102,7 @@ def list_all(as_json: bool) -> int:
             row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss, "age": round(age, 1)}
             click.echo(msgspec.json.encode(row))
         else:
-            click.echo(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {number(loss):>8}  {ago(age)}")
+            say(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {number(loss):>8}  {ago(age)}")
     return Exit.DONE
 
 
@@ -140,12 +156,14 @@ def command_of(words: Sequence[str], live: bool) -> Command:
 def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> int:
     """`makemore ctl`."""
     folder = rundir.find_run(run)
+    command = command_of(words, live)
+    check(command)
     client = ControlClient(folder)
-    reply = client.request(command_of(words, live), timeout)
+    reply = client.request(command, timeout)
     client.close()
     if not reply.ok:
         raise ValueError(f"{folder.name}: {reply.error}")
-    click.echo(f"{' '.join(words)}: applied before step {reply.step:,}" if reply.step is not None else "done")
+    say(f"{' '.join(words)}: applied before step {reply.step:,}" if reply.step is not None else "done")
     return Exit.DONE
 
 

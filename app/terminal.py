@@ -5,7 +5,7 @@ Stands apart from the driver because commands without a screen need these too, w
 | exit status | meaning |
 |---|---|
 | 0 | done |
-| 1 | a check failed, or the doctor found something |
+| 1 | a check failed, the doctor found something, a run diverged or could not be saved |
 | 2 | bad input, or no terminal where one is needed |
 | 3 | an unexpected error; the details are in the file that the message names |
 | 4 | the terminal was lost while only a view ran |
@@ -115,6 +115,11 @@ def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | i
     }
     characters = [wanted.get(index, character) for index, character in enumerate(characters)]
     return [iflag, oflag | termios.OPOST | termios.ONLCR, cflag, lflag, input_speed, output_speed, characters]
+
+
+def visible(text: str) -> str:
+    """Text from anywhere as a terminal may be sent it: characters that are none to be seen are spelt out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def report(error: BaseException) -> None:
