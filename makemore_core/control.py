@@ -44,6 +44,7 @@ TURN = 0.002  # seconds of work after which whoever else is ready waits for the 
 REST = 40.0  # the server's thread pauses so many times as long as it worked
 LONGEST_REST = 1.0
 TICK = 1.0
+PATIENCE = 0.5  # seconds to wait for the answer to a ping
 CHECK_ADDRESS = 5.0
 
 
@@ -530,11 +531,11 @@ def connect(folder: Path) -> socket.socket | None:
     return None
 
 
-def ping(folder: Path, timeout: float = 0.5) -> Reply | None:
+def ping(folder: Path, timeout: float | None = None) -> Reply | None:
     """What the trainer of this very folder says of itself, None where none answers in time."""
     client = ControlClient(folder)
     try:
-        reply = client.request(None, timeout)
+        reply = client.request(None, PATIENCE if timeout is None else timeout)
         return reply if reply.ok and reply.folder == folder_id(folder) else None
     except (ValueError, OSError):
         return None
@@ -572,10 +573,18 @@ def _ours(path: str) -> bool:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the socket that a killed trainer of this run left."""
+    """Remove the socket that a killed trainer of this run left; one that anybody listens at stays."""
     path = _address(folder)
-    if path is not None and _ours(path) and ping(folder, 0.2) is None:
-        _remove_socket(path)
+    if path is None or not _ours(path):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+        except ConnectionRefusedError:
+            _remove_socket(path)
+        except OSError:
+            return
 
 
 def _remove_socket(path: str) -> None:

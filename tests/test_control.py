@@ -32,6 +32,12 @@ from makemore_core.control import (
 )
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may answer late."""
+    monkeypatch.setattr(control, "PATIENCE", 20.0)
+
+
 class Run:
     """A run that applies what it is sent in a thread of its own, unless it is busy."""
 
@@ -60,7 +66,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.setattr(control, "REST", 0.0)  # tests of order need no patience
+    monkeypatch.setattr(control, "REST", 0.0)  # tests of order need no rest
     found = Run(tmp_path)
     yield found
     found.server.close()
@@ -255,6 +261,7 @@ def test_a_damaged_address_is_nobody(tmp_path: Path, content: bytes) -> None:
 
 def test_a_tidied_temporary_directory_is_healed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "CHECK_ADDRESS", 0.0)
+    monkeypatch.setattr(control, "TICK", 0.01)
     control._remove_socket(run.server.path)
     assert ping(run.folder) is None
     until(lambda: ping(run.folder))
@@ -282,6 +289,15 @@ def test_what_a_killed_trainer_left_is_swept_by_the_next(tmp_path: Path) -> None
     server = ControlServer(tmp_path, handle=lambda *_: None)
     assert not os.path.exists(os.path.dirname(left))
     assert client.request(None).pid == os.getpid(), "a client finds the next trainer by itself"
+    server.close()
+
+
+def test_what_others_listen_at_is_not_swept(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
+    copy = tmp_path_factory.mktemp("copy")
+    (copy / ADDRESS).write_bytes((run.folder / ADDRESS).read_bytes())
+    server = ControlServer(copy, handle=lambda *_: None)
+    assert server.path != run.server.path
+    assert ping(run.folder) is not None
     server.close()
 
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore_core import rundir
+from makemore_core import control, rundir
 from makemore_core.control import ControlServer
 from makemore_core.rundir import (
     Manifest,
@@ -38,6 +38,13 @@ MANIFEST = Manifest(name="emma", preset="deep-tanh", config={"lr": 0.1, "gain": 
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MAKEMORE_RUNS", str(tmp_path / "runs"))
     return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may answer late."""
+    monkeypatch.setattr(control, "PATIENCE", 20.0)
+    monkeypatch.setattr(rundir, "STALE", 60.0)
 
 
 @pytest.fixture
@@ -343,6 +350,7 @@ def test_a_stopped_process_is_unresponsive_though_its_socket_takes_calls(
     process = train()
     assert liveness(run) == "running"
     process.send_signal(signal.SIGSTOP)
+    monkeypatch.setattr(control, "PATIENCE", 0.1)
     monkeypatch.setattr(rundir, "STALE", 0.2)
     until(lambda: liveness(run) == "unresponsive")
 
