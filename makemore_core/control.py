@@ -163,14 +163,23 @@ class ControlServer:
     # what follows runs in the server's thread
 
     def _listen(self) -> None:
-        self.path = _free_path()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.setblocking(False)
-        self._listener.bind(self.path)
-        os.chmod(self.path, 0o600)
-        self._listener.listen(MOST_CLIENTS)
-        self._selector.register(self._listener, selectors.EVENT_READ)
-        replace_file(self._folder / ADDRESS, msgspec.json.encode(Address(self.path)), sync=False)
+        path, listener = _free_path(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.setblocking(False)
+            listener.bind(path)
+            os.chmod(path, 0o600)
+            listener.listen(MOST_CLIENTS)
+        except OSError:
+            listener.close()
+            _remove_socket(path)
+            raise
+        self.path, self._listener = path, listener
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._tell_address()
+
+    def _tell_address(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: it is tried again every few seconds
+            replace_file(self._folder / ADDRESS, msgspec.json.encode(Address(self.path)), sync=False)
 
     def _serve(self) -> None:
         checked = time.monotonic()
@@ -361,14 +370,17 @@ class ControlServer:
         client.closing = True
 
     def _keep_address(self) -> None:
-        """Listen at a new place where somebody tidied the temporary directory."""
-        try:
-            if not os.path.exists(self.path) and self._folder.is_dir():
-                self._selector.unregister(self._listener)
-                self._listener.close()
+        """Listen at a new place where somebody tidied the temporary directory; tell it where it was forgotten."""
+        if not self._folder.is_dir():
+            return
+        if not os.path.exists(self.path):
+            old = self._listener
+            with contextlib.suppress(OSError):  # no room for a socket: the next check tries again
                 self._listen()
-        except OSError:  # no room for a socket: the next check tries again
-            pass
+                self._selector.unregister(old)
+                old.close()
+        elif _address(self._folder) != self.path:
+            self._tell_address()
 
     def _end(self) -> None:
         for client in list(self._clients.values()):

@@ -30,6 +30,7 @@ from makemore_core.control import (
     connect,
     ping,
 )
+from makemore_core.files import replace_file
 
 
 @pytest.fixture(autouse=True)
@@ -265,6 +266,24 @@ def test_a_tidied_temporary_directory_is_healed(run: Run, monkeypatch: pytest.Mo
     control._remove_socket(run.server.path)
     assert ping(run.folder) is None
     until(lambda: ping(run.folder))
+
+
+def test_an_address_that_could_not_be_written_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "CHECK_ADDRESS", 0.0)
+    monkeypatch.setattr(control, "TICK", 0.01)
+    room = threading.Event()
+
+    def replace(path: Path, data: bytes, *, sync: bool) -> None:
+        if not room.is_set():
+            raise OSError(28, "No space left on device")
+        replace_file(path, data, sync=sync)
+
+    monkeypatch.setattr(control, "replace_file", replace)
+    server = ControlServer(tmp_path, handle=lambda *_: None)
+    assert ping(tmp_path) is None
+    room.set()
+    until(lambda: ping(tmp_path))
+    server.close()
 
 
 LISTENS = """
