@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from makemore_core import fast
+from makemore_core import fast, trainer
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset
 from makemore_core.engine import Engine, PlainEngine
 from makemore_core.fast import Build, FastEngine
 from makemore_core.model import build
 from makemore_core.optim import Optimizer
+from makemore_core.trainer import Trainer
 
 WORDS = (
     "anna",
@@ -143,6 +144,45 @@ def test_it_takes_over_from_the_plain_engine_between_two_steps() -> None:
     second = FastEngine(swapped.model, swapped.optimizer, swapped.train).advance(batches[20:], rates[20:], False)
     reference = plain.advance(batches, rates, False)
     torch.testing.assert_close(torch.cat([first, second]), reference, rtol=1e-4, atol=1e-5)
+
+
+@needs_compiler
+def test_training_begins_plain_and_moves_on_without_losing_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late:
+        """A build that is asked three times until it is ready."""
+
+        asked = 0
+
+        def ready(self) -> bool:
+            self.asked += 1
+            return self.asked > 3
+
+    late = Late()
+    monkeypatch.setattr(trainer, "fast_build", lambda: late)
+    moving, plain = (Trainer(SMALL.replace({"engine": engine}), DATASET) for engine in ("auto", "plain"))
+    losses, engines = list[float](), []
+    for n in (5, 1, 7, 20):
+        losses += moving.advance(n)
+        engines.append(moving.engine.name)
+    assert engines == ["plain", "plain", "fast", "fast"]
+    assert losses == pytest.approx(plain.advance(33), rel=1e-4, abs=1e-5)
+    assert moving.step == plain.step == 33
+    assert torch.equal(moving.generator.get_state(), plain.generator.get_state())
+
+
+@pytest.mark.parametrize("wanted", ["auto", "fast"])
+def test_without_a_compiler_training_stays_plain_and_says_so(
+    wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    broken = Build()
+    for module, name in ((trainer, "fast_build"), (fast, "build")):
+        monkeypatch.setattr(module, name, lambda: broken)
+    staying = Trainer(SMALL.replace({"engine": wanted}), DATASET)
+    assert len(staying.advance(3)) == 3
+    assert staying.engine.name == "plain"
+    assert staying.notice == "no fast engine: no C compiler (cc, gcc or clang) on this machine"
 
 
 @needs_compiler
