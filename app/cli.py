@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import warnings
@@ -334,6 +335,7 @@ def reset() -> int:
 
 def main() -> None:
     """Run the command; bad input is one line on stderr and exit 2, anything unexpected one line and exit 3."""
+    open_streams()
     warnings.simplefilter("ignore")  # torch's are about statistics of one number, and would land on the screen
     try:
         status = cli.main(standalone_mode=False, prog_name="makemore")
@@ -344,15 +346,22 @@ def main() -> None:
         status = complain(str(error))
     except click.Abort:
         status = 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read has had enough
-        status = Exit.DONE
+    except SystemExit as ended:  # click's way out when whoever read has had enough; it leaves a wrapper as stdout
+        status = ended.code if isinstance(sys.stdout, io.TextIOBase) else Exit.DONE
     except Exception as error:
         from app.terminal import report
 
         report(error)
         status = Exit.ERROR
     leave(int(status or 0))
+
+
+def open_streams() -> None:
+    """Have somewhere to write to, also where the caller closed it, and characters that can be written there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 def leave(status: int) -> NoReturn:

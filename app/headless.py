@@ -23,6 +23,7 @@ from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
+SAVING = 30.0  # seconds that a run may take to save and stop
 
 
 class Printer(Protocol):
@@ -38,31 +39,38 @@ class Printer(Protocol):
 def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
     """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status."""
     channel = Channel()
-
     worker = Worker(folder, channel, watch=watch, stay=False)
-    printer: Printer = JsonLines() if as_json else Bar() if _on_terminal() else Lines()
-    newest: Snapshot | None = None
-    message = ""
     with stopped_by_signals(channel) as caught:
         worker.start()
-        ended = False
-        while not ended:
-            ended = worker.join(TICK)
-            for event in channel.drain():
-                if isinstance(event, Snapshot):
-                    newest = event
-                    with without_terminal_if_lost():
-                        printer.show(event)
-                    if event.message != message:
-                        message = event.message
-                        tell(event)
-        with without_terminal_if_lost():
-            printer.close()
+        try:
+            newest = follow(channel, worker, JsonLines() if as_json else Bar() if _on_terminal() else Lines())
+        except BaseException:
+            channel.send(Stop())
+            worker.join(SAVING)
+            raise
     if worker.error is not None:
         raise worker.error
     if caught:
         return by_signal(caught[0])
     return Exit.FINDINGS if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
+
+
+def follow(channel: Channel, worker: Worker, printer: Printer) -> Snapshot | None:
+    """Show what comes until the training has ended; the last snapshot."""
+    newest: Snapshot | None = None
+    ended = False
+    while not ended:
+        ended = worker.join(TICK)
+        for event in channel.drain():
+            if isinstance(event, Snapshot):
+                with without_terminal_if_lost():
+                    printer.show(event)
+                if event.message != (newest.message if newest else ""):
+                    tell(event)
+                newest = event
+    with without_terminal_if_lost():
+        printer.close()
+    return newest
 
 
 def _on_terminal() -> bool:
@@ -109,13 +117,15 @@ def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
 
 @contextmanager
 def without_terminal_if_lost() -> Iterator[None]:
-    """What cannot be shown because the terminal or the reader of a pipe is gone is not missed, then or later."""
+    """What cannot be shown does not stop the training.
+
+    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.EIO, errno.EPIPE):
-            raise
-        outlive_terminal()
+        if error.errno in (errno.EIO, errno.EPIPE):
+            outlive_terminal()
 
 
 class JsonLines:
