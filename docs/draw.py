@@ -1,0 +1,87 @@
+"""Draws the pictures of the README and of these pages: real runs in the real studio. `python docs/draw.py [NAME …]`"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from app.session_view import advice
+from app.studio import Studio
+from makemore_core import dataset
+from makemore_core.command import Channel, Stop
+from makemore_core.presets import PRESETS
+from makemore_core.session import Session
+
+PICTURES = Path(__file__).parent / "pictures"
+SIZE = (110, 34)
+PATIENCE = 120.0  # seconds for a run to get somewhere
+
+
+class Picture(NamedTuple):
+    """A preset, the step to wait for, the keys to press then, and the exhibit to wait for."""
+
+    preset: str
+    step: int = 3000
+    keys: str = ""
+    exhibit: str = ""
+    size: tuple[int, int] = SIZE
+
+
+ALL = {
+    "studio": Picture("deep-batchnorm", 8000),
+    "first-loss": Picture("mlp-original"),
+    "saturation": Picture("mlp-softmax", 1000, "5", "dead-map"),
+    "kaiming": Picture("mlp-kaiming"),
+    "batchnorm": Picture("mlp-batchnorm", 3000, "B", "batchnorm"),
+    "gain": Picture("deep-tanh-gain1", 300, "i", "gain"),
+    "linear": Picture("deep-linear-gain1"),
+    "updates": Picture("mlp-kaiming", 1, "8", "find-lr"),
+    "deep-batchnorm": Picture("deep-batchnorm-gain02"),
+    "fifty-layers": Picture("fifty-layers-gain1", 50),
+    "backprop": Picture("mlp-batchnorm", 300, "6", "backward"),
+    "doctor": Picture("deep-tanh-gain3", 1000, "D"),
+}
+
+
+async def draw(name: str, picture: Picture) -> None:
+    """Train, look, press, save; the run ends with the picture."""
+    channel = Channel()
+    session = Session(PRESETS[picture.preset].config(), dataset.read(), channel, name=name, preset=picture.preset)
+    worker = threading.Thread(target=session.run, daemon=True)
+    studio = Studio(channel, title=name, ascii=False, findings=advice(), start=worker.start)
+    async with studio.run_test(size=picture.size) as pilot:
+        history = studio.history
+        await until(lambda: history.snapshot is not None and history.snapshot.step >= picture.step)
+        for key in picture.keys:
+            await pilot.press(key)
+        await until(lambda: not picture.exhibit or picture.exhibit in history.exhibits)
+        if picture.keys:
+            await pilot.press("right") if picture.exhibit == "dead-map" else None
+        await asyncio.sleep(2.5)  # a moment of training on the screen
+        studio.message_until = 0.0
+        studio.tick()
+        studio.paint()
+        await pilot.pause()
+        PICTURES.mkdir(exist_ok=True)
+        (PICTURES / f"{name}.svg").write_text(studio.export_screenshot(title=f"makemore --preset {picture.preset}"))
+    channel.send(Stop())
+    await asyncio.to_thread(worker.join)
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    """Wait for something to come about."""
+    async with asyncio.timeout(PATIENCE):
+        while not reached():
+            await asyncio.sleep(0.05)
+
+
+if __name__ == "__main__":
+    for chosen in sys.argv[1:] or ALL:
+        asyncio.run(draw(chosen, ALL[chosen]))
+        print(PICTURES / f"{chosen}.svg")
