@@ -48,8 +48,10 @@ INSISTING = 1.0
 ENTER = (
     "\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no line wrap
     "\x1b[?1004h\x1b[?2004h"  # focus, bracketed paste
-    "\x1b[?2026$p\x1b[?2048$p"  # does it know synchronised output, can it report its size?
 )
+QUESTIONS = "\x1b[?2026$p\x1b[?2048$p"
+"""Does it know synchronised output, can it report its size? Two that do not know such questions print their end."""
+ASKABLE = os.environ.get("TERM_PROGRAM") != "Apple_Terminal" and os.environ.get("TERM") != "linux"
 MOUSE = "\x1b[?1000h\x1b[?1003h\x1b[?1015h\x1b[?1006h"
 KITTY_KEYS = "\x1b[>25u"
 CANCEL = b"\x18"
@@ -106,22 +108,24 @@ class TerminalDriver(LinuxDriver):
         """Take the terminal, now or as soon as this is the foreground job; harmless where it is taken already."""
         if self._shown or self._gone or self.fileno < 0:
             return
-        if is_gone(self.fileno):
-            self._lose()
-        elif not self._in_foreground():
+        if not self._in_foreground():
             self._loop.call_later(0.2, self.start_application_mode)
-        else:
-            self._shown = True
-            atexit.register(self._put_back)
-            self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
-            self._loop.add_reader(self.fileno, self._read)
+            return
+        try:
             self.attrs_before = termios.tcgetattr(self.fileno)
-            self._enter()
-            if not constants.DISABLE_KITTY_KEY:
-                self.write(KITTY_KEYS)
-            if self._must_signal_resume:
-                self._must_signal_resume = False
-                self.send_message(self.SignalResume())
+        except termios.error:
+            self._lose()
+            return
+        self._shown = True
+        atexit.register(self._put_back)
+        self._loop.add_signal_handler(signal.SIGWINCH, self._resized)
+        self._loop.add_reader(self.fileno, self._read)
+        self._enter()
+        if not constants.DISABLE_KITTY_KEY:
+            self.write(KITTY_KEYS)
+        if self._must_signal_resume:
+            self._must_signal_resume = False
+            self.send_message(self.SignalResume())
 
     def _enter(self) -> None:
         """Raw input, all modes on, everything drawn: also right where it was so before."""
@@ -134,30 +138,34 @@ class TerminalDriver(LinuxDriver):
         with suppress(termios.error):  # gone: the reader sees that too
             termios.tcsetattr(self.fileno, termios.TCSANOW, raw)
         self._in_band_window_resize = False
-        self.write(ENTER + (MOUSE if self._mouse else ""))
+        self.write(ENTER + MOUSE * self._mouse + QUESTIONS * ASKABLE)
         self._resized()
         self._app.refresh()
 
     def stop_application_mode(self) -> None:
         """Give the terminal back as it was; harmless where it is not taken. Never waits."""
-        self.disable_input()
+        self._stop_watching()
         self._put_back()
+
+    def suspend_application_mode(self) -> None:
+        """Give the terminal back for a while."""
+        self.stop_application_mode()
 
     def disable_input(self) -> None:
         """Read no more."""
         if self.fileno >= 0 and not self._loop.is_closed():
             self._loop.remove_reader(self.fileno)
 
-    def suspend_application_mode(self) -> None:
-        """Give the terminal back for a while."""
-        self.stop_application_mode()
+    def _stop_watching(self) -> None:
+        self.disable_input()
+        if self.fileno >= 0 and not self._loop.is_closed():
+            self._loop.remove_writer(self.fileno)
 
     def close(self) -> None:
         """Give the terminal back and let go of it."""
         self.stop_application_mode()
         if self.fileno >= 0:
             if not self._loop.is_closed():
-                self._loop.remove_writer(self.fileno)
                 self._loop.remove_signal_handler(signal.SIGWINCH)
             os.close(self.fileno)
             self.fileno = -1
@@ -226,6 +234,8 @@ class TerminalDriver(LinuxDriver):
             self._unsent += data.encode(self._encoding, "replace")
 
     def _send(self) -> None:
+        if not self._shown:
+            return
         try:
             self._push(self._unsent)
         except OSError:
@@ -290,7 +300,7 @@ class TerminalDriver(LinuxDriver):
     def _hide(self) -> None:
         """The terminal was taken by another job: leave it alone until it is ours again."""
         self._shown = False
-        self.disable_input()
+        self._stop_watching()
         self._unsent.clear()
         self.start_application_mode()
 
@@ -308,7 +318,7 @@ class TerminalDriver(LinuxDriver):
             os.kill(os.getpid(), number)
 
     def _end(self, number: int) -> None:
-        if number == signal.SIGHUP and is_gone(self.fileno):
+        if number == signal.SIGHUP and self.fileno >= 0 and is_gone(self.fileno):
             self._lose()
         else:
             self._quit(by_signal(number))
@@ -321,8 +331,7 @@ class TerminalDriver(LinuxDriver):
         self._shown = False
         if self.signal == signal.SIGHUP:
             self.signal = 0
-        self.disable_input()
-        self._loop.remove_writer(self.fileno)
+        self._stop_watching()
         self._unsent.clear()
         outlive_terminal()
         if not self._app._exit:  # it was not about to end anyway
@@ -383,7 +392,8 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None], mouse: bool = Fals
     `Exit.LOST`: the terminal went away; `on_lost` was called, on the event loop, as soon as that was seen. Standard
     input and output are /dev/null by then and SIGHUP is ignored, so that the caller can go on without a view.
     An error, in a thread too, is told on stderr in one line and gives `Exit.ERROR`; a signal gives 128 + its number.
-    A thread that is to outlive the view has to be one of `threading`, since workers of Textual are waited for.
+    To be called in the main thread. A thread that is to outlive the view has to be one of `threading`, since those of
+    Textual's workers are waited for.
     """
     said = io.StringIO()
     app.error_console = Console(file=said, width=80)
@@ -402,11 +412,12 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None], mouse: bool = Fals
             if driver:
                 driver.close()
     assert driver is None or isinstance(driver, TerminalDriver)
-    if driver and driver.lost and not driver.signal:
-        return Exit.LOST
     error = (driver and driver.error) or app._exception or error
     if error is not None:
         report(error.error if isinstance(error, WorkerFailed) else error)
+    if driver and driver.lost and not driver.signal:
+        return Exit.LOST
+    if error is not None:
         return Exit.ERROR
     sys.stderr.write(said.getvalue())
     if driver and driver.signal:
