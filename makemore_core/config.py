@@ -52,7 +52,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     ] = "lecture"
     norm_momentum: Annotated[float, Meta(description="of BatchNorm's running statistics", ge=0.0, le=1.0)] = 0.1
     norm_eps: Annotated[float, Meta(description="added to the variance", ge=0.0, le=1.0)] = 1e-5
-    norm_groups: Annotated[int, Meta(description="groups of GroupNorm; has to divide n_hidden", ge=1)] = 10
+    norm_groups: Annotated[int, Meta(description="groups of GroupNorm; has to divide n_hidden", ge=1, le=16384)] = 10
 
     gain: Annotated[
         float | Literal["auto"],
@@ -82,7 +82,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     optimizer: Annotated[Optimizer, Meta(description="how gradients become updates")] = "sgd"
     lr: Annotated[float, Meta(description="learning rate", gt=0.0, le=1e6)] = 0.1
     lr_decay: Annotated[float, Meta(description="the learning rate is multiplied by this", gt=0.0, le=1.0)] = 0.1
-    lr_decay_at: Annotated[int, Meta(description="from this step on; 0: never", ge=0)] = 150_000
+    lr_decay_at: Annotated[int, Meta(description="from this step on; 0: never", ge=0, le=10**12)] = 150_000
     momentum: Annotated[float, Meta(description="of momentum", ge=0.0, lt=1.0)] = 0.9
     beta1: Annotated[float, Meta(description="of adam and adamw", ge=0.0, lt=1.0)] = 0.9
     beta2: Annotated[float, Meta(description="of adam, adamw (0.999) and rmsprop's alpha", ge=0.0, lt=1.0)] = 0.999
@@ -204,8 +204,9 @@ def parse(name: str, value: Value | str) -> Value:
                     parsed = float(text)
     elif isinstance(value, bool) and "on" in words:  # a switch that has more than two positions
         parsed = "on" if value else "off"
-    elif plain is float and type(value) is int and abs(value) < 2**53:
-        parsed = float(value)
+    elif plain is float and type(value) is int:
+        with contextlib.suppress(OverflowError):
+            parsed = float(value)
     _check(name, parsed)
     return parsed
 
@@ -219,7 +220,7 @@ def _check(name: str, value: Value) -> None:
         )
         ok = (
             right_type
-            and (isinstance(value, int) or math.isfinite(value))
+            and _finite(value)
             and not (
                 (meta.ge is not None and value < meta.ge)
                 or (meta.gt is not None and value <= meta.gt)
@@ -229,6 +230,13 @@ def _check(name: str, value: Value) -> None:
         )
     if not ok:
         raise ValueError(f"{name}={_shown(value)}: has to be {allowed(name)}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float reaches
+        return False
 
 
 def _shown(value: object) -> str:

@@ -46,7 +46,8 @@ def test_every_default_is_read_back_from_its_text(name: str) -> None:
     ("name", "text", "value"),
     [
         ("n_layer", "50", 50), ("steps", "200,000", 200_000), ("steps", "200_000", 200_000), ("n_layer", " 7 ", 7),
-        ("lr", "1e-3", 0.001), ("lr", "1", 1.0), ("lr", 1, 1.0), ("gain", "auto", "auto"), ("gain", "AUTO", "auto"),
+        ("lr", "1e-3", 0.001), ("lr", "1", 1.0), ("lr", 1, 1.0), ("gain", 10**30, 1e30),
+        ("gain", "auto", "auto"), ("gain", "AUTO", "auto"),
         ("gain", "-1.5", -1.5), ("norm", " Batch ", "batch"), ("residual", "on", True), ("residual", "No", False),
         ("residual", "1", True), ("residual", False, False), ("fan_in", True, "on"), ("bias", False, "off"),
         ("bias", "auto", "auto"), ("norm_output", "off", False), ("seed", str(2**63 - 1), 2**63 - 1),
@@ -79,6 +80,7 @@ def test_values_as_people_write_them(name: str, text: Value, value: Value) -> No
         ("momentum", 1.0, "momentum=1.0: has to be a number at least 0 and below 1"),
         ("steps", 10**400, "steps=a huge number: has to be a whole number at least 0 and at most 1,000,000,000,000"),
         ("lr", 10**400, "lr=a huge number: has to be a number above 0 and at most 1e+06"),
+        ("gain", 10**400, "gain=a huge number: has to be a number or auto"),
         ("norm", "a\x1b[31m\nb", r"norm='a\x1b[31m\nb': has to be none, batch, layer, group"),
         ("norm", "x" * 500, f"norm={'x' * 59}…: has to be none, batch, layer, group"),
     ],
