@@ -32,6 +32,8 @@ from makemore_core.files import read_file, replace_file
 from makemore_core.snapshot import State
 
 ADDRESS = "control.json"
+PREFIX = "makemore-control-"  # of the folders of the sockets
+OLD = 60.0  # seconds after which such a folder is no longer one that is being made
 LONGEST_LINE = 64 * 1024
 LONGEST_BACKLOG = 256 * 1024  # of answers that a client does not read
 LONGEST_PATH = 107  # bytes of a socket's name
@@ -565,8 +567,8 @@ def _address(folder: Path) -> str | None:
 def _free_path() -> str:
     """A new private folder's socket: under the temporary directory, or under /tmp where that one's name is long."""
     for parent in (tempfile.gettempdir(), "/tmp"):
-        if len(os.fsencode(parent)) + len("/makemore-12345678/control") <= LONGEST_PATH:
-            return os.path.join(tempfile.mkdtemp(prefix="makemore-", dir=parent), "control")
+        if len(os.fsencode(parent)) + len(f"/{PREFIX}12345678/control") <= LONGEST_PATH:
+            return os.path.join(tempfile.mkdtemp(prefix=PREFIX, dir=parent), "control")
     raise OSError(f"{tempfile.gettempdir()}: too long for a socket's name")
 
 
@@ -580,23 +582,26 @@ def _ours(path: str) -> bool:
         stat.S_ISDIR(found.st_mode)
         and not stat.S_IMODE(found.st_mode) & 0o077
         and found.st_uid in (os.geteuid(), 0)
-        and os.path.basename(os.path.dirname(path)).startswith("makemore-")
+        and os.path.basename(os.path.dirname(path)).startswith(PREFIX)
     )
 
 
 def _sweep(folder: Path) -> None:
-    """Remove the socket that a killed trainer of this run left; one that anybody listens at stays."""
-    path = _address(folder)
-    if path is None or not _ours(path):
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.setblocking(False)
-        try:
-            connection.connect(path)
-        except ConnectionRefusedError:
-            _remove_socket(path)
-        except OSError:
-            return
+    """Remove the sockets that killed trainers left; one that anybody listens at, or will in a moment, stays."""
+    left = [_address(folder) or ""]
+    for place in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            if time.time() - place.lstat().st_mtime > OLD:
+                left.append(str(place / "control"))
+    for path in filter(_ours, left):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.setblocking(False)
+            try:
+                connection.connect(path)
+            except (ConnectionRefusedError, FileNotFoundError):
+                _remove_socket(path)
+            except OSError:
+                continue
 
 
 def _remove_socket(path: str) -> None:

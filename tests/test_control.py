@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -217,7 +218,7 @@ def test_the_socket_is_private_short_and_gone_afterwards(run: Run) -> None:
 def test_a_temporary_directory_with_a_long_name_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
-    monkeypatch.setattr(control.tempfile, "tempdir", str(deep))  # type: ignore[attr-defined]
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
     server = ControlServer(tmp_path, handle=lambda *_: None)
     assert ping(tmp_path) is not None
     server.close()
@@ -308,6 +309,22 @@ def test_what_a_killed_trainer_left_is_swept_by_the_next(tmp_path: Path) -> None
     server = ControlServer(tmp_path, handle=lambda *_: None)
     assert not os.path.exists(os.path.dirname(left))
     assert client.request(None).pid == os.getpid(), "a client finds the next trainer by itself"
+    server.close()
+
+
+def test_what_trainers_of_other_runs_left_is_swept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    places = [tmp_path / f"{control.PREFIX}{name}" for name in ("dead", "empty", "young", "other")]
+    for place in places:
+        place.mkdir(mode=0o700)
+        if place != places[1]:
+            with socket.socket(socket.AF_UNIX) as dead:
+                dead.bind(str(place / "control"))
+        if place != places[2]:
+            os.utime(place, (1, 1))
+    places[3].chmod(0o755)
+    server = ControlServer(tmp_path, handle=lambda *_: None)
+    assert [place.exists() for place in places] == [False, False, True, True]
     server.close()
 
 
