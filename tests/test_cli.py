@@ -1,0 +1,400 @@
+"""The command line keeps its word: exit statuses, one line for bad input, plain JSON, nothing slow without need."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from app.cli import cli
+from app.report import command_of
+from makemore_core import rundir
+from makemore_core.command import Command, Pause, Restart, Set, Step, Stop
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset
+from makemore_core.model import evaluate
+from makemore_core.presets import PRESETS
+from makemore_core.recorder import load_trainer
+from tests.commands import ROOT, Commands, commands
+from tests.trainers import Order, new_run, opened, trainer_process, wait_for
+
+SMALL = Config(n_layer=2, n_hidden=16, n_embd=4, batch_size=8, steps=60, lr=0.02, engine="plain")
+HOSTILE = "\x1b[31m\x9b0m\x07\u202e"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, few_names_file: Path) -> Path:
+    """A folder with runs in it: one finished, one stopped, one crashed, one hostile; and with bad data."""
+    place = tmp_path_factory.mktemp("place") / "here"
+    (place / "runs").mkdir(parents=True)
+    opened(new_run(place / "runs/done", SMALL, few_names_file), Order(0, 30, Set({"lr": 0.01}))).run()
+    opened(new_run(place / "runs/halfway", SMALL, few_names_file), Order(0, 30, Stop())).run()
+    new_run(place / "runs/never", SMALL, few_names_file)
+    for name, content in {
+        "empty": b"", "blank": b"\n \r\n\n", "two": b"anna\nben\n", "nul": b"anna\nb\0en\nclara\n",
+        "latin": b"anna\nb\xfcen\nclara\n", f"hostile{HOSTILE}": b"anna\n",
+    }.items():  # fmt: skip
+        (place / name).write_bytes(content)
+    os.mkfifo(place / "fifo")
+    return place
+
+
+@pytest.fixture(scope="module")
+def makemore(place: Path) -> Iterator[Commands]:
+    """Commands, without torch in memory."""
+    with commands(place) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Iterator[Commands]:
+    """Commands that need torch, with it in memory already."""
+    with commands(place, "makemore_core.recorder") as started:
+        yield started
+
+
+def strict(text: str) -> object:
+    """Parse JSON that knows no NaN."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("train --data none", "none: no such file"),
+        ("train --data .", ".: is a folder"),
+        ("train --data fifo", "fifo: not a regular file"),
+        ("train --data empty", "empty: no items: the file is empty"),
+        ("train --data blank", "blank: no items: every line is blank"),
+        ("train --data two", "two: 2 items: at least 3 are needed"),
+        ("train --data latin", "latin: not UTF-8 text: byte 6 cannot be read"),
+        ("train --data nul", "nul: not a text file: NUL at byte 6"),
+        ("train --set lr", "--set lr: has to be KEY=VALUE"),
+        ("train --set lr=", "lr=: has to be a number"),
+        ("train --set lr=-1", "lr=-1"),
+        ("train --set lr=nan", "lr=nan: has to be a number"),
+        ("train --set gian=2", "gian: no such setting; did you mean gain?"),
+        ("train --set n_layer=0", "n_layer=0: has to be a whole number at least 1"),
+        ("train --set norm=group --set norm_groups=7", "norm_groups=7: has to divide n_hidden=100"),
+        ("train --preset deep-tahn", "deep-tahn: no such preset; did you mean deep-tanh?"),
+        ("train --steps many", "steps=many: has to be a whole number"),
+        ("train --seed -1", "seed=-1: has to be a whole number"),
+        ("train --device tpu", "device=tpu: has to be"),
+        ("train --engine warp", "engine=warp: has to be"),
+        ("train --twin batch_size=7", "batch_size=7: a twin sees the same minibatches"),
+        ("train --headless --run done", "is there already"),
+        ("train --headless --run no/such/\x1b", "run=no/such/"),
+        ("train --json", "--json: goes with --headless"),
+        ("train --probe-every 0", "--probe-every"),
+        ("train --fps fast", "--fps"),
+        ("train --budget 2", "--budget"),
+        ("train --nope", "--nope"),
+        ("train", "is not a terminal"),
+        ("", "is not a terminal"),
+        ("--data none", "none: no such file"),
+        ("frobnicate", "frobnicate"),
+        ("show dnoe", "run=dnoe: no such run; did you mean done?"),
+        ("show never", "never: nothing has been recorded yet"),
+        ("show done and more", "and more"),
+        ("sample nope", "run=nope: no such run"),
+        ("sample done -n 0", "0"),
+        ("eval nope", "run=nope: no such run"),
+        ("resume nope --headless", "run=nope: no such run"),
+        ("resume done", "is not a terminal"),
+        ("attach nope", "run=nope: no such run"),
+        ("attach done", "is not a terminal"),
+        ("doctor nope", "run=nope: no such run"),
+        ("ctl", "RUN"),
+        ("ctl done", "pause"),
+        ("ctl nope pause", "run=nope: no such run"),
+        ("ctl done dance", "dance: has to be pause, resume, step N, set KEY=VALUE, restart, checkpoint or stop"),
+        ("ctl done pause now", "pause now: has to be"),
+        ("ctl done step x", "step x: has to be a whole number of steps"),
+        ("ctl done step 0", "n=0: has to be at least 1"),
+        ("ctl done step 99999999999999999999", "has to be at least 1 and at most 1,000,000"),
+        ("ctl done set lr", "set lr: has to be"),
+        ("ctl done set lr=fast", "lr=fast: has to be a number"),
+        ("ctl done set gian=1", "did you mean gain?"),
+        ("ctl done pause", "done: nobody is training it now"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(makemore: Commands, argv: str, said: str) -> None:
+    ended = makemore.run(*argv.split())
+
+    assert ended.status == 2
+    assert ended.out == ""
+    assert said in ended.err
+    assert re.fullmatch(r"makemore: [^\n]+\n", ended.err)
+    assert ended.err[:-1].isprintable()
+    assert "torch" not in ended.loaded
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--data", f"hostile{HOSTILE}"],
+        ["train", "--set", f"{HOSTILE}=1"],
+        ["train", "--set", f"lr={HOSTILE}"],
+        ["train", "--preset", HOSTILE],
+        ["train", "--headless", "--run", f"x{HOSTILE}"],
+        ["train", f"--{HOSTILE}"],
+        [HOSTILE],
+        ["show", HOSTILE],
+        ["ctl", "done", HOSTILE],
+        ["ctl", "done", "set", f"lr={HOSTILE}"],
+        ["train", "--data", "un\udce4decodable"],
+        ["train", "--data", "line\nbreak"],
+    ],
+)
+def test_control_characters_never_reach_the_terminal(makemore: Commands, argv: list[str]) -> None:
+    ended = makemore.run(*argv)
+
+    assert ended.status == 2
+    assert re.fullmatch(r"makemore: [^\n]+\n", ended.err)
+    assert ended.err[:-1].isprintable()
+
+
+def test_no_run_is_left_of_what_was_refused(makemore: Commands) -> None:
+    before = sorted(os.listdir(makemore.cwd / "runs"))
+    for argv in ("train --headless --data two", "train --headless --set lr=x", "train", "train --json"):
+        assert makemore.run(*argv.split()).status == 2
+    assert sorted(os.listdir(makemore.cwd / "runs")) == before
+
+
+def test_a_device_that_is_not_there_is_told_before_a_run_is_made(trained: Commands) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    ended = trained.run("train", "--headless", "--device", "cuda", "--run", "onagpu")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == "makemore: device=cuda: no GPU that torch can use on this machine; use device=cpu\n"
+    assert not (trained.cwd / "runs/onagpu").exists()
+
+
+# What is quick
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in sorted(cli.commands))])
+def test_help_of_every_command(makemore: Commands, command: list[str]) -> None:
+    ended = makemore.run(*command, "--help")
+
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.startswith("Usage: makemore")
+    assert max(map(len, ended.out.splitlines())) <= 100
+    assert not ended.loaded & {"torch", "textual", "numpy"}
+
+
+def test_what_only_reads_loads_no_torch(makemore: Commands) -> None:
+    for argv in ("--version", "runs", "presets", "settings", "show done", "show done --json", "doctor done"):
+        ended = makemore.run(*argv.split())
+        assert ended.status in ((0, 1) if "doctor" in argv else (0,)), ended.err
+        assert ended.out
+        assert not ended.loaded & {"torch", "textual", "numpy"}, argv
+
+
+def test_a_cold_start_says_what_is_wrong(place: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "app", "train", "--data", "none"],
+        cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "makemore: none: no such file\n")
+
+
+# What is printed
+
+
+def test_show_json_has_what_was_promised(makemore: Commands) -> None:
+    shown = strict(makemore.run("show", "done", "--json").out)
+
+    assert isinstance(shown, dict)
+    wanted = "run state step steps loss params config splits layers weights interventions overhead"
+    assert set(wanted.split()) <= shown.keys()
+    assert (shown["run"], shown["state"], shown["step"], shown["steps"]) == ("done", "finished", 60, 60)
+    assert shown["config"]["lr"] == 0.01
+    assert shown["splits"].keys() >= {"train", "val"}
+    assert 0 <= shown["overhead"] <= 1
+    assert [layer["index"] for layer in shown["layers"]] == [2, 5]
+    for layer in shown["layers"]:
+        assert layer.keys() >= {"index", "kind", "activation", "gradient"}
+        assert layer["activation"].keys() >= {"mean", "std", "saturated", "dead", "histogram"}
+        assert 0 <= layer["activation"]["saturated"] <= 1
+        assert isinstance(layer["activation"]["dead"], int)
+        assert layer["gradient"].keys() >= {"mean", "std", "histogram"}
+    weight = {"name", "shape", "grad_mean", "grad_std", "data_std", "grad_data_ratio", "update_data_log10"}
+    assert all(one.keys() >= weight for one in shown["weights"])
+    (mark,) = shown["interventions"]
+    assert mark["what"] == "lr 0.02 → 0.01"
+    assert mark["step"] >= 30
+
+
+def test_show_says_it_in_words(makemore: Commands) -> None:
+    said = makemore.run("show", "done").out
+    assert "step 60/60" in said
+    assert "finished" in said
+    assert re.search(r"^  2 Tanh ", said, re.MULTILINE)
+    assert re.search(r"^at step \d+: lr 0.02 → 0.01$", said, re.MULTILINE)
+
+
+def test_runs_are_listed_with_their_state(makemore: Commands) -> None:
+    rows = [line.split() for line in makemore.run("runs").out.splitlines()]
+    states = {row[0]: row[1] for row in rows}
+    assert states["done"] == "finished"
+    assert states["halfway"] == "stopped"
+    assert states["never"] == "crashed"
+    listed = [strict(line) for line in makemore.run("runs", "--json").out.splitlines()]
+    assert {row["run"]: row["state"] for row in listed if isinstance(row, dict)} == states
+
+
+def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Commands, few_names_file: Path) -> None:
+    folder = new_run(makemore.cwd / "runs/stateless", SMALL, few_names_file)
+    opened(folder, Order(0, 30, Stop())).run()
+    before = makemore.run("show", "stateless", "--json").out
+    (folder / rundir.STATE).write_bytes(b"{")
+    after = makemore.run("show", "stateless", "--json").out
+    assert strict(after)["step"] == strict(before)["step"]  # type: ignore[index]
+
+
+def test_a_hostile_run_is_listed_safely(makemore: Commands) -> None:
+    folder = makemore.cwd / "runs" / f"x{HOSTILE}"
+    folder.mkdir()
+    (folder / rundir.MANIFEST).write_bytes((makemore.cwd / "runs/done" / rundir.MANIFEST).read_bytes())
+    try:
+        ended = makemore.run("runs")
+    finally:
+        (folder / rundir.MANIFEST).unlink()
+        folder.rmdir()
+    assert ended.status == 0
+    assert all(line.isprintable() for line in ended.out.splitlines())
+
+
+def test_presets_and_settings(makemore: Commands) -> None:
+    said = makemore.run("presets").out
+    assert all(name in said for name in PRESETS)
+    listed = [strict(line) for line in makemore.run("presets", "--json").out.splitlines()]
+    assert [row["name"] for row in listed if isinstance(row, dict)] == list(PRESETS)
+    said = makemore.run("settings").out
+    assert all(f"{name} = " in said for name in Config().as_dict())
+
+
+def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Dataset) -> None:
+    names = trained.run("sample", "done", "-n", "5").out
+    assert len(names.splitlines()) == 5
+    assert trained.run("sample", "done", "-n", "5").out == names
+    assert trained.run("sample", "done", "-n", "5", "--seed", "1").out != names
+
+    trainer = load_trainer(trained.cwd / "runs/done")
+    train, val, test = (evaluate(trainer.model, trainer.split(items)) for items in few_names[2:5])
+    assert trained.run("eval", "done").out == f"train {train:.4f}  val {val:.4f}  test {test:.4f}\n"
+    assert strict(trained.run("eval", "done", "--json").out) == {"step": 60, "train": train, "val": val, "test": test}
+
+    ended = trained.run("sample", "never")
+    assert (ended.status, ended.err) == (2, "makemore: never: has no checkpoint yet\n")
+
+
+def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:
+    data = trained.cwd / "mine.txt"
+    data.write_bytes(few_names_file.read_bytes())
+    opened(new_run(trained.cwd / "runs/mine", SMALL, data), Order(0, 30, Stop())).run()
+    data.write_bytes(b"other\nnames\nhere\n")
+    for argv in ("resume mine --headless", "sample mine", "eval mine"):
+        ended = trained.run(*argv.split())
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err == f"makemore: {data}: has changed since mine was started\n"
+
+
+# Control
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("pause", Pause()),
+        ("step", Step(1)),
+        ("step 7", Step(7)),
+        ("restart", Restart()),
+        ("stop", Stop()),
+        ("set lr=0.05 norm=none", Set({"lr": 0.05, "norm": "none"})),
+    ],
+)
+def test_words_of_ctl(words: str, command: Command) -> None:
+    assert command_of(words.split(), live=False) == command
+
+
+@pytest.fixture
+def live(makemore: Commands, few_names_file: Path) -> Iterator[ForkServerProcess]:
+    """A run called live that another process trains."""
+    folder = new_run(makemore.cwd / "runs/live", SMALL.replace({"steps": 10**9, "engine": "fast"}), few_names_file)
+    trainer = trainer_process(folder)
+    wait_for(lambda: rundir.read_state(folder) is not None, "a trainer")
+    yield trainer
+    trainer.kill()
+    trainer.join()
+
+
+def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkServerProcess) -> None:
+    def ctl(*words: str) -> str:
+        ended = makemore.run("ctl", "live", *words)
+        assert (ended.status, ended.err) == (0, "")
+        return ended.out
+
+    paused = re.fullmatch(r"pause: applied before step ([\d,]+)\n", ctl("pause"))
+    assert paused
+    at = int(paused[1].replace(",", ""))
+    ctl("step", "5")
+    folder = makemore.cwd / "runs/live"
+
+    def stands_at(step: int) -> bool:
+        snapshot = rundir.read_state(folder)
+        return snapshot is not None and (snapshot.state, snapshot.step) == ("paused", step)
+
+    wait_for(lambda: stands_at(at + 5), "five steps")
+    assert ctl("set", "lr=0.5") == f"set lr=0.5: applied before step {at + 5:,}\n"
+    assert "applied" in ctl("checkpoint")
+    ended = makemore.run("ctl", "live", "set", "norm=group", "norm_groups=7")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == "makemore: live: norm_groups=7: has to divide n_hidden=16 without a remainder\n"
+    ended = makemore.run("resume", "live", "--headless")
+    assert (ended.status, ended.err) == (2, f"makemore: live: is being trained already, by process {live.pid}\n")
+    assert strict(makemore.run("show", "live", "--json").out)["state"] == "paused"  # type: ignore[index]
+    ctl("resume")
+    ctl("stop")
+    live.join(30)
+    assert live.exitcode == 0
+    assert strict(makemore.run("show", "live", "--json").out)["state"] == "stopped"  # type: ignore[index]
+
+
+# Where the output goes
+
+
+@pytest.mark.parametrize("argv", ["presets", "settings", "show done", "--help"])
+def test_a_reader_that_leaves_early_is_no_error(place: Path, argv: str) -> None:
+    ran = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -u -m app {argv} | head -1 > /dev/null"],
+        cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_an_old_locale_gets_what_it_can_show(place: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "app", "show", "done"],
+        cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"}, capture_output=True,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"lr 0.02 \\u2192 0.01" in ran.stdout
