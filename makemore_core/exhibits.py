@@ -57,10 +57,7 @@ def _real(options: Options, name: str, default: float, low: float, high: float) 
 
 def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
     """The minibatch that the next update will see, or as many examples drawn in its stead."""
-    generator = torch.Generator()
-    generator.set_state(trainer.generator.get_state())
-    size = (examples or trainer.config.batch_size,)
-    batch = torch.randint(0, len(trainer.train.y), size, generator=generator).to(trainer.device)
+    batch = find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size)[0]
     return Split(trainer.train.x[batch], trainer.train.y[batch])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from makemore_core import dataset
 from makemore_core.config import Config
@@ -47,14 +48,19 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     optimizer = Optimizer(trainer.config, model.parameters())
     optimizer.state = [[slot.clone() for slot in slots] for slots in trainer.optimizer.state]
     optimizer.count = trainer.optimizer.count
-    generator = torch.Generator()
-    generator.set_state(trainer.generator.get_state())
-    shape = (updates, trainer.config.batch_size)
-    batches = torch.randint(0, len(trainer.train.y), shape, generator=generator).to(trainer.device)
+    batches = upcoming(trainer, updates, trainer.config.batch_size)
     rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
     losses: list[float] = PlainEngine(model, optimizer, trainer.train).advance(batches, rates, False).tolist()
     smooth = smoothed(losses)
     return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth))
+
+
+def upcoming(trainer: Trainer, n: int, size: int) -> Tensor:
+    """The `n` minibatches (n, size) of indices that training would draw next, from a copy of its generator."""
+    generator = torch.Generator(trainer.generator.device)
+    generator.set_state(trainer.generator.get_state())
+    drawn = torch.randint(0, len(trainer.train.y), (n, size), generator=generator, device=generator.device)
+    return drawn.to(trainer.device)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:

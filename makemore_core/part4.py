@@ -117,7 +117,7 @@ def forward(net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     v["counts_sum_inv"] = v["counts_sum"] ** -1
     v["probs"] = v["counts"] * v["counts_sum_inv"]
     v["logprobs"] = v["probs"].log()
-    v["loss"] = -v["logprobs"][torch.arange(n), y].mean()
+    v["loss"] = -v["logprobs"][torch.arange(n, device=y.device), y].mean()
     return v
 
 
@@ -126,7 +126,7 @@ def backward(v: Mapping[str, Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]
     n = x.shape[0]
     d: dict[str, Tensor] = {}
     d["logprobs"] = torch.zeros_like(v["logprobs"])
-    d["logprobs"][torch.arange(n), y] = -1.0 / n
+    d["logprobs"][torch.arange(n, device=y.device), y] = -1.0 / n
     d["probs"] = (1.0 / v["probs"]) * d["logprobs"]
     d["counts_sum_inv"] = (v["counts"] * d["probs"]).sum(1, keepdim=True)
     d["counts_sum"] = (-(v["counts_sum"] ** -2)) * d["counts_sum_inv"]
