@@ -190,7 +190,7 @@ def word(value: float) -> str | None:
 
 
 def fixed(value: float, width: int, decimals: int = 2, *, plus: bool = False, glyphs: Glyphs = UNICODE) -> str:
-    """A number in `width` cells, right-aligned: as many decimals as fit, else a power of ten, else only a sign of it."""
+    """A number in `width` cells, right-aligned: as many decimals as fit, else a power of ten, or its size."""
     if (text := word(value)) is None:
         sign = "+" if plus else ""
         for places in range(decimals, -1, -1):
@@ -334,15 +334,15 @@ def wrap(text: str, width: int) -> list[str]:
     for chunk in text.split():
         while width_of(chunk) > width:
             room = width - width_of(line) - 1 if line else width
-            if room < 4:
+            if line and room < 4:
                 lines.append(line)
                 line = ""
                 continue
             cut = len(chunk)
-            while width_of(chunk[:cut]) > room:
+            while cut > 1 and width_of(chunk[:cut]) > room:
                 cut -= 1
             lines.append(f"{line} {chunk[:cut]}" if line else chunk[:cut])
-            line, chunk = "", chunk[max(1, cut) :]
+            line, chunk = "", chunk[cut:]
         if line and width_of(line) + 1 + width_of(chunk) > width:
             lines.append(line)
             line = chunk

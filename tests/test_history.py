@@ -1,0 +1,143 @@
+"""A stream of snapshots accumulated: no spike lost, no size without bound, ghosts, marks and steady numbers."""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.history import SHORT_BUCKETS, History, Series, round_up, steady
+from makemore_core.snapshot import Exhibit, Intervention
+from tests import canned
+
+
+def test_a_series_keeps_every_spike_however_long_the_run() -> None:
+    series = Series(most=64)
+    for step in range(10_000):
+        series.add(step, 100.0 if step == 5_431 else -50.0 if step == 777 else 2.0)
+    assert len(series) <= 64
+    columns = series.columns(512)
+    assert len(columns) == 20
+    assert columns[5_431 // 512].high == 100.0  # type: ignore[union-attr]
+    assert columns[777 // 512].low == -50.0  # type: ignore[union-attr]
+    assert columns[3].mean == 2.0  # type: ignore[union-attr]
+
+
+@given(st.integers(0, 3000), st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(0, 2**32))
+def test_columns_are_those_of_the_plain_list(start: int, chunks: list[int], seed: int) -> None:
+    noise = random.Random(seed)
+    series = Series(most=64)
+    values: dict[int, float] = {}
+    step = start
+    for chunk in chunks:
+        told = [noise.gauss(0, 1) for _ in range(chunk)]
+        series.extend(step, told)
+        values |= dict(enumerate(told, step))
+        step += chunk
+        series.columns(series.stride * 2)  # what was cut once must stay right
+    size = series.stride * 2
+    columns = series.columns(size)
+    assert len(columns) == -(-step // size)
+    for at, column in enumerate(columns):
+        inside = [v for s, v in values.items() if s // size == at]
+        if not inside:
+            assert column is None
+        else:
+            assert column is not None
+            assert (column.low, column.high) == (min(inside), max(inside))
+            assert column.mean == pytest.approx(sum(inside) / len(inside))
+
+
+def test_what_was_seen_twice_counts_once_and_what_is_no_number_is_told() -> None:
+    series = Series()
+    series.extend(0, [1.0, 2.0])
+    series.extend(0, [1.0, 2.0, 3.0])
+    assert [b.mean for b in series.columns(1) if b] == [1.0, 2.0, 3.0]
+    series.extend(3, [math.nan, 5.0, math.inf])
+    assert series.broken == 3
+    assert series.columns(1)[3] is None
+    assert series.bounds() == (1.0, 5.0)
+    assert Series().bounds() is None
+    assert Series().columns(4) == []
+
+
+def test_a_restart_turns_the_curve_into_a_ghost() -> None:
+    history = History()
+    history.feed(canned.course(until=2000))
+    history.feed([canned.snapshot(step=100, since=0, attempt=1)])
+    assert [ghost.loss.end for ghost in history.ghosts] == [2000]
+    assert history.attempt.loss.end == 100
+    for attempt in range(2, 12):
+        history.feed([canned.snapshot(step=100, since=0, attempt=attempt)])
+    assert len(history.ghosts) == 4
+
+
+def test_marks_are_those_of_the_present_attempt() -> None:
+    marks = (Intervention(500, "lr 0.1 → 0.05"), Intervention(0, "gain 1 → 3", 1))
+    history = History()
+    history.feed([canned.snapshot(step=1000, interventions=marks)])
+    assert [mark.what for mark in history.marks] == ["lr 0.1 → 0.05"]
+    history.feed([canned.snapshot(step=100, since=0, attempt=1, interventions=marks)])
+    assert [mark.what for mark in history.marks] == ["gain 1 → 3"]
+
+
+def test_numbers_are_smoothed_while_training_and_exact_when_it_stands() -> None:
+    history = History()
+    history.feed(canned.course(until=10_000))
+    exact = canned.snapshot(canned.SICK, 10_001, since=10_000, state="paused")
+    history.feed([exact])
+    trace = history.layers[2, "Tanh"]
+    assert trace.layer == exact.layers[0]
+    assert tuple(trace.activation_counts) == exact.layers[0].activation.histogram.counts
+
+
+def test_noise_below_what_a_cell_can_show_changes_nothing() -> None:
+    history = History()
+    history.feed(canned.course(until=20_000))
+    versions = [trace.version for trace in history.layers.values()]
+    history.feed(canned.snapshot(step=step, since=step - 500) for step in range(20_500, 25_001, 500))
+    after = [trace.version for trace in history.layers.values()]
+    assert sum(after) - sum(versions) < 10 * len(versions)  # of 10 snapshots most do not show
+    assert steady(0.58, 0.583, 0.01) == 0.58
+    assert steady(0.58, 0.59, 0.01) == 0.59
+    assert steady(math.nan, 0.5, 0.01) == 0.5
+    assert math.isnan(steady(0.5, math.nan, 0.01))
+
+
+def test_scales_hold_until_the_net_has_left_them() -> None:
+    history = History()
+    history.feed(canned.course(until=2000))
+    scale = history.gradient_scale
+    assert scale in (0.008, 0.01)
+    history.feed([canned.snapshot(replace(canned.HEALTHY, gradient=1.7e-3), 2500, since=2000)])
+    assert history.gradient_scale == scale
+    history.feed(
+        canned.snapshot(replace(canned.HEALTHY, gradient=1e-4), s, since=s - 500) for s in range(3000, 30_000, 500)
+    )
+    assert history.gradient_scale < scale / 4
+    assert [round_up(v) for v in (0.0083, 0.1, 7, 99, 0, math.nan)] == [0.01, 0.1, 8, 100, 1, 1]
+
+
+def test_exhibits_are_kept_by_name_the_newest_wins() -> None:
+    history = History()
+    history.feed([Exhibit("dead-map", 1, {"a": 1}), Exhibit("dead-map", 2, {"a": 2})])
+    assert history.exhibits["dead-map"].step == 2
+
+
+@pytest.mark.parametrize("make", [canned.nan, canned.empty])
+def test_nothing_upsets_it(make: object) -> None:
+    history = History()
+    assert callable(make)
+    history.feed([canned.snapshot(), make(2000), canned.snapshot(canned.ONE_LAYER, 3000), make(4000)])
+    assert history.snapshot is not None
+
+
+def test_memory_is_bounded() -> None:
+    history = History()
+    history.feed(canned.snapshot(step=step, since=step - 400) for step in range(400, 1_000_001, 20_000))
+    assert len(history.attempt.loss) <= 2048
+    assert all(len(trace.std) <= SHORT_BUCKETS for trace in history.layers.values())
