@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from app.session_view import advice
 from app.studio import Studio
 from makemore_core import dataset
-from makemore_core.command import Channel, Stop
+from makemore_core.command import Channel, Step, Stop
 from makemore_core.presets import PRESETS
 from makemore_core.session import Session
 
@@ -24,7 +24,7 @@ PATIENCE = 120.0  # seconds for a run to get somewhere
 
 
 class Picture(NamedTuple):
-    """A preset, the step to wait for, the keys to press then, and the exhibit to wait for."""
+    """A preset, the step to wait for, the keys to press then, and the exhibit to wait for. At step 1 the run pauses."""
 
     preset: str
     step: int = 3000
@@ -55,6 +55,8 @@ async def draw(name: str, picture: Picture) -> None:
     session = Session(PRESETS[picture.preset].config(), dataset.read(), channel, name=name, preset=picture.preset)
     worker = threading.Thread(target=session.run, daemon=True)
     studio = Studio(channel, title=name, ascii=False, findings=advice(), start=worker.start)
+    if picture.step == 1:  # a net that has not learned anything yet
+        channel.send(Step(1))
     async with studio.run_test(size=picture.size) as pilot:
         history = studio.history
         await until(lambda: history.snapshot is not None and history.snapshot.step >= picture.step)

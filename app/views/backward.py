@@ -58,7 +58,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     row = rows[at]
     formula, place = (glyph.escape(text, ascii=g.ascii) for text in (row.formula, row.place))
     below: list[Line] = [
-        [(f" d{glyph.escape(row.name, ascii=g.ascii)} = ", "title"), (formula, "")],
+        [
+            (" " if " = " in formula or "+= " in formula else f" d{glyph.escape(row.name, ascii=g.ascii)} = ", "title"),
+            (formula, ""),
+        ],
         [(f" {place}; {_shape(row)}", "dim")],
         hint("↑↓ gradient  . one step  esc back", view),
     ]
