@@ -15,14 +15,18 @@ NAME = "batchnorm"
 SLIDERS = 5
 START = (-2, -1, 0, 1, 2)
 REACH = 10  # of a slider, in halves
-SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 PARTS = ("statistics", "company", "slider", "spread")
 
 
 def look(view: View) -> Look:
     """The statistics over part of the training split, which is enough for two digits; enter asks for all of it."""
     options: dict[str, int | float | bool | str] = {"examples": 0 if chosen(view, "bn_whole") else 20_000}
-    return Look(NAME, options | {"example": chosen(view, "bn_example")})
+    return Look(NAME, options | {"example": chosen(view, "bn_example"), "scale": _scale(view)})
+
+
+def _scale(view: View) -> float:
+    """The chosen scale of the weights, in steps of which eight make a power of ten."""
+    return float(f"{10 ** (chosen(view, 'bn_scale') / 8):.3g}")
 
 
 def press(view: View, key: str) -> Pressed | None:
@@ -36,6 +40,8 @@ def press(view: View, key: str) -> Pressed | None:
             return Pressed(keep(view, bn_whole=1 - chosen(view, "bn_whole")))
         case "company", "left" | "right":
             return Pressed(keep(view, bn_example=max(0, chosen(view, "bn_example") + (by or 0))))
+        case "spread", "left" | "right":
+            return Pressed(keep(view, bn_scale=min(max(-16, chosen(view, "bn_scale") + (by or 0)), 16)))
         case "slider", "left" | "right":
             which = chosen(view, "bn_slider")
             value = min(max(-REACH, _slid(view)[which] + (by or 0)), REACH)
@@ -60,7 +66,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines = block(lines, width, height - 1, g)
     own = {
         "statistics": "enter the whole split, or part of it", "company": "←→ another example",
-        "slider": "←→ move  enter next value", "spread": "",
+        "slider": "←→ move  enter next value", "spread": "←→ another scale",
     }[order[0]]  # fmt: skip
     words = "  ".join(filter(None, ("↑↓ part", own, "b BatchNorm on / off", "esc back")))
     return [*lines, *block([hint(words, view)], width, 1, g)]

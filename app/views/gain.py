@@ -16,10 +16,15 @@ _STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
 
 def look(view: View) -> Look | None:
-    """For the chosen depth, once: nothing of it changes while the net trains."""
+    """For the chosen depth and the net's own gain and nonlinearity, once: nothing of it changes as the net trains."""
     data = answer(view, NAME, Gains)
     depth = chosen(view, "gain_depth", 50)
-    return None if data is not None and data.depth == depth else Look(NAME, {"depth": depth})
+    config = view.history.snapshot.config if view.history.snapshot else {}
+    if data is not None and data.depth == depth and config.get("nonlinearity", data.nonlinearity) == data.nonlinearity:
+        gain = config.get("gain", "auto")
+        if any(row.own and (isinstance(gain, str) or abs(row.gain - gain) < 1e-9) for row in data.gains):
+            return None
+    return Look(NAME, {"depth": depth})
 
 
 def press(view: View, key: str) -> Pressed | None:
