@@ -6,6 +6,7 @@ It is the smallest front end: a loop over the stream, which ends when the run do
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
 import time
@@ -65,12 +66,17 @@ def follow(channel: Channel, worker: Worker, printer: Printer) -> Snapshot | Non
             if isinstance(event, Snapshot):
                 with without_terminal_if_lost():
                     printer.show(event)
-                if event.message != (newest.message if newest else ""):
+                if what(event.message) != what(newest.message if newest else ""):
                     tell(event)
                 newest = event
     with without_terminal_if_lost():
         printer.close()
     return newest
+
+
+def what(message: str) -> str:
+    """A message without the number that grows while it lasts."""
+    return re.sub(r"[\d,]+ records? (?=lost)", "", message)
 
 
 def _on_terminal() -> bool:

@@ -154,7 +154,8 @@ class FolderRecorder(Recorder):
 
     def trouble(self) -> str:
         record = self._record
-        lost = f"{record.dropped:,} records lost" if record is not None and record.dropped else ""
+        dropped = record.dropped if record is not None else 0
+        lost = f"{dropped:,} {'record' if dropped == 1 else 'records'} lost" if dropped else ""
         if record is not None and record.problem:
             lost = f"{lost or 'nothing is recorded'}: {record.problem}"
         elif not self._recorded or time.monotonic() - self._recorded > SHOWN:

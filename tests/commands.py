@@ -74,11 +74,15 @@ class Running:
     @property
     def out(self) -> str:
         """What it has written so far."""
-        return (self._folder / "out").read_text("utf-8", errors="surrogateescape")
+        return self._read("out")
 
     @property
     def err(self) -> str:
-        return (self._folder / "err").read_text("utf-8", errors="surrogateescape")
+        return self._read("err")
+
+    def _read(self, name: str) -> str:
+        path = self._folder / name
+        return path.read_text("utf-8", errors="surrogateescape") if path.exists() else ""
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)

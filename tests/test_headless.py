@@ -1,0 +1,233 @@
+"""Training without a screen: what is printed where, how it is ended, and that no output and no disk can stop it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from makemore_core import checkpoint, control, rundir
+from makemore_core.config import Config
+from makemore_core.dataset import read
+from makemore_core.recorder import later_changes, load_trainer
+from tests.commands import ROOT, Commands, commands
+from tests.terminal import Terminal
+from tests.trainers import differing, reference, wait_for
+
+SMALL = ["--set", "n_layer=1", "--set", "n_hidden=16", "--set", "batch_size=8", "--engine", "plain"]
+ENDLESS = [*SMALL, "--steps", "1000000000", "--engine", "fast"]
+
+
+@pytest.fixture(scope="module")
+def makemore(tmp_path_factory: pytest.TempPathFactory, few_names_file: Path) -> Iterator[Commands]:
+    """Commands that find torch in memory, in a folder of their own."""
+    place = tmp_path_factory.mktemp("headless") / "here"
+    place.mkdir()
+    (place / "few.txt").write_bytes(few_names_file.read_bytes())
+    with commands(place, "makemore_core.recorder", "makemore_core.fast") as started:
+        yield started
+
+
+def train(*more: str, run: str) -> list[str]:
+    return ["train", "--headless", "--data", "few.txt", "--run", run, *SMALL, *more]
+
+
+def objects(text: str) -> list[dict[str, object]]:
+    """Every line as an object of strict JSON."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+# What is printed
+
+
+def test_into_a_pipe_go_plain_lines(makemore: Commands) -> None:
+    ended = makemore.run(*train("--steps", "60", run="plain"))
+
+    assert ended.status == 0
+    *_, last = lines = ended.out.splitlines()
+    assert re.fullmatch(r"step 60/60  loss \d\.\d{4}  train \d\.\d{4}  val \d\.\d{4}  finished", last)
+    assert all(line.isascii() and line.isprintable() for line in lines)
+    assert re.fullmatch(r"finished: saved in \S+/plain/checkpoints/000001-attempt0-step60\n", ended.err)
+
+
+def test_json_lines_hold_every_loss_once(makemore: Commands) -> None:
+    ended = makemore.run(*train("--steps", "60", "--json", "--probe-every", "7", run="json"))
+
+    assert ended.status == 0
+    told = objects(ended.out)
+    assert [one["step"] for one in told] == [0, 7, 14, 21, 28, 35, 42, 49, 56, 60]
+    assert (told[-1]["state"], told[-1]["run"]) == ("finished", "json")
+    losses = [loss for one in told for loss in one["losses"]]  # type: ignore[attr-defined]
+    config = Config().replace({"n_layer": 1, "n_hidden": 16, "batch_size": 8, "engine": "plain"})
+    assert losses == reference(config.replace({"steps": 0}), read(makemore.cwd / "few.txt"), []).advance(60)
+
+
+def test_a_run_that_diverges_is_told_and_exits_1(makemore: Commands) -> None:
+    broken = ["--steps", "60", "--json", "--set", "lr=1e6", "--set", "norm=none", "--set", "nonlinearity=identity"]
+    ended = makemore.run(*train(*broken, run="diverged"))
+
+    assert ended.status == 1
+    last = objects(ended.out)[-1]
+    assert (last["state"], last["loss"], last["loss_kind"]) in [("diverged", None, kind) for kind in ("nan", "inf")]
+    assert "diverged: the loss is no longer a number" in ended.err
+
+
+def test_on_a_terminal_a_bar_and_ctrl_c_saves(tmp_path: Path, few_names_file: Path) -> None:
+    argv = [sys.executable, "-m", "app", "train", "--headless", "--data", str(few_names_file), *ENDLESS]
+    with Terminal([*argv, "--run", str(tmp_path / "bar")], columns=120) as terminal:
+        terminal.wait_for("steps/s", 60)
+        terminal.wait_until(lambda: re.search(r"loss \d\.\d{4}", terminal.text) is not None, 60, "a loss")
+        terminal.press("ctrl+c")
+        assert terminal.wait_end(30) == 130
+        assert "stopped: saved in" in terminal.text
+        assert terminal.not_restored() == []
+    assert checkpoint.saved(tmp_path / "bar")
+    assert rundir.liveness(tmp_path / "bar") == "stopped"
+
+
+# How it is ended
+
+
+def test_sigterm_saves_and_says_where(makemore: Commands) -> None:
+    running = makemore.start(*train("--json", *ENDLESS, run="terminated"))
+    wait_for(lambda: running.out.count("\n") > 2, "some lines")
+    running.signal(signal.SIGTERM)
+    ended = running.wait()
+
+    assert ended.status == 143
+    last = objects(ended.out)[-1]
+    assert last["state"] == "stopped"
+    assert re.search(rf"^stopped: saved in \S+-step{last['step']}$", ended.err, re.MULTILINE)
+    assert load_trainer(makemore.cwd / "runs/terminated").step == last["step"]
+
+
+def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None:
+    running = makemore.start(*train("--json", "--steps", "400", "--probe-every", "10", run="twice"))
+    wait_for(lambda: running.out.count("\n") > 3, "some lines")
+    running.signal(signal.SIGINT)
+    assert running.wait().status in (130, 0)
+    ended = makemore.run("resume", "twice", "--headless")
+
+    assert ended.status == 0
+    assert "step 400/400" in ended.out
+    folder = makemore.cwd / "runs/twice"
+    config = Config().replace(rundir.read_manifest(folder).config)
+    assert differing(load_trainer(folder), reference(config, read(makemore.cwd / "few.txt"), [])) == []
+
+
+def test_a_damaged_checkpoint_is_told_when_resuming(makemore: Commands) -> None:
+    assert makemore.run(*train("--steps", "40", run="damaged")).status == 0
+    folder = makemore.cwd / "runs/damaged"
+    assert makemore.run("resume", "damaged", "--headless").status == 0
+    newest = max((folder / rundir.CHECKPOINTS).iterdir())
+    (newest / checkpoint.TENSORS).write_bytes(b"")
+    ended = makemore.run("resume", "damaged", "--headless")
+    assert ended.status == 0
+    assert f"checkpoint {newest.name} was not taken" in ended.err
+    for path in (folder / rundir.CHECKPOINTS).iterdir():
+        (path / checkpoint.TENSORS).write_bytes(b"")
+    ended = makemore.run("resume", "damaged", "--headless")
+    assert (ended.status, ended.out) == (2, "")
+    assert re.fullmatch(r"makemore: damaged: has no good checkpoint; [^\n]+\n", ended.err)
+
+
+def test_in_the_background(tmp_path: Path, few_names_file: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MAKEMORE_RUNS": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-m", "app", "train", "--detach", "--probe-every=999", "--data", few_names_file, *ENDLESS],
+        env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, "")
+    said = re.fullmatch(
+        r"training in the background, process (\d+); to look: makemore attach (deep-batchnorm-1)\n", ran.stdout
+    )
+    assert said
+    folder, pid = tmp_path / said[2], int(said[1])
+    try:
+        reply = control.ping(folder)
+        assert reply is not None
+        assert reply.pid == pid == getattr(rundir.trainer(folder), "pid", None)
+        assert os.getsid(pid) == pid
+        log = folder / "trainer.log"
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+        wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) > 1, "training")
+        state = rundir.read_state(folder)
+        assert state is not None
+        assert state.step % 999 == 0
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: rundir.process_start(pid) == 0, "its end")
+    assert rundir.liveness(folder) == "stopped"
+    assert "stopped: saved in" in log.read_text()
+
+
+def test_a_short_run_in_the_background_may_be_over_at_once(makemore: Commands) -> None:
+    ended = makemore.run(*[word for word in train("--steps", "5", "--detach", run="short") if word != "--headless"])
+    assert (ended.status, ended.err) == (0, "")
+    folder = makemore.cwd / "runs/short"
+    wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
+
+
+# Nobody listens, nothing can be written
+
+
+def test_a_reader_that_leaves_does_not_end_the_training(makemore: Commands) -> None:
+    pipe = makemore.cwd / "pipe"
+    os.mkfifo(pipe)
+    first: list[bytes] = []
+
+    def read_a_line() -> None:
+        with pipe.open("rb") as file:
+            first.append(file.readline())
+
+    reader = threading.Thread(target=read_a_line)
+    reader.start()
+    ended = makemore.run(*train("--json", "--steps", "300", "--probe-every", "2", run="unheard"), out=str(pipe))
+    reader.join()
+
+    assert ended.status == 0
+    assert objects(first[0].decode())[0]["step"] == 0
+    assert load_trainer(makemore.cwd / "runs/unheard").step == 300
+
+
+def test_a_full_stdout_does_not_end_the_training(makemore: Commands) -> None:
+    assert makemore.run(*train("--json", "--steps", "60", run="devfull"), out="/dev/full").status == 0
+    assert load_trainer(makemore.cwd / "runs/devfull").step == 60
+
+
+def test_a_record_that_finds_no_room_is_told(makemore: Commands) -> None:
+    ended = makemore.run(*train("--steps", "120", "--probe-every", "1", run="noroom"), most=100_000)
+
+    assert ended.status == 0
+    assert re.search(r"^running: 1 record lost: (No space left on device|File too large)$", ended.err, re.MULTILINE)
+    assert ended.err.count("\n") <= 3
+    folder = makemore.cwd / "runs/noroom"
+    assert load_trainer(folder).step == 120
+    assert rundir.read_state(folder) is not None
+    assert rundir.liveness(folder) == "finished"
+    assert later_changes(folder, 0) == []
+
+
+def test_a_finished_run_that_cannot_be_saved_waits_and_is_no_success(makemore: Commands) -> None:
+    running = makemore.start(*train("--steps", "30", run="unsaved"), most=8_000)
+    wait_for(lambda: "the checkpoint could not be saved" in running.err, "the complaint")
+    running.signal(signal.SIGTERM)
+    ended = running.wait()
+
+    assert ended.status == 143
+    assert re.search(r"^finished: .*the checkpoint could not be saved: File too large$", ended.err, re.MULTILINE)
+    assert "saved in" not in ended.err
