@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from app import glyphs as glyph
+from app.glyphs import escape
 from app.history import STILL
 from app.keys import footer
 from app.views.lines import Line, cut, ends, fit, width
@@ -81,7 +82,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
 
 def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     g = view.glyphs
-    where = " ".join(filter(None, (snapshot.device, snapshot.engine)))
+    where = escape(" ".join(filter(None, (snapshot.device, snapshot.engine))), ascii=g.ascii)
     rate, eta = f"{glyph.rate(view.history.rate)}/s", _eta(view, snapshot)
     steps = f"{snapshot.step:,}"
     if snapshot.steps:
@@ -90,7 +91,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
     room = cells - width(middle) - width(badge) - 2
-    names = [glyph.escape(view.title, ascii=g.ascii), glyph.escape(snapshot.run, ascii=g.ascii)]
+    names = [escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)]
     preset = glyph.escape(snapshot.preset or "own settings", ascii=g.ascii)
     for parts in (
         (*names, preset, where),

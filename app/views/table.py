@@ -49,7 +49,7 @@ COLUMNS = (
     Column("std", 5, 5),
     Column("gradient", 9, 41, 2.6),
     Column("grad std", 7, 7),
-    Column("spark", 7, 41, 2),
+    Column("spark", 9, 41, 2),
     Column("grad:data", 7, 7),
     Column("meter", 4, 9, 0.6),
     Column("mean", 6, 6),

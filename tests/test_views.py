@@ -1,0 +1,245 @@
+"""Every screen as a pure function of canned snapshots: exact in size, harmless, honest about what is hidden."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+
+from app.glyphs import ASCII, UNICODE
+from app.history import History
+from app.keys import KEYS, footer
+from app.panel import LOOKS, changed, look, sgr
+from app.views import SCREENS, draw
+from app.views.curve import Axis, line
+from app.views.lines import Line, cut, text_of, width
+from app.views.state import Finding, View, rows, window
+from app.views.table import layout, per_column
+from makemore_core.snapshot import Event, Intervention, Snapshot
+from tests import canned
+
+SIZES = ((80, 24), (160, 48), (40, 12), (220, 60), (20, 5), (3, 2))
+
+
+def view(snapshots: Sequence[Event], **state: object) -> View:
+    history = History()
+    history.feed(snapshots)
+    return View(history, **state)  # type: ignore[arg-type]
+
+
+def hostile(step: int = 1000) -> Snapshot:
+    """Everything that comes from data or from another process, as bad as it can be."""
+    bad = "\x1b]0;owned\x07\x1b[2J\u202e[/x]日本語"
+    plain = canned.snapshot(step=step)
+    return canned.snapshot(
+        step=step, run=bad, preset=bad, device=bad, engine=bad, message=bad, names=(*canned.HOSTILE, bad), names_step=1,
+        layers=tuple(replace_kind(layer, bad) for layer in plain.layers),
+        weights=tuple(msgspec_replace(weight, name=bad + weight.name) for weight in plain.weights),
+        interventions=(Intervention(10, bad),),
+    )  # fmt: skip
+
+
+def msgspec_replace(struct: object, **changes: object) -> object:
+    import msgspec
+
+    return msgspec.structs.replace(struct, **changes)  # type: ignore[type-var]
+
+
+def replace_kind(layer: object, kind: str) -> object:
+    return msgspec_replace(layer, kind=kind)
+
+
+NETS: dict[str, Callable[[], Sequence[Event]]] = {
+    "nothing": lambda: [],
+    "empty": lambda: [canned.empty()],
+    "healthy": lambda: canned.course(until=3000),
+    "sick": lambda: canned.course(canned.SICK, until=3000),
+    "nan": lambda: [*canned.course(until=2000), canned.nan(2100)],
+    "nan-first": lambda: [canned.nan(5)],
+    "one-layer": lambda: canned.course(canned.ONE_LAYER, until=3000),
+    "hundred-layers": lambda: canned.course(canned.HUNDRED, until=1000),
+    "relu": lambda: canned.course(canned.RELU, until=3000),
+    "hostile": lambda: [hostile()],
+    "restarted": lambda: [
+        *canned.course(until=3000),
+        canned.snapshot(canned.SICK, 500, since=0, attempt=1, interventions=(Intervention(0, "gain 1 → 3", 1),)),
+    ],
+    "no-steps": lambda: [canned.snapshot(steps=0, config={}, expected_loss=None, splits=None, preset=None, params=0)],
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("screen", [screen.name for screen in SCREENS])
+def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> None:
+    state = view(NETS[net](), screen=screen, findings=(Finding("spread shrinks", "0.63 → 0.32 [/x]\x1b"),), cursor=2)
+    for glyphs in (UNICODE, ASCII):
+        for cells, lines in SIZES if screen == "dashboard" else SIZES[::2]:
+            picture = draw(replace(state, glyphs=glyphs), cells, lines)
+            assert len(picture) == lines
+            assert {width(line) for line in picture} <= {cells}
+            text = "".join(text_of(picture))
+            assert not [char for char in text if unicodedata.category(char)[0] == "C"]
+            assert glyphs is UNICODE or text.isascii(), [char for char in text if not char.isascii()]
+            assert {style for line in picture for part in line for style in part[1].split("/")} <= set(LOOKS)
+
+
+def test_the_dashboard_at_80_by_24_is_this() -> None:
+    state = view(canned.course(until=20_000), findings=())
+    picture = text_of(draw(state, 80, 24))
+    assert picture[0] == "deep-batchnorm  cpu plain  step 20,000/200,000  4,960/s  eta 0:36       training"
+    assert picture[1] == "━━━────────────────────────────  loss 2.229  val 2.218  ln V 3.296  probes 1.1 %"
+    assert picture[2].split() == "layer act −1..1 mean std sat. grad±0.01 std g:d upd:data now".split()
+    assert picture[3].split()[:3] == ["▸", "C", "27×10"]
+    assert picture[4].split()[:2] == ["2", "Tanh"]
+    assert picture[4].split()[3:6] == ["+0.00", "0.58", "1.4%"]
+    assert picture[10].startswith("─ loss ──")
+    assert "names at step 20,000" in picture[10]
+    assert picture[23] == "space pause  b BatchNorm  g/G gain  -/+ lr  n names  r restart  ? help  q quit"
+
+
+def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
+    state = view(canned.course(canned.SICK, until=3000))
+    found = [line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
+    assert len(found) == 5
+    assert all("!" in line for line in found)
+    healthy = view(canned.course(until=20_000))
+    assert not any("!" in line for line in text_of(draw(healthy, 80, 24)))
+
+
+def test_shrinking_activations_are_signed_where_half_of_the_spread_is_lost() -> None:
+    state = view(canned.course(canned.SHRINKING, until=3000))
+    signed = ["!0." in line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
+    assert signed == [False, False, False, False, True]
+
+
+def test_what_is_no_number_is_a_word() -> None:
+    picture = "\n".join(text_of(draw(view([*canned.course(until=2000), canned.nan(2100)]), 80, 24)))
+    assert "diverged" in picture
+    assert "loss nan" in picture
+    assert "! nan" in picture
+    assert "not finite from step 2,050" in picture
+
+
+def test_hidden_layers_are_counted() -> None:
+    state = view([canned.snapshot(canned.HUNDRED)])
+    for cursor in (0, 1, 7, 50, 95, 101):
+        picture = text_of(draw(replace(state, cursor=cursor), 80, 24))
+        above = next((int(line.split()[1]) for line in picture if line.endswith("more above")), 0)
+        below = next((int(line.split()[1]) for line in picture if line.endswith("more below")), 0)
+        head = next(at for at, line in enumerate(picture) if line.lstrip().startswith("layer"))
+        rule = next(at for at, line in enumerate(picture) if line.startswith("─ loss"))
+        shown = rule - head - 1 - (above > 0) - (below > 0)
+        assert above + shown + below == 102
+        assert any(line.startswith("▸") for line in picture)
+
+
+@pytest.mark.parametrize(("count", "height"), [(102, 10), (5, 5), (6, 5), (7, 5), (3, 1), (1, 1), (50, 2)])
+def test_the_window_always_holds_the_cursor(count: int, height: int) -> None:
+    for cursor in range(count):
+        first, last = window(count, cursor, height)
+        assert 0 <= first <= cursor < last <= count
+        if height > 2:
+            assert last - first + (first > 0) + (last < count) <= height
+
+
+def test_a_filter_says_how_many_it_lets_through() -> None:
+    state = view(canned.course(until=1000), filter="tanh")
+    assert len(rows(state)) == 5
+    assert any("5 of 7 rows have 'tanh'" in line for line in text_of(draw(state, 80, 24)))
+    nothing = view(canned.course(until=1000), filter="zzz")
+    assert any("0 of 7 rows" in line for line in text_of(draw(nothing, 80, 24)))
+
+
+def test_marks_ghosts_and_the_expected_loss_are_in_the_curve() -> None:
+    state = view(NETS["restarted"]())
+    picture = draw(state, 120, 40)
+    text = "\n".join(text_of(picture))
+    assert "▾gain 1 → 3" in text
+    assert "ln V" in text
+    styles = {style.split("/")[0] for line in picture for _, style in line}
+    assert {"ghost", "loss", "band", "expected", "mark"} <= styles
+
+
+def test_unbounded_units_say_their_scale() -> None:
+    text = "\n".join(text_of(draw(view(canned.course(canned.RELU, until=1000)), 120, 30)))
+    assert "activation −4..4" in text or "activation −5..5" in text
+
+
+def test_frozen_paused_lost_and_read_only_say_so() -> None:
+    running = view(canned.course(until=1000))
+    for state, word in (
+        (replace(running, frozen=True), "view frozen"),
+        (replace(running, lost=True), "lost"),
+        (view([canned.snapshot(state="paused")]), "paused"),
+        (view([canned.snapshot(state="finished")]), "finished"),
+        (view([canned.nan()]), "diverged"),
+        (view([], waiting="loading torch and the data"), "starting"),
+    ):
+        assert text_of(draw(state, 80, 24))[0].endswith(word)
+    readonly = text_of(draw(replace(running, readonly=True), 80, 24))[-1]
+    assert readonly.startswith("read only")
+    assert "BatchNorm" not in readonly
+    assert "go on" in text_of(draw(view([canned.snapshot(state="paused")]), 80, 24))[-1]
+
+
+def test_the_question_lies_over_the_middle() -> None:
+    state = view(canned.course(until=1000), prompt="quit", choices=(("s", "stop and save"), ("esc", "cancel: go on")))
+    for cells, lines in ((80, 24), (40, 12)):
+        picture = draw(state, cells, lines)
+        assert {width(line) for line in picture} == {cells}
+        assert any("s     stop and save" in line for line in text_of(picture))
+
+
+def test_columns_fit_every_width_and_none_is_given_twice() -> None:
+    for cells in range(10, 260):
+        plan = layout(cells, 12, True)
+        assert plan.label + sum(size for _, size in plan.columns) <= cells
+        assert len({name for name, _ in plan.columns}) == len(plan.columns)
+    assert [name for name, _ in layout(80, 10, False).columns] == [
+        "activation", "mean", "std", "saturated", "meter", "gradient", "grad std", "grad:data", "spark", "update",
+    ]  # fmt: skip
+
+
+def test_a_growing_run_fills_most_of_its_columns() -> None:
+    for step in range(1, 5000):
+        size = per_column(step, 40)
+        assert size * 40 >= step
+        assert step <= 160 or step / size > 40 * 0.66 - 1
+
+
+def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
+    from app.history import Bucket
+
+    axis = Axis(0, 10, 10)
+    one, ten = Bucket(1, 1, 1), Bucket(9, 9, 9)
+    assert line([one, ten, one], axis) == [(1, 1), (2, 9), (1, 8)]
+    assert line([one, None, ten], axis) == [(1, 1), None, (9, 9)]
+    assert line([one, None, ten], axis, joined=True) == [(1, 1), (5, 5), (9, 9)]
+
+
+def test_only_what_changed_is_sent() -> None:
+    old: Line = [("abc", "title"), ("0123456789", ""), ("xyz", "dim")]
+    assert changed(old, list(old)) == []
+    assert changed(old, [("abc", "title"), ("0123456799", ""), ("xyz", "dim")]) == [(11, 12)]
+    assert changed(old, [("abC", "title"), ("0123456789", ""), ("xyz", "")]) == [(2, 3), (13, 16)]
+    assert changed([("日本", "")], [("日木", "")]) == [(0, 1_000_000)]
+    assert cut([("ab", "x"), ("日本c", "y")], 1, 5) == [("b", "x"), ("日 ", "y")]
+
+
+def test_looks_without_colour_keep_their_weight_only() -> None:
+    assert all(look(name, False) is None or look(name, False).color is None for name in LOOKS)  # type: ignore[union-attr]
+    assert sgr("sick", True, "256") == "1;38;5;203"
+    assert sgr("loss/band", True, "256") == "1;38;5;75;48;5;238"
+    assert sgr("sick", False, "256") == "1"
+    assert sgr("", True, "256") == ""
+
+
+def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:
+    names = [name for key in KEYS for name in key.keys]
+    assert len(names) == len(set(names))
+    assert all(len(key.help) <= 60 for key in KEYS)
+    assert ("q", "quit") in footer(True)
+    assert not {"b", "space"} & {key for key, _ in footer(True)}
+    assert len({screen.key for screen in SCREENS}) == len(SCREENS)
