@@ -17,8 +17,8 @@ import torch
 from makemore_core import dataset, part4
 from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
+from makemore_core.depth import through_depth
 from makemore_core.diagnostics import Probe
-from makemore_core.exhibits import through_depth
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.published import (

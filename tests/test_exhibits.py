@@ -13,9 +13,12 @@ import torch.nn.functional as F
 
 from makemore_core import dataset
 from makemore_core.config import Value
-from makemore_core.exhibits import EXHIBITS, Data, bits, calibrate, present_batch
+from makemore_core.deadmap import bits
+from makemore_core.exhibits import EXHIBITS
 from makemore_core.layers import Tanh
+from makemore_core.looking import Data, present_batch
 from makemore_core.model import evaluate
+from makemore_core.normed import calibrate
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Exhibit, from_json, to_json
 from makemore_core.trainer import Trainer

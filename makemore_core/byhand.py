@@ -1,0 +1,91 @@
+"""The backward pass by hand on a net that is being trained (part 4): every gradient beside autograd's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore_core import part4
+from makemore_core.engine import cross_entropy_backward
+from makemore_core.gradcheck import BACKWARD, Formulas
+from makemore_core.layers import BatchNorm1d, Linear, Tanh
+from makemore_core.looking import Data, Options, present_batch, train_pass
+from makemore_core.model import Model
+from makemore_core.snapshot import Json
+from makemore_core.trainer import Trainer
+
+
+def backward(trainer: Trainer, _: Options) -> Data:
+    """Every gradient by hand against autograd on the present minibatch (part 4).
+
+    A net of one hidden layer with BatchNorm before its tanh is taken apart into the lecture's 26 pieces; any other
+    goes brick by brick. `close` allows for rounding: the lecture's `allclose`, or a hundred-thousandth of the largest.
+    """
+    x, y = present_batch(trainer)
+    net = trainer.model.clone()
+    small = _part4_net(net)
+    if small is not None:
+        loss, gradients, short = part4.examine(small, x, y)
+        return {
+            "form": "pieces",
+            "loss": loss,
+            "gradients": [_row(comparison, *part4.PIECES[comparison.name]) for comparison in gradients],
+            "one_expression": [_row(short[0], "(softmax(logits) - one_hot(Yb)) / n", "part 4, exercise 2"),
+                               _row(short[1], BACKWARD["BatchNorm1d"].input, "part 4, exercise 3")],
+        }  # fmt: skip
+    return {"form": "bricks"} | _by_brick(net, trainer.model.clone(), x, y)
+
+
+def _part4_net(net: Model) -> part4.Net | None:
+    """The parameters in part 4's names, if the net is of its form."""
+    match net.layers:
+        case [Linear() as first, BatchNorm1d(unbiased=True, eps=part4.EPS) as norm, Tanh(), Linear() as second]:
+            pass
+        case _:
+            return None
+    b1 = torch.zeros_like(first.weight[0]) if first.bias is None else first.bias
+    b2 = torch.zeros_like(second.weight[0]) if second.bias is None else second.bias
+    gain_and_bias = norm.gamma.view(1, -1), norm.beta.view(1, -1)
+    return part4.Net(net.embedding.weight, first.weight, b1, second.weight, b2, *gain_and_bias)
+
+
+def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
+    outs = train_pass(net, x, y)
+    by_autograd = [part4.gradient_of(parameter) for parameter in net.parameters()]
+    with torch.no_grad():
+        logits = twin(x)
+        twin.backward(cross_entropy_backward(logits, y))
+        gradients: list[Json] = []
+        parameters = iter(zip(twin.parameters(), by_autograd, strict=True))
+        bricks = [(None, twin.embedding), *enumerate(twin.leaves())]
+        for index, brick in bricks:
+            formulas = BACKWARD.get(brick.kind, Formulas("", (), ""))
+            label = f"{'' if index is None else index} {brick.kind}".strip()
+            if index is not None:  # by what it gives: that is where the next brick's formula has led
+                after = bricks[index + 2][1].kind if index + 2 < len(bricks) else "loss"
+                formula = BACKWARD[after].input if after in BACKWARD else "(softmax(logits) - one_hot(y)) / n"
+                compared = _compare(f"{label} out", brick.dout, part4.gradient_of(outs[index]))
+                gradients.append(_row(compared, formula, formulas.place))
+            names = ["weight", "bias"] if hasattr(brick, "weight") else ["gamma", "beta"]
+            for name, formula, (parameter, autograd) in zip(
+                names, formulas.parameters, _as_many(parameters, len(brick.parameters())), strict=False
+            ):
+                compared = _compare(f"{label} {name}", part4.gradient_of(parameter), autograd)
+                gradients.append(_row(compared, formula, formulas.place))
+    return {"loss": float(F.cross_entropy(logits, y)), "gradients": gradients, "one_expression": []}
+
+
+def _as_many(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
+    return [next(pairs) for _ in range(count)]
+
+
+def _compare(name: str, by_hand: Tensor, autograd: Tensor) -> part4.Comparison:
+    compared = part4.compare(name, by_hand, autograd)
+    return compared._replace(close=compared.close or compared.largest <= 1e-5 * float(autograd.abs().max()))
+
+
+def _row(comparison: part4.Comparison, formula: str, place: str) -> Data:
+    return comparison._asdict() | {"shape": list(comparison.shape), "formula": formula, "place": place}

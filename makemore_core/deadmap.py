@@ -1,0 +1,105 @@
+"""Dead units (part 3): units × examples where the nonlinearity is flat, and one unit followed to what comes into it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from makemore_core import part4
+from makemore_core.diagnostics import rows
+from makemore_core.layers import Linear, Nonlinearity, Tanh
+from makemore_core.looking import Data, Options, evaluation_pass, floats, present_batch, train_pass, whole
+from makemore_core.model import EVALUATION_BATCH, Model
+from makemore_core.snapshot import FLAT
+from makemore_core.trainer import Trainer
+
+MOST_EXAMPLES = 1_000
+
+
+def dead_map(trainer: Trainer, options: Options) -> Data:
+    """Units × examples where the nonlinearity is flat: |h| > 0.99, or exactly off for relu-like ones (part 3).
+
+    Options: `layer`, the index of a row (default: the one with most dead units, else the flattest), `examples` (of
+    the present minibatch by default), `unit`, to follow one to its incoming weights and their gradient. `map` holds
+    a row of bits a unit in hexadecimal, the first example first. A unit is dead if it is flat for every example of
+    the whole training split.
+    """
+    net = trainer.model.clone()
+    x, y = present_batch(trainer, whole(options, "examples", trainer.config.batch_size, 1, MOST_EXAMPLES))
+    found = rows(net)
+    outs = train_pass(net, x, y)
+    flat = {index: brick.flat(outs[index].detach(), FLAT) for index, brick in found}
+    dead = dead_units(trainer, x)
+    if not flat:
+        raise ValueError("dead-map: this net has no nonlinearity that could be flat")
+    worst = max(flat, key=lambda index: (int(dead[index].sum()), float(flat[index].float().mean())))
+    layer = whole(options, "layer", worst, 0, max(flat))
+    if layer not in flat:
+        raise ValueError(f"layer={layer}: has to be one of {', '.join(map(str, flat))}")
+    data: Data = {
+        "layer": layer,
+        "threshold": FLAT if isinstance(dict(found)[layer], Tanh) else None,
+        "examples": len(y),
+        "share": float(flat[layer].float().mean()),
+        "map": [bits(row) for row in flat[layer].T],
+        "shares": floats(flat[layer].float().mean(0)),
+        "dead": [int(unit) for unit in dead[layer].nonzero().flatten()],
+        "layers": [
+            {
+                "index": index, "kind": brick.kind, "units": flat[index].shape[1], "dead": int(dead[index].sum()),
+                "share": float(flat[index].float().mean()),
+            }
+            for index, brick in found
+        ],
+    }  # fmt: skip
+    if "unit" in options:
+        unit = whole(options, "unit", 0, 0, flat[layer].shape[1] - 1)
+        data["unit"] = _follow(net, layer, unit, outs[layer], trainer, bool(dead[layer][unit]))
+    return data
+
+
+def bits(row: Tensor) -> str:
+    """Booleans as hexadecimal digits, the first in the highest bit of the first digit."""
+    text = "".join("1" if flag else "0" for flag in row.tolist())
+    return "".join(f"{int(text[start : start + 4].ljust(4, '0'), 2):x}" for start in range(0, len(text), 4))
+
+
+@torch.no_grad()
+def dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
+    """Per row a boolean for each unit: flat for every example of the training split.
+
+    Looks at `first` (N, T), then at the split slice by slice, only as long as a unit is left that may be dead.
+    """
+    flat: dict[int, Tensor] = {}
+    for x in [first, *torch.split(trainer.train.x, EVALUATION_BATCH)]:
+        for index, brick, out in evaluation_pass(trainer.model, x):
+            if isinstance(brick, Nonlinearity):
+                here = brick.flat(out, FLAT).all(0)
+                flat[index] = here & flat.get(index, torch.ones_like(here))
+        if not any(bool(units.any()) for units in flat.values()):
+            break
+    return flat
+
+
+def _follow(net: Model, layer: int, unit: int, out: Tensor, trainer: Trainer, dead: bool) -> Data:
+    """One unit: what it gives, what comes into it, and the gradient that reaches those weights."""
+    leaves = net.leaves()
+    behind = [index for index in range(layer) if isinstance(leaves[index], Linear)]
+    data: Data = {
+        "unit": unit,
+        "dead": dead,
+        "out": floats(out[:, unit]),
+        "gradient": floats(part4.gradient_of(out)[:, unit]),
+    }
+    if behind:
+        linear = leaves[behind[-1]]
+        assert isinstance(linear, Linear)
+        gradient = part4.gradient_of(linear.weight)[:, unit]
+        data |= {
+            "linear": behind[-1],
+            "weights": floats(linear.weight[:, unit]),
+            "weights_gradient": floats(gradient),
+            "bias": None if linear.bias is None else float(linear.bias[unit]),
+            "update": float(trainer.config.lr_at(trainer.step) * gradient.abs().mean()),
+        }
+    return data

@@ -1,0 +1,86 @@
+"""What every exhibit needs: options read strictly, the coming minibatch, and a pass through a copy of the net.
+
+It stands alone because an exhibit must leave a run as it was, and here is how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeAlias
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore_core import find_lr
+from makemore_core.config import Value
+from makemore_core.dataset import Split
+from makemore_core.layers import Brick, Residual
+from makemore_core.model import Model
+from makemore_core.snapshot import Json
+from makemore_core.trainer import Trainer
+
+Options: TypeAlias = Mapping[str, Value]
+Data: TypeAlias = dict[str, Json]
+
+OWN_SEED = 2147483647 + 20  # of everything that an exhibit draws
+
+
+def whole(options: Options, name: str, default: int, low: int, high: int) -> int:
+    """A whole number from the options. Raises ValueError naming it, its value and what is allowed."""
+    value = options.get(name, default)
+    if isinstance(value, str) and value.lstrip("-").isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={value}: has to be a whole number from {low:,} to {high:,}")
+    return value
+
+
+def real(options: Options, name: str, default: float, low: float, high: float) -> float:
+    """A number from the options. Raises ValueError naming it, its value and what is allowed."""
+    value = options.get(name, default)
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if isinstance(value, bool) or not low <= number <= high:
+        raise ValueError(f"{name}={value}: has to be a number from {low:g} to {high:g}")
+    return number
+
+
+def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
+    """The minibatch that the next update will see, or as many examples drawn in its stead."""
+    batch = find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size)[0]
+    return Split(trainer.train.x[batch], trainer.train.y[batch])
+
+
+def floats(tensor: Tensor) -> list[Json]:
+    """The numbers of a tensor, in order."""
+    return [float(x) for x in tensor.detach().flatten().tolist()]
+
+
+def evaluation_pass(model: Model, x: Tensor) -> Iterator[tuple[int, Brick, Tensor]]:
+    """Every brick with its index and what it gives in evaluation, without a trace left in it."""
+    out, index = model.embedding.infer(x), 0
+    for layer in model.layers:
+        entered = out
+        for leaf in layer.leaves():
+            out = leaf.infer(out)
+            yield index, leaf, out
+            index += 1
+        if isinstance(layer, Residual):
+            out = entered + out
+
+
+def train_pass(net: Model, x: Tensor, y: Tensor) -> list[Tensor]:
+    """Forward and backward with autograd as in training, on a net that may be disturbed; what each brick gave."""
+    parameters = net.parameters()
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    loss = F.cross_entropy(net(x), y)
+    outs = [leaf.out for leaf in net.leaves()]
+    for out in outs:
+        out.retain_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return outs

@@ -1,0 +1,143 @@
+"""BatchNorm looked into (part 3): its statistics and the losses they give, an example in company, the spread."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from makemore_core.config import Config
+from makemore_core.dataset import Split
+from makemore_core.layers import BatchNorm1d, Linear, Residual
+from makemore_core.looking import OWN_SEED, Data, Options, floats, present_batch, real, whole
+from makemore_core.model import Model, evaluate
+from makemore_core.snapshot import Json
+from makemore_core.trainer import Trainer
+
+SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@torch.no_grad()
+def batchnorm(trainer: Trainer, options: Options) -> Data:
+    """BatchNorm looked into (part 3): its statistics, the losses each kind gives, an example and its company.
+
+    Options: `examples` of the training split to calibrate and evaluate over (0, the default: all), `example`, the
+    number of a training example, `companies`, how many minibatches to put it into, `scale` of the weights whose
+    spread is shown. A net without BatchNorm has no layers to show, but its spread is shown all the same.
+    """
+    count = whole(options, "examples", 0, 0, 10**9) or len(trainer.train.y)
+    train = Split(trainer.train.x[:count], trainer.train.y[:count])
+    batch = present_batch(trainer)
+    running, batched = trainer.model.clone(), trainer.model.clone()
+    norms = [(i, leaf) for i, leaf in enumerate(running.leaves()) if isinstance(leaf, BatchNorm1d)]
+    data: Data = {"examples": len(train.y), "layers": [], "spread": spread(trainer.config, options)}
+    if not norms:
+        return data
+    calibrated = calibrate(trainer.model.clone(), train.x)
+    for leaf in batched.leaves():
+        if isinstance(leaf, BatchNorm1d):
+            leaf.momentum = 1.0  # the running statistics become the batch's own
+    batched(batch.x)
+    data["layers"] = [
+        {
+            "index": index,
+            "momentum": leaf.momentum,
+            "mean": {"batch": floats(of_batch.running_mean), "running": floats(leaf.running_mean),
+                     "calibrated": floats(of_all.running_mean)},
+            "std": {"batch": floats(of_batch.running_var.sqrt()), "running": floats(leaf.running_var.sqrt()),
+                    "calibrated": floats(of_all.running_var.sqrt())},
+        }
+        for (index, leaf), of_batch, of_all in zip(norms, _norms(batched), _norms(calibrated), strict=True)
+    ]  # fmt: skip
+    data["losses"] = {
+        "running": {"train": _loss(running, train), "val": _loss(running, trainer.val)},
+        "calibrated": {"train": _loss(calibrated, train), "val": _loss(calibrated, trainer.val)},
+        "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, trainer.val)},
+    }
+    data["company"] = _company(trainer, options)
+    return data
+
+
+def _norms(net: Model) -> list[BatchNorm1d]:
+    return [leaf for leaf in net.leaves() if isinstance(leaf, BatchNorm1d)]
+
+
+def calibrate(net: Model, x: Tensor) -> Model:
+    """The same net with the mean and variance over all of `x` (N, T) for running statistics (part 3), in place."""
+    out = net.embedding.infer(x)
+    for layer in net.layers:
+        entered = out
+        for leaf in layer.leaves():
+            if isinstance(leaf, BatchNorm1d):
+                leaf.running_mean, leaf.running_var = out.mean(0), out.var(0)
+            out = leaf.infer(out)
+        if isinstance(layer, Residual):
+            out = entered + out
+    return net
+
+
+def _loss(net: Model, split: Split) -> float | None:
+    loss = evaluate(net, split)
+    return loss if math.isfinite(loss) else None
+
+
+def _batch_loss(trainer: Trainer, split: Split, most: int = 200) -> float | None:
+    """Mean loss of up to `most` minibatches, each normalised by its own statistics, as in training."""
+    if not len(split.y):
+        return None
+    net, generator = trainer.model.clone(), torch.Generator().manual_seed(OWN_SEED)
+    size = (most, trainer.config.batch_size)
+    batches = torch.randint(0, len(split.y), size, generator=generator).to(trainer.device)
+    return sum(float(F.cross_entropy(net(split.x[batch]), split.y[batch])) for batch in batches) / most
+
+
+def _company(trainer: Trainer, options: Options) -> Data:
+    """The logits of one example, in evaluation and in the company of different minibatches."""
+    example = whole(options, "example", 0, 0, len(trainer.train.y) - 1)
+    companies = whole(options, "companies", 16, 2, 1000)
+    x, net = trainer.train.x[example : example + 1], trainer.model.clone()
+    generator = torch.Generator().manual_seed(OWN_SEED)
+    size = (companies, max(1, trainer.config.batch_size - 1))
+    others = torch.randint(0, len(trainer.train.y), size, generator=generator).to(trainer.device)
+    logits = torch.stack([net(torch.cat([x, trainer.train.x[row]]))[0] for row in others])
+    alone = trainer.model.infer(x)[0]
+    probabilities = F.softmax(logits, 1)
+    return {
+        "example": example,
+        "context": [int(index) for index in x[0]],
+        "target": int(trainer.train.y[example]),
+        "symbols": [".", *trainer.dataset.alphabet],
+        "companies": companies,
+        "alone": floats(alone),
+        "alone_probabilities": floats(F.softmax(alone, 0)),
+        "mean": floats(logits.mean(0)),
+        "std": floats(logits.std(0)),
+        "low": floats(probabilities.min(0).values),
+        "high": floats(probabilities.max(0).values),
+    }
+
+
+def spread(config: Config, options: Options) -> Data:
+    """Std through one Linear, and through Linear and BatchNorm, forward and backward (part 3), for weights of
+    `scale` / sqrt(fan_in): normal numbers of std 1 go in on either side."""
+    chosen = real(options, "scale", 1.0, 1e-3, 1e3)
+    generator = torch.Generator().manual_seed(OWN_SEED)
+    fan_in = fan_out = min(config.n_hidden, 512)
+    x, dout = (torch.randn((256, n), generator=generator) for n in (fan_in, fan_out))
+    weight = torch.randn((fan_in, fan_out), generator=generator) / fan_in**0.5
+    table: list[Json] = []
+    for scale in sorted({*SCALES, chosen}):
+        linear, norm = Linear(fan_in, fan_out, bias=False), BatchNorm1d(fan_out)
+        linear.weight = weight * scale
+        plain = linear(x)
+        back = linear.backward(dout)
+        normed = norm(plain)
+        back_normed = linear.backward(norm.backward(dout))
+        table.append({
+            "scale": scale, "chosen": scale == chosen,
+            "linear": {"forward": float(plain.std()), "backward": float(back.std())},
+            "batchnorm": {"forward": float(normed.std()), "backward": float(back_normed.std())},
+        })  # fmt: skip
+    return {"fan_in": fan_in, "fan_out": fan_out, "table": table}
