@@ -340,10 +340,12 @@ class RecordReader:
         return payloads
 
     def close(self) -> None:
-        """Let go of the file; `read` can still be called."""
+        """Let go of the file; a reader that nobody holds any more does so by itself."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    __del__ = close
 
     def _open(self, first: int) -> None:
         """Go to a segment; where it is gone, its lines are in the one before, or it was taken away."""

@@ -587,3 +587,10 @@ def test_kill_9_loses_no_acknowledged_record(tmp_path: Path) -> None:
 
 def test_kill_9_while_thinning_loses_no_command(tmp_path: Path) -> None:
     check_kills_while_thinning(tmp_path, 5, random.Random(2))
+
+
+def test_readers_that_nobody_holds_let_go_of_their_file(tmp_path: Path) -> None:
+    written(tmp_path)
+    handles = len(os.listdir("/proc/self/fd"))
+    assert all(read_all(tmp_path) == PAYLOADS for _ in range(50))
+    assert len(os.listdir("/proc/self/fd")) <= handles + 5
