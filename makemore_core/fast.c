@@ -212,6 +212,7 @@ INLINE int64_t examples_in(const Batch *b, int64_t chunk) {
 
 /* Feature f of chunk c, of F features. */
 #define AT(p, F, c, f) ((p) + ((c) * (F) + (f)) * LANES)
+#define EVERY_VECTOR(c, j) for (int64_t c = 0; c < batch->chunks; c++) UNROLL for (int j = 0; j < LV; j++)
 
 /* ---------------------------------------------------------------- products */
 
@@ -307,7 +308,10 @@ static void weight_gradient(const Batch *batch, int64_t rows, int64_t in, int64_
         const float *panel = panels + f * batch->chunks * LANES;
 #define TILE(name, n) name(batch, n, columns, in, x, panel, gradient + f, out)
 #if VL > 8
-#define NARROW(n) if (columns <= VL / 4) TILE(grad_tile_quarter, n); else if (columns <= VL / 2) TILE(grad_tile_half, n); else
+#define NARROW(n)                                           \
+    if (columns <= VL / 4) TILE(grad_tile_quarter, n);      \
+    else if (columns <= VL / 2) TILE(grad_tile_half, n);    \
+    else
 #elif VL > 4
 #define NARROW(n) if (columns <= VL / 2) TILE(grad_tile_half, n); else
 #else
@@ -394,14 +398,11 @@ static void linear_backward(const Net *net, const Batch *batch, const Step *s, c
     if (!k->bias.data) return;
     for (int64_t f = 0; f < k->out; f++) {
         vec total = {};
-        for (int64_t c = 0; c < batch->chunks; c++)
-            UNROLL for (int j = 0; j < LV; j++) total += only_examples(batch, c, j, LOAD(AT(k->dy, k->out, c, f) + j * VL));
+        EVERY_VECTOR(c, j) total += only_examples(batch, c, j, LOAD(AT(k->dy, k->out, c, f) + j * VL));
         k->bias.grad[f] = sum(total);
     }
     update_whole(s, &k->bias);
 }
-
-#define EVERY_VECTOR(c, j) for (int64_t c = 0; c < batch->chunks; c++) UNROLL for (int j = 0; j < LV; j++)
 
 static void batchnorm_forward(const Batch *batch, const Brick *k, const float *x) {
     const float n = batch->size, below = n - 1;
@@ -457,6 +458,7 @@ static void groupnorm_forward(const Batch *batch, const Brick *k, const float *x
     const int64_t size = k->out / k->groups;
     for (int64_t g = 0; g < k->groups; g++) EVERY_VECTOR(c, j) {
         const float *in = AT(x, k->out, c, g * size) + j * VL;
+        const float *gamma = k->weight.data + g * size, *beta = k->bias.data + g * size;
         vec mean = {}, square = {};
         for (int64_t f = 0; f < size; f++) mean += LOAD(in + f * LANES);
         mean /= (float)size;
@@ -469,7 +471,7 @@ static void groupnorm_forward(const Batch *batch, const Brick *k, const float *x
         for (int64_t f = 0; f < size; f++) {
             vec xhat = (LOAD(in + f * LANES) - mean) * rstd;
             STORE(AT(k->xhat, k->out, c, g * size + f) + j * VL, xhat);
-            STORE(AT(k->y, k->out, c, g * size + f) + j * VL, k->weight.data[g * size + f] * xhat + k->bias.data[g * size + f]);
+            STORE(AT(k->y, k->out, c, g * size + f) + j * VL, gamma[f] * xhat + beta[f]);
         }
     }
 }
@@ -499,8 +501,12 @@ static void groupnorm_backward(const Batch *batch, const Brick *k, float *dx) {
 /* y = f(x) and dx = f'(x) dy, a vector at a time; y is at hand in the derivative. */
 #define EVERYWHERE for (int64_t i = 0, end = batch->chunks * k->out * LANES; i < end; i += VL)
 #define FORWARD(kind, f) case kind: EVERYWHERE { vec v = LOAD(x + i); STORE(k->y + i, f); } break;
-#define BACKWARD(kind, f) \
-    case kind: EVERYWHERE { vec v = LOAD(x + i), y = LOAD(k->y + i), d = LOAD(k->dy + i); (void)v, (void)y; STORE(dx + i, f); } break;
+#define BACKWARD(kind, f)                                                     \
+    case kind: EVERYWHERE {                                                   \
+        vec v = LOAD(x + i), y = LOAD(k->y + i), d = LOAD(k->dy + i);         \
+        (void)v, (void)y;                                                     \
+        STORE(dx + i, f);                                                     \
+    } break;
 
 static void forward(const Batch *batch, const Brick *k, const float *x) {
     switch (k->kind) {
@@ -609,8 +615,8 @@ static float one_step(const Net *net, const Batch *batch, const Step *s, const i
         int first = k == net->brick;
         float *dx = first ? net->dy : below->dy;
         backward(net, batch, s, k, first ? net->y : below->y, dx);
-        if (k->also)
-            for (int64_t i = 0; i < batch->chunks * k->in * LANES; i += VL) STORE(dx + i, LOAD(dx + i) + LOAD(k->also + i));
+        for (int64_t i = 0, end = k->also ? batch->chunks * k->in * LANES : 0; i < end; i += VL)
+            STORE(dx + i, LOAD(dx + i) + LOAD(k->also + i));
     }
     embed_backward(net, batch, s, examples);
     return loss;
