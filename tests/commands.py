@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +90,7 @@ class Running:
     def wait(self) -> Ended:
         """Wait for its end."""
         status = int(self._commands.ask({"wait": self.pid}))
+        self._commands.running.discard(self.pid)
         loaded = self._folder / "loaded"
         modules = frozenset(loaded.read_text().split()) if loaded.exists() else frozenset[str]()
         return Ended(status, self.out, self.err, modules, time.monotonic() - self._began)
@@ -100,6 +101,7 @@ class Commands:
 
     def __init__(self, server: subprocess.Popen[str], cwd: Path) -> None:
         self._server, self.cwd = server, cwd
+        self.running: set[int] = set()
 
     def ask(self, request: dict[str, object]) -> str:
         assert self._server.stdin is not None
@@ -115,6 +117,7 @@ class Commands:
             {"argv": argv, "cwd": str(self.cwd), "out": out or str(folder / "out"), "err": str(folder / "err"),
              "loaded": str(folder / "loaded"), "most": most, "env": env or {}}
         )  # fmt: skip
+        self.running.add(int(pid))
         return Running(self, int(pid), folder)
 
     def run(self, *argv: str, most: int = 0, env: dict[str, str] | None = None, out: str = "") -> Ended:
@@ -133,9 +136,13 @@ def commands(cwd: Path, *loaded: str) -> Iterator[Commands]:
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         cwd=cwd,
     )
+    started = Commands(server, cwd)
     try:
-        yield Commands(server, cwd)
+        yield started
     finally:
+        for pid in started.running:  # of tests that failed
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         assert server.stdin is not None
         server.stdin.close()
         server.wait(60)
