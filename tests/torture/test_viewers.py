@@ -1,0 +1,142 @@
+"""Ten people look at a run; one's terminal hangs, one's connection dies every second; the trainer does not notice."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from makemore_core import rundir
+from tests.commands import ROOT
+from tests.terminal import environment
+from tests.torture.test_run_torture import Training, training
+
+__all__ = ["training"]  # a fixture
+
+VIEWERS = 10
+ROUNDS = 6
+AT_ONCE = 5.0  # seconds with viewers and seconds without, in turns: thirty of each
+
+
+class Viewer:
+    """`makemore attach` on a terminal whose other end reads what comes and throws it away."""
+
+    def __init__(self, folder: Path) -> None:
+        self._master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        os.set_blocking(self._master, False)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "app", "attach", str(folder)],
+            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=environment({}), start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        self.received = 0
+
+    def read(self) -> None:
+        """Take in what it has sent."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            while data := os.read(self._master, 1 << 16):
+                self.received += len(data)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+
+class Crowd:
+    """Ten viewers; the first is stopped for good, and every second the oldest of the others is killed and replaced."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.viewers = [Viewer(folder) for _ in range(VIEWERS)]
+        self.killed = 0
+        self._next = 0.0
+
+    def look(self) -> None:
+        for viewer in self.viewers:
+            viewer.read()
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + 1.0
+            self.viewers.pop(1).kill()
+            self.viewers.append(Viewer(self._folder))
+            self.killed += 1
+        time.sleep(0.02)
+
+    def come(self) -> None:
+        for viewer in self.viewers[1:]:
+            viewer.signal(signal.SIGCONT)
+        self._next = time.monotonic() + 1.0
+
+    def go(self) -> None:
+        for viewer in self.viewers:
+            viewer.signal(signal.SIGSTOP)
+
+
+def cpu(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture
+def crowd(training: Callable[..., Training]) -> Iterator[tuple[Training, Crowd]]:
+    """A trainer at work, and the viewers of its run."""
+    found = training(per_second=10)
+    found.until(lambda new: new[1] > 20_000)
+    crowd = Crowd(found.folder)
+    yield found, crowd
+    for viewer in crowd.viewers:
+        viewer.kill()
+
+
+@pytest.mark.torture
+def test_ten_viewers(crowd: tuple[Training, Crowd]) -> None:
+    found, viewers = crowd
+    pid = found.process.pid
+    deadline = time.monotonic() + 60
+    while min(viewer.received for viewer in viewers.viewers) < 1000 and time.monotonic() < deadline:
+        for viewer in viewers.viewers:
+            viewer.read()
+        time.sleep(0.05)
+    wall: list[float] = []
+    work: list[float] = []
+
+    def measured(meanwhile: Callable[[], None]) -> tuple[float, float]:
+        used, began = cpu(pid), found.look()
+        rate = found.steps_in(AT_ONCE, meanwhile)
+        return rate, (found.look()[1] - began[1]) / (cpu(pid) - used)
+
+    for _ in range(ROUNDS):
+        viewers.go()
+        alone = measured(lambda: time.sleep(0.02))
+        viewers.come()
+        watched = measured(viewers.look)
+        wall.append(watched[0] / alone[0])
+        work.append(watched[1] / alone[1])
+    received = sum(viewer.received for viewer in viewers.viewers)
+    wall.sort()
+    work.sort()
+    print(
+        f"\n{VIEWERS} viewers, one stopped, {viewers.killed} killed, on {os.cpu_count()} cores with a load of"
+        f" {os.getloadavg()[0]:.1f}: the trainer makes {wall[ROUNDS // 2]:.1%} of its steps a second alone"
+        f" ({wall[0]:.1%} to {wall[-1]:.1%}), {work[ROUNDS // 2]:.1%} of its steps for each second of processor time"
+    )
+    assert viewers.killed >= 20
+    assert received > 100_000
+    assert found.process.poll() is None
+    assert rundir.liveness(found.folder) == "running"
+    assert found.look()[2] == 0  # nothing was dropped from the record
