@@ -5,11 +5,12 @@ It is pure (no clock, no terminal), so that a live view, a replayed run and a te
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from app.glyphs import rebin
 from makemore_core.snapshot import (
@@ -46,6 +47,9 @@ class Bucket(NamedTuple):
     mean: float
 
 
+_Sums: TypeAlias = tuple[float, float, float, float]  # low, high, total, count
+
+
 class Series:
     """Numbers by step in at most `most` stretches of equal length (a power of two), each with minimum,
     maximum and mean, so that no spike is lost however long the run. Numbers that are not finite are only counted.
@@ -58,12 +62,18 @@ class Series:
         self.end = 0
         self.last = math.nan
         self.broken: int | None = None  # the first step with a number that is not finite
-        self._buckets: list[list[float] | None] = []  # each: low, high, total, count
+        self._buckets: list[_Sums | None] = []
         self._bounds: tuple[float, float] | None = None  # of all buckets but the last
         self._whole: dict[int, list[Bucket | None]] = {}  # by steps to a column: the columns that will not change
 
     def __len__(self) -> int:
         return len(self._buckets)
+
+    def still(self) -> Series:
+        """A copy that stays as it is; it takes microseconds, for the stretches themselves never change."""
+        other = copy.copy(self)
+        other._buckets, other._whole = list(self._buckets), {}
+        return other
 
     def add(self, step: int, value: float) -> None:
         """One number; steps may only grow."""
@@ -118,18 +128,18 @@ class Series:
         low, high, count = min(values), max(values), weight * len(values)
         total = total if mean is None else mean * count
         if bucket is None:
-            self._buckets[at] = [low, high, total, count]
+            self._buckets[at] = low, high, total, count
         else:
-            bucket[:] = min(bucket[0], low), max(bucket[1], high), bucket[2] + total, bucket[3] + count
+            self._buckets[at] = min(bucket[0], low), max(bucket[1], high), bucket[2] + total, bucket[3] + count
 
     def _merge(self) -> None:
         assert self.start is not None
-        old = [None] * (self.start // self.stride % 2) + self._buckets
+        old: list[_Sums | None] = [*([None] * (self.start // self.stride % 2)), *self._buckets]
         self.stride *= 2
         self._bounds = None
         old += [None] * (len(old) % 2)
         self._buckets = [
-            b if a is None else a if b is None else [min(a[0], b[0]), max(a[1], b[1]), a[2] + b[2], a[3] + b[3]]
+            b if a is None else a if b is None else (min(a[0], b[0]), max(a[1], b[1]), a[2] + b[2], a[3] + b[3])
             for a, b in zip(old[::2], old[1::2], strict=True)
         ]
 
@@ -173,12 +183,12 @@ class Series:
         return (low, high) if low <= high else None
 
 
-def _joined(buckets: Iterable[list[float] | None]) -> list[float] | None:
+def _joined(buckets: Iterable[_Sums | None]) -> _Sums | None:
     found = [bucket for bucket in buckets if bucket is not None]
     if len(found) < 2:
-        return list(found[0]) if found else None
+        return found[0] if found else None
     low, high, total, count = zip(*found, strict=True)
-    return [min(low), max(high), sum(total), sum(count)]
+    return min(low), max(high), sum(total), sum(count)
 
 
 def _short() -> Series:
@@ -215,6 +225,16 @@ class LayerTrace:
     saturated: Series = field(default_factory=_short)
     gradient_std: Series = field(default_factory=_short)
 
+    def still(self) -> LayerTrace:
+        """A copy that stays as it is."""
+        return replace(
+            self,
+            smooth=replace(self.smooth),
+            std=self.std.still(),
+            saturated=self.saturated.still(),
+            gradient_std=self.gradient_std.still(),
+        )
+
 
 @dataclass(eq=False)
 class WeightTrace:
@@ -228,6 +248,10 @@ class WeightTrace:
     update: Series = field(default_factory=_short)
     grad: Series = field(default_factory=_short)
 
+    def still(self) -> WeightTrace:
+        """A copy that stays as it is."""
+        return replace(self, update=self.update.still(), grad=self.grad.still())
+
 
 @dataclass(eq=False)
 class Attempt:
@@ -237,7 +261,10 @@ class Attempt:
     loss: Series = field(default_factory=Series)
     val: list[tuple[int, float]] = field(default_factory=list)
     train: list[tuple[int, float]] = field(default_factory=list)
-    label: str = ""
+
+    def still(self) -> Attempt:
+        """A copy that stays as it is."""
+        return replace(self, loss=self.loss.still(), val=list(self.val), train=list(self.train))
 
 
 class History:
@@ -256,6 +283,15 @@ class History:
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
         self.version = 0
+
+    def still(self) -> History:
+        """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
+        other = copy.copy(self)
+        other.exhibits, other.attempt = dict(self.exhibits), self.attempt.still()
+        other.layers = {key: trace.still() for key, trace in self.layers.items()}
+        other.weights = {key: trace.still() for key, trace in self.weights.items()}
+        other.twin = self.twin.still() if self.twin else None
+        return other
 
     # --- in ---
 

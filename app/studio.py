@@ -6,7 +6,6 @@ views; keys become commands. It knows nothing of how the net is trained, nor whe
 
 from __future__ import annotations
 
-import copy
 import locale
 import math
 import os
@@ -135,8 +134,8 @@ class Studio(App[int]):
             came = self.stream.drain()
         except OSError as error:
             if not self.state.lost:
-                self.say(f"the run cannot be read: {error}", "sick")
                 self.state = replace(self.state, lost=True)
+                self.say(f"the run cannot be read: {error}", "sick")
             came = []
         if came:
             self.history.feed(came)
@@ -336,7 +335,7 @@ class Studio(App[int]):
             self.state = replace(self.state, frozen=False, history=self.history)
             self.say("the view moves again")
         else:
-            self.state = replace(self.state, frozen=True, history=copy.deepcopy(self.history))
+            self.state = replace(self.state, frozen=True, history=self.history.still())
             step = self.history.snapshot.step if self.history.snapshot else 0
             self.say(f"view frozen at step {step:,}; training goes on")
 

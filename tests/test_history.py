@@ -141,3 +141,16 @@ def test_memory_is_bounded() -> None:
     history.feed(canned.snapshot(step=step, since=step - 400) for step in range(400, 1_000_001, 20_000))
     assert len(history.attempt.loss) <= 2048
     assert all(len(trace.std) <= SHORT_BUCKETS for trace in history.layers.values())
+
+
+def test_a_still_copy_stays_as_it_is() -> None:
+    history = History()
+    history.feed(canned.course(until=5000))
+    still = history.still()
+    loss, row = still.attempt.loss.columns(8), still.layers[2, "Tanh"]
+    before = (list(loss), row.layer, list(row.activation_counts), row.std.columns(8), list(still.attempt.val))
+    history.feed(canned.snapshot(canned.SICK, step, since=step - 500) for step in range(5500, 20_001, 500))
+    assert (
+        still.attempt.loss.columns(8), row.layer, list(row.activation_counts), row.std.columns(8), still.attempt.val,
+    ) == before  # fmt: skip
+    assert history.attempt.loss.end == 20_000

@@ -1,0 +1,293 @@
+"""The app driven by keys over a stream that is made up: every press shows at once and becomes the right command."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from app.studio import Studio, ascii_wanted, neighbour, next_lr
+from app.views import SCREENS
+from app.views.lines import text_of
+from makemore_core.command import Pause, Restart, Resume, Sample, Set, Step, Stop
+from tests.canned import HUNDRED, FakeStream, Shape, nan
+
+DEADLINE = 20.0
+
+
+class Clock:
+    """Time that moves a tenth of a second with every look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
+def picture(app: Studio) -> str:
+    return "\n".join(text_of(app.panel.picture))
+
+
+async def until(pilot: Pilot[int], true: Callable[[], bool]) -> None:
+    """Wait for a state, not for a time."""
+    end = time.monotonic() + DEADLINE
+    while not true():
+        assert time.monotonic() < end, "never came about:\n" + picture(pilot.app)  # type: ignore[arg-type]
+        await pilot.pause()
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(
+    shape: Shape | None = None, size: tuple[int, int] = (80, 24), **options: object
+) -> AsyncIterator[tuple[Pilot[int], Studio, FakeStream]]:
+    stream = FakeStream(*([shape] if shape else []), clock=Clock())
+    app = Studio(stream, fps=60, ascii=False, **options)  # type: ignore[arg-type]
+    async with app.run_test(size=size) as pilot:
+        await until(pilot, lambda: app.history.snapshot is not None and " Tanh " in picture(app))
+        yield pilot, app, stream
+
+
+@pytest.mark.parametrize(
+    ("key", "sent", "said"),
+    [
+        ("space", Pause(), "pausing"),
+        (".", Step(1), "one step"),
+        ("n", Sample(), "sampling names"),
+        ("r", Restart(), "restarted from the seed"),
+        ("b", Set({"norm": "none"}), "norm batch → none, restarted from the seed"),
+        ("G", Set({"gain": 1.5}), "gain 1 → 1.5, restarted from the seed"),
+        ("g", Set({"gain": 0.5}), "gain 1 → 0.5, restarted from the seed"),
+        ("+", Set({"lr": 0.2}), "lr 0.1 → 0.2"),
+        ("-", Set({"lr": 0.05}), "lr 0.1 → 0.05"),
+        ("f", Set({"fan_in": "off"}), "fan_in on → off, restarted from the seed"),
+        ("a", Set({"nonlinearity": "relu"}), "nonlinearity tanh → relu, restarted from the seed"),
+    ],
+)
+async def test_a_key_becomes_a_command_and_says_so_at_once(key: str, sent: object, said: str) -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press(key)
+        assert stream.sent == [sent]
+        assert app.state.message == said
+        assert said in picture(app)
+
+
+async def test_two_presses_before_the_trainer_answers_are_two_rungs() -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = lambda: []  # type: ignore[method-assign]
+        await pilot.press("G", "G", "-", "-")
+        assert [c.changes for c in stream.sent if isinstance(c, Set)] == [
+            {"gain": 1.5}, {"gain": 5 / 3}, {"lr": 0.05}, {"lr": 0.02},
+        ]  # fmt: skip
+        assert app.state.message == "lr 0.05 → 0.02"
+
+
+async def test_live_changes_are_asked_for_as_such() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("L", "G")
+        assert stream.sent == [Set({"gain": 1.5}, live=True)]
+        assert "applied to the live weights" in app.state.message
+
+
+async def test_space_pauses_and_goes_on() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("space")
+        await until(pilot, lambda: "paused" in picture(app).splitlines()[0])
+        assert "space go on" in picture(app)
+        await pilot.press("space")
+        assert stream.sent == [Pause(), Resume()]
+        await until(pilot, lambda: "training" in picture(app).splitlines()[0])
+
+
+async def test_a_restart_leaves_a_ghost_and_a_mark() -> None:
+    async with running(size=(120, 40)) as (pilot, app, _):
+        await pilot.press("G")
+        await until(pilot, lambda: bool(app.history.ghosts) and "▾gain 1 → 1.5" in picture(app))
+
+
+async def test_a_frozen_view_stands_while_training_goes_on() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("p")
+        step = app.state.history.snapshot.step  # type: ignore[union-attr]
+        still = picture(app)
+        await until(pilot, lambda: app.history.snapshot.step > step + 2000)  # type: ignore[union-attr]
+        assert picture(app).splitlines()[:20] == still.splitlines()[:20]
+        assert "view frozen" in still
+        await pilot.press("p")
+        assert "training" in picture(app).splitlines()[0]
+
+
+async def test_every_screen_opens_by_its_key_and_closes_by_escape() -> None:
+    async with running() as (pilot, app, _):
+        for screen in SCREENS[1:]:
+            if screen.name == "explain":
+                continue
+            await pilot.press(screen.key)
+            assert app.state.screen == screen.name, screen.key
+            await pilot.press("escape")
+            assert app.state.screen == "dashboard"
+        await pilot.press("?")
+        assert app.state.screen == "help"
+        await pilot.press("?")
+        assert app.state.screen == "dashboard"
+
+
+async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("tab", "j", "down", "k")
+        assert app.state.cursor == 2
+        await pilot.press("enter")
+        assert app.state.screen == "layer"
+        assert "5 Tanh" in picture(app)
+        assert "activation, % of outputs" in picture(app)
+        await pilot.press("down")
+        assert "8 Tanh" in picture(app)
+        await pilot.press("escape", "home", "up")
+        assert app.state.cursor == 6  # round to the last
+
+
+async def test_a_hundred_layers_scroll_with_the_cursor() -> None:
+    async with running(HUNDRED) as (pilot, app, _):
+        assert "more below" in picture(app)
+        await pilot.press("end")
+        assert "more above" in picture(app)
+        assert "more below" not in picture(app)
+        assert "▸" in picture(app)
+
+
+async def test_the_filter_is_typed_kept_and_cleared() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("/", *"1b", "backspace", "1", "space", "T")
+        assert app.state.filter == "11 T"
+        assert not stream.sent  # letters of a filter are no keys
+        await pilot.press("enter")
+        assert "1 of 7 rows have '11 T'" in picture(app)
+        await pilot.press("escape")
+        assert app.state.filter == ""
+
+
+async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
+    async with running(pictures=tmp_path) as (pilot, app, _):
+        await pilot.press("s", "s")
+        saved = sorted(tmp_path.glob("*.svg"))
+        assert len(saved) == 2
+        assert "<svg" in saved[0].read_text(encoding="utf-8")
+        assert app.state.message.startswith("picture saved: ")
+    async with running(pictures=tmp_path / "missing") as (pilot, app, _):
+        await pilot.press("s")
+        assert app.state.message.startswith("no picture: No such file")
+
+
+async def test_quitting_asks_and_may_be_cancelled() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("q")
+        assert "stop and save" in picture(app)
+        assert "in the background" not in picture(app)
+        await pilot.press("space", "escape")
+        assert app.state.prompt == ""
+        assert not stream.sent
+        await pilot.press("q", "s")
+        await until(pilot, lambda: not app.is_running or app._exit)
+        assert stream.sent == [Stop()]
+    assert app.return_code == 0
+
+
+async def test_training_may_go_on_in_the_background_where_it_can() -> None:
+    handed: list[bool] = []
+    async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+        await pilot.press("q")
+        assert "keep training in the background" in picture(app)
+        await pilot.press("k")
+        await until(pilot, lambda: app._exit)
+    assert handed == [True]
+    assert not stream.sent
+
+
+async def test_leaving_the_run_of_another_process_does_not_stop_it() -> None:
+    async with running(owns=False) as (pilot, app, stream):
+        await pilot.press("q")
+        assert "training goes on" in picture(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: app._exit)
+    assert not stream.sent
+
+
+async def test_keys_that_change_training_are_off_when_read_only() -> None:
+    async with running(readonly=True) as (pilot, app, stream):
+        await pilot.press("space", "b", "G", "+", "f", "a", "n", "r", ".", "L")
+        assert not stream.sent
+        assert "read only" in app.state.message
+        await pilot.press("q")
+        await until(pilot, lambda: app._exit)
+
+
+async def test_training_starts_behind_the_first_picture() -> None:
+    order: list[str] = []
+    stream = FakeStream(clock=Clock())
+    stream.drain = lambda: []  # type: ignore[method-assign]
+    app = Studio(stream, ascii=False, start=lambda: order.append(picture(app)), waiting="loading torch and the data")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: bool(order))
+        assert "loading torch and the data" in order[0]
+        await pilot.press("g")
+        assert app.state.message == "not yet: loading torch and the data"
+
+
+async def test_a_stream_that_breaks_is_lost_not_a_crash() -> None:
+    async with running() as (pilot, app, stream):
+
+        def broken() -> list[object]:
+            raise OSError("Stale file handle")
+
+        stream.drain = broken  # type: ignore[assignment,method-assign]
+        await until(pilot, lambda: app.state.lost)
+        assert picture(app).splitlines()[0].endswith("lost")
+        assert "Stale file handle" in picture(app)
+
+
+async def test_a_net_that_diverges_and_windows_that_change_size() -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = lambda: [nan(5000)]  # type: ignore[method-assign]
+        await until(pilot, lambda: "diverged" in picture(app))
+        for size in ((40, 12), (10, 3), (220, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda size=size: len(app.panel.picture) == size[1])
+
+
+async def test_nothing_is_drawn_when_nothing_is_new_and_hidden_screens_are_not_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("space")
+        await until(pilot, lambda: "paused" in picture(app))
+        app.state = app.state  # no message any more, nothing new
+        drawn: list[str] = []
+        real = app.panel.show
+        monkeypatch.setattr(app.panel, "show", lambda lines: (drawn.append("x"), real(lines)))
+        app.message_until = app.clock() + 1e9
+        stream.drain = lambda: []  # type: ignore[method-assign]
+        for _ in range(20):
+            app.tick()
+        assert not drawn
+
+
+def test_ladders() -> None:
+    assert neighbour((0.5, 1.0, 3.0), 1.2, 1) == 3.0
+    assert neighbour((0.5, 1.0, 3.0), 1.2, -1) == 1.0
+    assert neighbour((0.5, 1.0, 3.0), 3.0, 1) == 3.0
+    assert [next_lr(x, 1) for x in (0.1, 0.2, 0.5, 0.07, 9)] == [0.2, 0.5, 1.0, 0.1, 10.0]
+    assert [next_lr(x, -1) for x in (0.1, 0.2, 0.5, 0.07)] == [0.05, 0.1, 0.2, 0.05]
+
+
+def test_ascii_where_the_locale_has_no_utf_8() -> None:
+    assert ascii_wanted({"LANG": "C"})
+    assert ascii_wanted({"LANG": "de_DE.ISO-8859-1"})
+    assert ascii_wanted({"LANG": "en_US.UTF-8", "TERM": "linux"})
+    assert not ascii_wanted({"LANG": "en_US.UTF-8", "TERM": "xterm-256color"})
