@@ -10,7 +10,7 @@ import locale
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
-from makemore_core.snapshot import Exhibit, Snapshot
+from makemore_core.snapshot import Event, Exhibit, Snapshot
 
 GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 LR_STEP = 2.0
@@ -49,6 +49,7 @@ LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = ("tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity")
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
+MOST_UNEXAMINED = 256
 MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
 # Takes the snapshots that came since it was last asked, oldest first.
@@ -138,8 +139,7 @@ class Studio(App[int]):
                 self.say(f"the run cannot be read: {error}", "sick")
             came = []
         if came:
-            self.history.feed(came)
-            self.unexamined += [event for event in came if isinstance(event, Snapshot)]
+            self.history.feed(self.charted(came))
             self.settle_pending()
             self.examine()
         now = self.clock()
@@ -160,6 +160,16 @@ class Studio(App[int]):
             return
         self.drawn, self.drawn_at = key, self.clock()
         self.panel.show(draw(self.state, size.width, size.height))
+
+    def charted(self, came: Iterable[Event]) -> Iterator[Event]:
+        """The events as they are, the snapshots among them kept for the doctor; he takes long records in pieces."""
+        for event in came:
+            if self.doctor is not None and isinstance(event, Snapshot):
+                self.unexamined.append(event)
+                if len(self.unexamined) >= MOST_UNEXAMINED:
+                    self.doctor(self.unexamined)
+                    self.unexamined = []
+            yield event
 
     def examine(self) -> None:
         """Ask the doctor, once a second at most: findings do not come faster."""

@@ -150,7 +150,9 @@ class Chart:
     def see(self, snapshot: Snapshot) -> None:
         """The next snapshot of the run, or the latest once more."""
         start = self._start
-        if start is None or start.attempt != snapshot.attempt or not start.layers or _drawn(start) != _drawn(snapshot):
+        another = start is None or start.attempt != snapshot.attempt or _drawn(start) != _drawn(snapshot)
+        # the past may come after the present
+        if start is None or another or not start.layers or (snapshot.layers and snapshot.step < start.step):
             self._start = snapshot
         self._recent.append(snapshot)
 

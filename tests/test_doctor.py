@@ -236,6 +236,14 @@ def test_a_chart_remembers_how_the_run_began() -> None:
     assert chart.findings() == ()
 
 
+def test_a_past_that_comes_after_the_present() -> None:
+    past, now = with_layer(foreign(step=1), 3, std=0.01), foreign()
+    chart = doctor.Chart()
+    for snapshot in (now, past, now):
+        chart.see(snapshot)
+    assert [finding.name for finding in chart.findings()] == ["activations-shrink"]
+
+
 def test_a_last_snapshot_that_comes_twice_hides_no_losses() -> None:
     losses = tuple(3.3 - 0.001 * i for i in range(999))
     first = foreign(step=1, losses=(3.3,), first_loss=3.3, expected_loss=3.3)
