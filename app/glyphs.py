@@ -18,7 +18,7 @@ LEVELS = 8
 
 
 class Glyphs(NamedTuple):
-    """The characters a screen is drawn with; every one is one cell wide."""
+    """The characters a screen is drawn with; every one is one cell wide (but the ASCII plus-minus)."""
 
     ascii: bool
     ramp: str  # nothing .. full, growing upwards: LEVELS + 1 characters
@@ -59,9 +59,9 @@ UNICODE = Glyphs(
 )  # fmt: skip
 ASCII = Glyphs(
     ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-",
-    bar="|", corner="+", tick="|", junction="+", guide="-", dashes="-", low_line="_",
+    bar="|", corner="+", tick="|", junction="+", guide="_", dashes="-", low_line="_",
     progress="=", progress_left=".", cursor=">", point="o", mark=":", mark_head="v", above="^", below="v", ellipsis="~",
-    minus="-", times="x", arrow=">", plus_minus="~", box="+-+|++",
+    minus="-", times="x", arrow=">", plus_minus="+-", box="+-+|++",
 )  # fmt: skip
 
 _ASCII = {

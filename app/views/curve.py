@@ -115,8 +115,9 @@ class Canvas:
     def point(self, row: int, column: int, char: str, style: str) -> None:
         """One sign in a cell, on the ground that it has."""
         if 0 <= row < len(self.chars) and 0 <= column < len(self.chars[row]):
-            ground = self.styles[row][column].rpartition("/")[2] if self.chars[row][column] != " " else ""
-            self.chars[row][column], self.styles[row][column] = char, f"{style}/band" if ground == "band" else style
+            below = self.styles[row][column]
+            covered = below.endswith("/band") or (below == "band" and self.chars[row][column] == _QUARTERS[-1])
+            self.chars[row][column], self.styles[row][column] = char, f"{style}/band" if covered else style
 
     def lines(self) -> list[Line]:
         """The grid as lines."""

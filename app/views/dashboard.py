@@ -112,10 +112,12 @@ def findings(view: View, width: int, height: int) -> list[Line]:
     if not found:
         lines.append([(" nothing to report", "good")])
     for finding in found:
-        first, *rest = glyph.wrap(glyph.escape(finding.title, ascii=g.ascii), width - 2) or [""]
+        first, *rest = glyph.wrap(glyph.escape(g.text(finding.title), ascii=g.ascii), width - 2) or [""]
         lines.append([("!", "sick"), (first, "sick")])
         lines += [[(" " + line, "sick")] for line in rest]
-        lines += [[(" " + g.text(line), "dim")] for line in glyph.wrap(glyph.escape(finding.text), width - 2)]
+        lines += [
+            [(" " + line, "dim")] for line in glyph.wrap(glyph.escape(g.text(finding.text), ascii=g.ascii), width - 2)
+        ]
     return lines[:height]
 
 

@@ -31,7 +31,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     head = f"{'':{label}}{'':{cells}}{'mean':>9}{'std':>8}{'/median':>8}{'/first':>8}"
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
-    first, last = window(len(found), cursor, room)
+    tall = max(1, min(3, room // len(found)))
+    first, last = window(len(found), cursor, room) if tall == 1 else (0, len(found))
     if first:
         lines.append([(f" {g.above} {first} more above", "dim")])
     for at in range(first, last):
@@ -39,11 +40,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         assert trace is not None
         gradient = trace.layer.gradient
         sick = gradient_sick(found[at], against.gradient_std)
-        bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, 1, g)[0]
+        bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, tall, g)
+        lines += [[(" " * label, ""), (bar, "sick" if sick else "gradient")] for bar in bars[:-1]]
         lines.append(fit([
             (g.cursor if at == cursor else " ", "cursor"),
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
-            (bars, "sick" if sick else "gradient"),
+            (bars[-1], "sick" if sick else "gradient"),
             (glyph.scientific(gradient.mean).rjust(9), "dim"),
             (("!" if sick else " ") + glyph.scientific(gradient.std).rjust(7), "sick" if sick else ""),
             (_times(gradient.std, against.gradient_std, g), "dim"),
