@@ -131,6 +131,7 @@ class Session:
         self.message = ""
         self._pause_at: int | None = None
         self._told = "", "", False
+        self._over = False  # somebody has ended it
         self._sampling_seed, self._names = SAMPLING_SEED, NAMES
         self._begin(self._fresh(self.config, self.twin_changes))
 
@@ -199,6 +200,8 @@ class Session:
         return self.state, self.message, bool(self.recorder.trouble())
 
     def _alive(self) -> bool:
+        if self._over:
+            return False
         if self.state in ("running", "paused"):
             return True
         if self.state == "finished" and self.recorder.unsaved():
@@ -347,7 +350,7 @@ class Session:
 
         Raises ValueError, in one line, for a command that cannot be carried out as things stand.
         """
-        if self.state == "stopped":
+        if self._over:
             raise ValueError("the run has been stopped")
         match command:
             case Set(changes=changes, live=live):
@@ -360,6 +363,8 @@ class Session:
                 return self._fresh(self.config, changes)
             case Step() if self.state in ("finished", "diverged"):
                 raise ValueError(f"the run is {self.state}: restart it, or set steps higher")
+            case Checkpoint() if self.state == "diverged":
+                raise ValueError("the run is diverged: there is nothing worth saving")
             case Sample(n=n) if n > MOST_NAMES:
                 raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
@@ -396,8 +401,16 @@ class Session:
             case Look():
                 self._exhibit(command)
             case Stop():
-                self.state = "stopped"
-                self._save()
+                self._stop()
+
+    def _stop(self) -> None:
+        self._over = True
+        if self.state in ("running", "paused"):
+            self.state = "stopped"
+        if (
+            self.state == "stopped" or self.recorder.unsaved()
+        ):  # a finished run is saved; a diverged one is not worth it
+            self._save()
 
     def _set(self, command: Set, fresh: Fresh | None) -> None:
         after = self.config.replace(command.changes)

@@ -12,7 +12,20 @@ import msgspec
 import pytest
 
 from makemore_core import checkpoint, record, recorder, rundir
-from makemore_core.command import Channel, Checkpoint, Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop
+from makemore_core.command import (
+    Channel,
+    Checkpoint,
+    Command,
+    Look,
+    Pause,
+    Restart,
+    Resume,
+    Sample,
+    Set,
+    Step,
+    Stop,
+    Twin,
+)
 from makemore_core.config import Config, Optimizer
 from makemore_core.dataset import Dataset
 from makemore_core.record import RecordReader
@@ -210,6 +223,20 @@ def test_a_run_that_is_being_trained_is_refused_with_the_process(run: Callable[[
     trainer.kill()
     trainer.join()
     opened(folder, Order(0, 0, Stop())).run()  # a lock left by a kill is taken over
+
+
+def test_a_twin_is_resumed_with_it(run: Callable[[Config], Path], few_names: Dataset) -> None:
+    folder = run(SMALL)
+    orders = [Order(0, 20, Twin({"lr": 0.5})), Order(1, 30, Set({"momentum": 0.5, "lr": 0.01}))]
+    opened(folder, *orders, Order(1, 50, Stop())).run()
+    session = opened(folder)
+    session.run()
+
+    changes = later_changes(folder, 0)
+    assert session.twin is not None
+    assert differing(session.trainer, reference(SMALL, few_names, changes[1:])) == []
+    twin = SMALL.replace({"lr": 0.5})
+    assert differing(session.twin.trainer, reference(twin, few_names, [])) == ["generator"]  # it draws nothing
 
 
 # The record

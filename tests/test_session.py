@@ -147,7 +147,8 @@ def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
     ran, script = play(few_names, once("finished", Set({"steps": 150})), stay=True)
 
     assert ran.trainer.step == 150
-    assert script.saved_at == [120, 150, 150]  # twice finished, then stopped
+    assert ran.state == "finished"
+    assert script.saved_at == [120, 150]
     assert script.losses == Trainer(SMALL, few_names).advance(150)
 
 
@@ -181,6 +182,14 @@ def test_a_diverged_run_is_told_and_can_be_restarted(
     assert script.outcomes[0].error == "the run is diverged: restart it, or set steps higher"
     assert "finished" in [snapshot.state for snapshot in script.snapshots]
     assert math.isfinite(ran.net.loss or math.nan)
+
+
+def test_nothing_of_a_diverged_run_is_saved(few_names: Dataset) -> None:
+    config = SMALL.replace({"lr": 1e6, "norm": "none", "nonlinearity": "identity"})
+    ran, script = play(few_names, once("diverged", Checkpoint()), config=config, stay=True)
+
+    assert script.outcomes[0].error == "the run is diverged: there is nothing worth saving"
+    assert (ran.state, script.saved_at) == ("diverged", [])
 
 
 @pytest.mark.parametrize(
