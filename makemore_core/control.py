@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from makemore_core.command import Command, command_from_json
+from makemore_core.command import Command, Look, command_from_json
 from makemore_core.files import read_file, replace_file
 from makemore_core.snapshot import State
 
@@ -281,16 +281,16 @@ class ControlServer:
             self._misheard(client, "not a request: it has no command, ping or hello")
 
     def _command(self, client: _Client, request: Request) -> None:
-        if client.readonly or self._readonly:
+        try:
+            command = command_from_json(bytes(request.command))
+        except ValueError as error:
+            self._refuse(client, str(error), request.id)
+            return
+        if (client.readonly or self._readonly) and not isinstance(command, Look):  # which changes nothing
             self._refuse(client, "this connection is read-only", request.id)
         elif len(self._waiting) >= MOST_WAITING:
             self._refuse(client, "too many commands are waiting, try again", request.id)
         else:
-            try:
-                command = command_from_json(bytes(request.command))
-            except ValueError as error:
-                self._refuse(client, str(error), request.id)
-                return
             self._token += 1
             self._waiting[self._token] = (client, request.id)
             try:

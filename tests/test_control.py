@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from makemore_core import control
-from makemore_core.command import Command, Pause, Resume, Set, Step
+from makemore_core.command import Command, Look, Pause, Resume, Set, Step
 from makemore_core.control import (
     ADDRESS,
     LONGEST_LINE,
@@ -192,6 +192,8 @@ def test_readonly_is_enforced_by_the_trainer(run: Run) -> None:
     cheat.shutdown(socket.SHUT_WR)
     assert [reply["ok"] for reply in answers(cheat)] == [True, True, False]
     assert run.applied == []
+    assert client.request(Look("gain")).ok  # looking changes nothing
+    assert [command for command, _ in run.applied] == [Look("gain")]
 
 
 def test_a_whole_run_can_be_read_only(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ def look(view: View) -> Look:
 
 def press(view: View, key: str) -> Pressed | None:
     """Up and down move along the gradients."""
+    if key == "enter":
+        return Pressed(view)
     data = answer(view, NAME, Backward)
     by = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10, "home": -(10**6), "end": 10**6}.get(key)
     if data is None or by is None:

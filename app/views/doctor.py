@@ -15,8 +15,8 @@ def press(view: View, key: str) -> Pressed | None:
     if key in ("up", "down") and found:
         at = (chosen(view, "doctor_row") + (1 if key == "down" else -1)) % len(found)
         return Pressed(keep(view, doctor_row=at))
-    if key == "enter" and found:
-        fix = _selected(view, found).fix
+    if key == "enter":
+        fix = _selected(view, found).fix if found else None
         return Pressed(view, Set(fix) if fix else None)
     return None
 

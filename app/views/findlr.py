@@ -15,17 +15,15 @@ NAME = "find-lr"
 
 
 def look(view: View) -> Look | None:
-    """Once; a test is a thousand updates, so that another is run only when enter or r asks for one."""
+    """Once; a test is a thousand updates, so that another is run only when up or down asks for one."""
     return None if NAME in view.history.exhibits else Look(NAME)
 
 
 def press(view: View, key: str) -> Pressed | None:
     """`enter` takes the suggestion, up or down runs the test again on the net as it is now."""
     data = answer(view, NAME, RangeTest)
-    if key == "enter" and data is not None:
-        if data.suggestion is None:
-            return Pressed(view)
-        return Pressed(view, Set({"lr": data.suggestion}))
+    if key == "enter":
+        return Pressed(view, None if data is None or data.suggestion is None else Set({"lr": data.suggestion}))
     return Pressed(view, Look(NAME)) if key in ("up", "down") else None
 
 
