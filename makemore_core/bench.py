@@ -31,6 +31,8 @@ from makemore_core.session import Session
 from makemore_core.turns import Stopwatch, take_turns
 from makemore_core.watch import Watch
 
+WARM_UP = 40_000  # steps of a session until its looking has settled into its budget
+
 
 def run(quick: bool, json: bool) -> int:
     """Measure and print; the exit status. A table as it comes in, or one JSON object."""
@@ -174,7 +176,9 @@ def _diagnostics(data: Dataset, effort: Effort) -> Iterator[Figure]:
     """A whole session with everything that is looked at, against one that looks at nothing."""
     config = Config(steps=10**9, engine="fast")
     sides = {"with": Driven(config, data, Watch()), "without": Driven(config, data, Watch(10**9, budget=1e-9))}
-    longer = Effort(2 * effort.turn, effort.rounds)
+    for driven in sides.values():
+        driven.time(WARM_UP)  # the first survey and the first names come soon, on credit
+    longer = Effort(2 * effort.turn, 2 * effort.rounds)
     speeds = take_turns({name: driven.time for name, driven in sides.items()}, longer)
     for driven in sides.values():
         driven.close()
