@@ -15,6 +15,7 @@ from torch import Tensor
 from makemore_core import dataset
 from makemore_core.config import Config
 from makemore_core.engine import PlainEngine
+from makemore_core.fast import FastEngine
 from makemore_core.optim import Optimizer
 from makemore_core.snapshot import Exhibit, Json, to_json
 from makemore_core.trainer import Trainer
@@ -50,7 +51,8 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     optimizer.count = trainer.optimizer.count
     batches = upcoming(trainer, updates, trainer.config.batch_size)
     rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
-    losses: list[float] = PlainEngine(model, optimizer, trainer.train).advance(batches, rates, False).tolist()
+    kind = FastEngine if isinstance(trainer.engine, FastEngine) else PlainEngine
+    losses: list[float] = kind(model, optimizer, trainer.train).advance(batches, rates, False).tolist()
     smooth = smoothed(losses)
     return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth))
 

@@ -23,12 +23,12 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 def batchnorm(trainer: Trainer, options: Options) -> Data:
     """BatchNorm looked into (part 3): its statistics, the losses each kind gives, an example and its company.
 
-    Options: `examples` of the training split to calibrate and evaluate over (0, the default: all), `example`, the
+    Options: `examples` of each split to calibrate and evaluate over (0, the default: all), `example`, the
     number of a training example, `companies`, how many minibatches to put it into, `scale` of the weights whose
     spread is shown. A net without BatchNorm has no layers to show, but its spread is shown all the same.
     """
     count = whole(options, "examples", 0, 0, 10**9) or len(trainer.train.y)
-    train = Split(trainer.train.x[:count], trainer.train.y[:count])
+    train, val = (Split(split.x[:count], split.y[:count]) for split in (trainer.train, trainer.val))
     batch = present_batch(trainer)
     running, batched = trainer.model.clone(), trainer.model.clone()
     norms = [(i, leaf) for i, leaf in enumerate(running.leaves()) if isinstance(leaf, BatchNorm1d)]
@@ -52,8 +52,8 @@ def batchnorm(trainer: Trainer, options: Options) -> Data:
         for (index, leaf), of_batch, of_all in zip(norms, _norms(batched), _norms(calibrated), strict=True)
     ]  # fmt: skip
     data["losses"] = {
-        "running": {"train": _loss(running, train), "val": _loss(running, trainer.val)},
-        "calibrated": {"train": _loss(calibrated, train), "val": _loss(calibrated, trainer.val)},
+        "running": {"train": _loss(running, train), "val": _loss(running, val)},
+        "calibrated": {"train": _loss(calibrated, train), "val": _loss(calibrated, val)},
         "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, trainer.val)},
     }
     data["company"] = _company(trainer, options)
@@ -83,7 +83,7 @@ def _loss(net: Model, split: Split) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _batch_loss(trainer: Trainer, split: Split, most: int = 200) -> float | None:
+def _batch_loss(trainer: Trainer, split: Split, most: int = 100) -> float | None:
     """Mean loss of up to `most` minibatches, each normalised by its own statistics, as in training."""
     if not len(split.y):
         return None

@@ -64,7 +64,7 @@ SCREENS: tuple[Screen, ...] = (
         "BatchNorm",
         batchnorm.draw,
         look=batchnorm.look,
-        look_every=5.0,
+        look_every=10.0,
         press=batchnorm.press,
         help="BatchNorm looked into: statistics, company, a slider, the spread",
     ),

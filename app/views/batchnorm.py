@@ -20,7 +20,7 @@ PARTS = ("statistics", "company", "slider", "spread")
 
 def look(view: View) -> Look:
     """The statistics over part of the training split, which is enough for two digits; enter asks for all of it."""
-    options: dict[str, int | float | bool | str] = {"examples": 0 if chosen(view, "bn_whole") else 20_000}
+    options: dict[str, int | float | bool | str] = {"examples": 0 if chosen(view, "bn_whole") else 5_000}
     return Look(NAME, options | {"example": chosen(view, "bn_example"), "scale": _scale(view)})
 
 

@@ -99,11 +99,11 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
     selected = _row(view, data)
     trails = [Trail(_reaches(row, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)]
     canvas = Canvas(cells, rows, [Trail(trails[selected].reaches, "cursor"), *trails], g)
+    values = (0.0, 0.25, 0.5, 0.75, 1.0) if bounded else (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
+    ticks = {rows - 1 - axis.dot(value) // size.up: tick_text(value, gutter - 1, g) for value in values}
     out: list[Line] = []
     for at, line in enumerate(canvas.lines()):
-        share = 1 - (at + 0.5) / rows
-        value = share if bounded else 10 ** (-3 + 6 * share)
-        text = tick_text(value, gutter - 1, g) if at % max(1, rows // 4) == 0 else ""
+        text = ticks.get(at, "")
         out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
     end = f" layer {data.depth}"
     return [*out, [(" " * (gutter - 1) + g.corner + "1 " + end.rjust(cells - 2, g.rule), "axis")]]
