@@ -17,7 +17,7 @@ from makemore_core.session import Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Snapshot
 from makemore_core.watch import Watch
 
-SMALL = Config(n_layer=2, n_hidden=16, n_embd=4, batch_size=8, steps=120, engine="plain")
+SMALL = Config(n_layer=1, n_hidden=16, n_embd=4, batch_size=8, steps=120, engine="plain")
 DENSE, SPARSE = Watch(every=1), Watch(every=40)
 
 

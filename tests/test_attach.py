@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -95,7 +96,7 @@ def test_a_live_run_is_seen_controlled_and_its_end_told(live: tuple[Path, ForkSe
     before = len(other.snapshots)
     other.stream.send(Resume())
     other.wait(lambda s: s.state == "running" and s.step > paused.step + 5, "going on")
-    other.wait(lambda _: len(other.snapshots) > before + 5, "going on for a while")
+    other.wait(lambda _: len(other.snapshots) > before + 3, "going on for a while")
     assert {s.state for s in other.snapshots[before:]} == {"running"}
 
     one.stream.send(Stop())
@@ -221,8 +222,9 @@ def test_a_record_of_its_whole_budget_is_opened_at_once(tmp_path: Path, few_name
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
     writer = RecordWriter(folder / rundir.RECORD)
     line, step = to_json(canned(step=1_000_000, since=999_600)), 0
-    for step in range(400, 400 * 2600, 400):
-        writer.append(line.replace(b'"step":1000000', b'"step":%d' % step))
+    for step in range(400, 400 * 2000, 400):
+        one = line.replace(b'"step":1000000', b'"step":%d' % step)
+        wait_for(functools.partial(writer.append, one), "room in the record, which is being thinned")
     writer.close()
     assert rundir.write_state(folder, line)
     size = sum(path.stat().st_size for path in (folder / rundir.RECORD).iterdir())
@@ -234,7 +236,7 @@ def test_a_record_of_its_whole_budget_is_opened_at_once(tmp_path: Path, few_name
         mb = max(terminal.rss_mb(), peak_mb(terminal.pid))
         maps = Path(f"/proc/{terminal.pid}/maps").read_text()
         print(
-            f"\na record of {size / 1e6:.1f} MB: on screen after {seconds:.2f} s ({cpu:.2f} s of work), {mb:.0f} MB at most"
+            f"\na record of {size / 1e6:.1f} MB: seen after {seconds:.2f} s ({cpu:.2f} s of work), {mb:.0f} MB at most"
         )
     assert size > 0.5 * BUDGET
     assert mb < 80

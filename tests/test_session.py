@@ -86,15 +86,16 @@ def test_paused_means_no_update_and_a_step_is_as_many_as_asked(few_names: Datase
     assert ran.state == "finished"
 
 
-@pytest.mark.parametrize("name", sorted(LIVE_FIELDS))
-def test_what_only_coming_updates_read_never_restarts(few_names: Dataset, name: str) -> None:
-    value: Value = {"steps": 130, "batch_size": 5, "lr_decay_at": 60}.get(name, 0.02)
-    ran, script = play(few_names, at(50, Set({name: value})))
+def test_what_only_coming_updates_read_never_restarts(few_names: Dataset) -> None:
+    values: dict[str, Value] = dict.fromkeys(LIVE_FIELDS, 0.02)
+    values |= {"steps": 130, "batch_size": 5, "lr_decay_at": 60}
+    ran, script = play(few_names, *(at(50, Set({name: value})) for name, value in values.items()), watch=Watch(every=3))
 
     assert ran.attempt == 0
     assert [snapshot.step for snapshot in script.snapshots] == sorted(snapshot.step for snapshot in script.snapshots)
-    assert ran.trainer.step == ran.config.steps
-    assert [mark.step for mark in ran.interventions] == [script.outcomes[0].step]
+    assert ran.trainer.step == ran.config.steps == 130
+    assert {name: ran.config.as_dict()[name] for name in values} == values
+    assert [mark.step for mark in ran.interventions] == [outcome.step for outcome in script.outcomes]
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ class Order(NamedTuple):
 class Pace(NamedTuple):
     """How often a trainer saves and writes down, in seconds: often, where a test is to see much of it."""
 
-    checkpoint: float = 0.1
-    beat: float = 0.05
+    checkpoint: float = 0.2
+    beat: float = 0.1
 
 
 def new_run(folder: Path, config: Config, data: Path) -> Path:
