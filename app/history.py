@@ -29,6 +29,7 @@ MOST_BUCKETS = 2048
 SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 MOST_GHOSTS = 4
 SMOOTHED_SNAPSHOTS = 12  # histograms and statistics of a running net: the mean of about so many
+BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
 SMOOTHED_STEPS = 500  # the loss of a running net: the mean of about so many minibatches
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 UNBOUNDED_STDS = 3
@@ -283,6 +284,8 @@ class History:
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
         self.version = 0
+        self._count = 0
+        self.beat = 0  # counts the times at which plots are worth drawing anew
 
     def still(self) -> History:
         """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
@@ -328,6 +331,8 @@ class History:
             self.twin = self.twin or History()
             self.twin._take(snapshot.twin)
         self.snapshot = snapshot
+        self._count += 1
+        self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0
 
     def _begin(self, snapshot: Snapshot) -> None:
         if len(self.attempt.loss):

@@ -55,12 +55,19 @@ def changed(old: Line, new: Line) -> list[tuple[int, int]]:
     """
     if old == new:
         return []
-    text, before = "".join([t for t, _ in new]), "".join([t for t, _ in old])
+    same = 0  # spans at the beginning that are alike, and cells in them
+    skipped = 0
+    for one, other in zip(old, new, strict=False):
+        if one != other:
+            break
+        same += 1
+        skipped += len(one[0])
+    text, before = "".join([t for t, _ in new[same:]]), "".join([t for t, _ in old[same:]])
     size = len(text)
-    if len(before) != size or not (_plain(text) and _plain(before)):
+    if len(before) != size or not all(_plain(t) for t, _ in new) or not all(_plain(t) for t, _ in old):
         return [(0, 1_000_000)]
-    looks = [style for t, style in new for _ in t]
-    looks_before = [style for t, style in old for _ in t]
+    looks = [style for t, style in new[same:] for _ in t]
+    looks_before = [style for t, style in old[same:] for _ in t]
     stretches: list[tuple[int, int]] = []
     start = end = -1
     for at in range(size):
@@ -68,11 +75,11 @@ def changed(old: Line, new: Line) -> list[tuple[int, int]]:
             if start < 0:
                 start = at
             elif at - end > GAP:
-                stretches.append((start, end))
+                stretches.append((skipped + start, skipped + end))
                 start = at
             end = at + 1
     if start >= 0:
-        stretches.append((start, end))
+        stretches.append((skipped + start, skipped + end))
     return stretches
 
 

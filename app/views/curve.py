@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
@@ -145,12 +146,21 @@ class Axis(NamedTuple):
         return self.low <= value <= self.high
 
 
-def line(buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False) -> list[Reach]:
-    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured."""
-    out: list[Reach] = []
-    before: int | None = None
+def line(
+    buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False, drawn: Sequence[Reach] = ()
+) -> list[Reach]:
+    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured.
+
+    `drawn` is the line of fewer of the same buckets on the same axis: it is gone on with.
+    """
+    start = min(len(drawn), len(buckets) - 2)
+    while start > 0 and buckets[start - 1] is None:
+        start -= 1
+    out: list[Reach] = list(drawn[: max(0, start)])
+    last = buckets[start - 1] if out else None
+    before = None if last is None else axis.dot(last.mean)
     missed = 0
-    for bucket in buckets:
+    for bucket in buckets[len(out) :]:
         if bucket is None:
             out.append(None)
             missed += 1
@@ -168,6 +178,20 @@ def line(buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False) 
             out.append((before + 1, dot) if dot > before else (dot, before - 1))
         before, missed = dot, 0
     return out
+
+
+_LINES: WeakKeyDictionary[Series, dict[tuple[int, Axis, bool], list[Reach]]] = WeakKeyDictionary()
+
+
+def line_of(series: Series, per_dot: int, axis: Axis, *, joined: bool = False) -> list[Reach]:
+    """The line of a series; only what was not there the last time is worked out."""
+    lines = _LINES.setdefault(series, {})
+    key = per_dot, axis, joined
+    drawn = lines.get(key, [])
+    if len(lines) > 6:
+        lines.clear()
+    lines[key] = line(series.columns(per_dot), axis, joined=joined, drawn=drawn)
+    return lines[key]
 
 
 def band(buckets: Sequence[Bucket | None], axis: Axis) -> list[Reach]:
@@ -266,11 +290,9 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     now, ghosts = history.attempt, tuple(history.ghosts)
     last = max(now.loss.end, snapshot.step, *(ghost.loss.end for ghost in ghosts), 1)
     per_dot = per_column(last, cells * size.across)
-    columns = now.loss.columns(per_dot)
-    newest = columns[-1] if columns else None
-    # all that the picture depends on: while the newest column's dots stay, nothing is drawn again
+    # all that the picture depends on: between two beats of the history it is not drawn again
     key = (
-        len(columns), newest and (axis.dot(newest.low), axis.dot(newest.high), axis.dot(newest.mean)),
+        history.beat,
         tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
         history.marks, snapshot.expected_loss,
     )  # fmt: skip
@@ -290,8 +312,8 @@ def _loss_curve(
     assert expected is None or isinstance(expected, float)
     size = grain(g)
     columns = now.loss.columns(per_dot)
-    trails = [Trail(line(columns, axis), "loss")]
-    trails += [Trail(line(ghost.loss.columns(per_dot), axis), "ghost") for ghost in reversed(ghosts)]
+    trails = [Trail(line_of(now.loss, per_dot, axis), "loss")]
+    trails += [Trail(line_of(ghost.loss, per_dot, axis), "ghost") for ghost in reversed(ghosts)]
     trails.append(Trail(band(columns, axis), "band"))
     canvas = Canvas(cells, rows_, trails, g)
     per_cell = per_dot * size.across
@@ -377,24 +399,18 @@ def lines_over_steps(
     axis = Axis(low, high, rows_ * size.up, log)
     last = max((course.series.end for course in courses), default=1)
     per_dot = per_column(max(1, last), cells * size.across)
-    key = tuple(_end_of(course, axis, per_dot) for course in courses)
-    return _lines_over_steps(tuple(courses), axis, per_dot, cells, rows_, gutter, foot, tuple(guides), view.glyphs, key)
-
-
-def _end_of(course: Course, axis: Axis, per_dot: int) -> tuple[int, int]:
-    """How long a course is and the dot that it ends on: what its picture depends on."""
-    columns = course.series.columns(per_dot)
-    return len(columns), axis.dot(columns[-1].mean) if columns and columns[-1] else -1
+    names = tuple(courses), tuple(guides)
+    return _lines_over_steps(*names, axis, per_dot, cells, rows_, gutter, foot, view.glyphs, view.history.beat)
 
 
 @functools.lru_cache(16)
 def _lines_over_steps(
-    courses: tuple[Course, ...], axis: Axis, per_dot: int, cells: int, rows_: int, gutter: int, foot: int,
-    guides: tuple[tuple[float, str], ...], g: Glyphs, key: tuple[tuple[int, int], ...],
+    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, per_dot: int, cells: int,
+    rows_: int, gutter: int, foot: int, g: Glyphs, beat: int,
 ) -> list[Line]:  # fmt: skip
-    del key
+    del beat
     size = grain(g)
-    trails = [Trail(line(course.series.columns(per_dot), axis, joined=True), course.style) for course in courses]
+    trails = [Trail(line_of(course.series, per_dot, axis, joined=True), course.style) for course in courses]
     canvas = Canvas(cells, rows_, trails, g)
     for value, style in guides:
         canvas.put(rows_ - 1 - axis.dot(value) // size.up, 0, g.guide * cells, style, over=False)

@@ -73,7 +73,9 @@ def _eta(view: View, snapshot: Snapshot) -> str:
 
 def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     loss, _ = shown_loss(view)
-    name = glyph.clip(glyph.escape(snapshot.preset or snapshot.run, ascii=view.glyphs.ascii), 14, view.glyphs)
+    name = glyph.clip(
+        glyph.escape(snapshot.preset or snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs
+    )
     left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
     if cells < 34:
         left = left[1:]
@@ -172,7 +174,9 @@ def keys_line(view: View, cells: int) -> Line:
             continue
         line += [(key, "key"), (f" {text}  ", "dim")]
         used += size + 2
-    return fit(line, cells, view.glyphs) if width(line) <= cells + 2 else line
+    if line and line[-1][0].endswith("  "):
+        line[-1] = (line[-1][0].rstrip(), line[-1][1])
+    return fit(line, cells, view.glyphs)
 
 
 def message_line(view: View, cells: int) -> Line:

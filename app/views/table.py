@@ -83,7 +83,7 @@ def layout(width: int, label: int, dead: bool) -> Layout:
         if column.least <= left:
             chosen[column.name] = column.least
             left -= column.least
-    extra = min(left, label - least_label, 6 if width < 120 else 12)
+    extra = min(left, label - least_label, 2 if width < 100 else 6 if width < 120 else 12)
     left -= extra
     while left > 0:
         growing = [c for c in COLUMNS if c.share and chosen.get(c.name, c.most) < c.most]
