@@ -19,7 +19,9 @@ import pytest
 from makemore_core import checkpoint, control, rundir
 from makemore_core.config import Config
 from makemore_core.dataset import read
+from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer
+from makemore_core.snapshot import Snapshot, from_json
 from tests.commands import ROOT, Commands, commands
 from tests.terminal import Terminal
 from tests.trainers import differing, reference, wait_for
@@ -180,6 +182,41 @@ def test_a_short_run_in_the_background_may_be_over_at_once(makemore: Commands) -
     assert (ended.status, ended.err) == (0, "")
     folder = makemore.cwd / "runs/short"
     wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
+
+
+def test_the_studio_hands_over_to_the_background_without_a_step_lost_or_done_twice(
+    tmp_path: Path, few_names_file: Path
+) -> None:
+    argv = [sys.executable, "-m", "app", "train", "--data", str(few_names_file), *ENDLESS, "--set", "optimizer=adam"]
+    folder = tmp_path / "handed-over"
+    with Terminal([*argv, "--run", str(folder)], columns=110) as terminal:
+        terminal.wait_until(lambda: getattr(rundir.read_state(folder), "step", 0) > 1000, 60, "training")
+        terminal.press("-", "q")
+        terminal.wait_for("background")
+        terminal.press("k")
+        assert terminal.wait_end(60) == 0
+        said = re.search(r"in the background, process (\d+); to look: makemore attach", terminal.text)
+        assert said
+        assert terminal.not_restored() == []
+    handed_over = [snapshot for snapshot in snapshots(folder) if snapshot.state == "stopped"][-1]
+    wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) > handed_over.step + 1000, "training behind it")
+    os.kill(int(said[1]), signal.SIGTERM)
+    wait_for(lambda: rundir.liveness(folder) == "stopped", "its end")
+
+    told = snapshots(folder)
+    losses = [loss for snapshot in told for loss in snapshot.losses]
+    assert len(losses) == told[-1].step
+    changes = later_changes(folder, 0)
+    assert [type(command).__name__ for _, _, command in changes] == ["Set"]
+    config = Config().replace(rundir.read_manifest(folder).config).replace({"steps": told[-1].step})
+    assert differing(load_trainer(folder), reference(config, read(few_names_file), changes)) == []
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """The snapshots in a run's record."""
+    payloads = RecordReader(folder / rundir.RECORD).read()
+    events = [from_json(payload) for payload in payloads if payload.startswith(b'{"type":"snapshot"')]
+    return [event for event in events if isinstance(event, Snapshot)]
 
 
 # Nobody listens, nothing can be written
