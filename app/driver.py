@@ -31,7 +31,7 @@ from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
 from textual.worker import WorkerFailed
 
-from app.terminal import LEAVE, Exit, by_signal, is_gone, outlive_terminal, report
+from app.terminal import LEAVE, Exit, by_signal, is_gone, outlive_terminal, report, tell
 
 Result = TypeVar("Result")
 
@@ -419,7 +419,7 @@ def run_app(app: App[Result], *, on_lost: Callable[[], None], mouse: bool = Fals
         return Exit.LOST
     if error is not None:
         return Exit.ERROR
-    sys.stderr.write(said.getvalue())
+    tell(said.getvalue())
     if driver and driver.signal:
         return by_signal(driver.signal)
     return Exit.ERROR if app.return_code is None else app.return_code

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from app import launch
 from app.driver import run_app
-from app.headless import stopped_by_signals
+from app.headless import stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
 from app.terminal import Exit, by_signal
 from app.views.state import Finding
@@ -57,28 +57,34 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
         findings=advice(),
     )
     stream.failed = studio.exit
-    status = run_app(studio, on_lost=worker.leave)
-    if status == Exit.LOST:
-        with stopped_by_signals(channel) as caught:
-            worker.join()
+    with stopped_by_signals(channel) as caught:  # until all is saved: a terminal may close at any moment
+        status = run_app(studio, on_lost=worker.leave)
+        if status != Exit.LOST:
+            channel.send(Stop())
+            save_and_leave(folder, worker, watch, hand_over=bool(handed_over))
+            return status
+        worker.join()
         if worker.error is not None:
             return Exit.ERROR
-        return by_signal(caught[0]) if caught else Exit.LOST
-    channel.send(Stop())
-    with stopped_by_signals(channel):  # saving is not cut off by a terminal that closes meanwhile
-        stopped = worker.join(SAVING)
+        return by_signal(caught[0]) if caught else status
+
+
+def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_over: bool) -> None:
+    """Wait until the run has stopped, have a background trainer go on with it if asked to, and tell."""
+    stopped = worker.join(SAVING)
     if worker.error is not None:
         raise worker.error
     if not stopped:
         raise ValueError(f"{folder.name}: did not stop within {SAVING:g} s; its last checkpoint is in the folder")
-    if handed_over:
+    if hand_over:
         pid = launch.in_background(folder, watch)
-        print(f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
+        said = f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}"
     elif worker.unsaved():
         raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")
     else:
-        print(f"saved; to go on: makemore resume {launch.shown(folder)}")
-    return status
+        said = f"saved; to go on: makemore resume {launch.shown(folder)}"
+    with without_terminal_if_lost():
+        print(said, flush=True)
 
 
 def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None) -> int:

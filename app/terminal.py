@@ -22,6 +22,7 @@ import sys
 import tempfile
 import termios
 import traceback
+from contextlib import suppress
 from enum import IntEnum
 
 
@@ -124,8 +125,14 @@ def visible(text: str) -> str:
 
 def report(error: BaseException) -> None:
     """Tell a person of an unexpected error in one line on stderr; the traceback goes into a file that it names."""
-    sys.stderr.write(f"makemore: {in_one_line(error)}; details in {write_details(error)}\n")
-    sys.stderr.flush()
+    tell(f"makemore: {in_one_line(error)}; details in {write_details(error)}\n")
+
+
+def tell(text: str) -> None:
+    """Write on stderr, if there is still somebody to tell."""
+    with suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
