@@ -35,7 +35,7 @@ from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.watch import Watch
 from tests.trainers import Order, differing, new_run, opened, reference, trainer_process, wait_for
 
-SMALL = Config(n_layer=2, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.02, engine="plain")
+SMALL = Config(n_layer=1, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.02, engine="plain")
 
 
 @pytest.fixture
@@ -60,8 +60,14 @@ def entries(folder: Path) -> list[dict[str, object]]:
 # Going on
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "rmsprop", "adam", "adamw"])
-@pytest.mark.parametrize("engine", ["plain", "fast"])
+@pytest.mark.parametrize(
+    ("engine", "optimizer"),
+    [
+        *(("fast", name) for name in ("sgd", "momentum", "rmsprop", "adam", "adamw")),
+        ("plain", "sgd"),
+        ("plain", "adam"),
+    ],
+)
 def test_stopped_and_resumed_is_as_if_never_stopped(
     run: Callable[[Config], Path], few_names: Dataset, engine: str, optimizer: Optimizer
 ) -> None:
@@ -78,11 +84,8 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
     assert differing(load_trainer(folder), reference(config, few_names, made)) == []
 
 
-@pytest.mark.parametrize("engine", ["plain", "fast"])
-def test_killed_and_resumed_is_as_if_never_killed(
-    run: Callable[[Config], Path], few_names: Dataset, engine: str
-) -> None:
-    config = SMALL.replace({"engine": engine, "steps": 900 if engine == "plain" else 30_000, "optimizer": "adam"})
+def test_killed_and_resumed_is_as_if_never_killed(run: Callable[[Config], Path], few_names: Dataset) -> None:
+    config = SMALL.replace({"engine": "fast", "steps": 30_000, "optimizer": "adam"})
     folder = run(config)
     third = config.steps // 3
     orders = [Order(0, third, Set({"lr": 0.01})), Order(0, third + 100, Restart()), Order(1, third, Set({"gain": 2.0}))]
@@ -323,8 +326,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     monkeypatch.setattr(record.os, "write", writing)
     monkeypatch.setattr(checkpoint, "save", saving)
     monkeypatch.setattr(rundir, "replace_file", replacing)
-    for name in ("CHECKPOINT", "RETRY", "BEAT"):
-        monkeypatch.setattr(recorder, name, 0.0)
+    for name, seconds in {"CHECKPOINT": 0.03, "RETRY": 0.01, "BEAT": 0.0}.items():
+        monkeypatch.setattr(recorder, name, seconds)
     monkeypatch.setattr(record, "LONGEST_PAUSE", 0.01)
     yield full
     full.clear()
@@ -376,7 +379,12 @@ def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
     session = opened(folder, Order(0, 40, lost), Order(0, 90, kept))
     at(session, 30, lambda: disk.append(True))
     at(session, 60, disk.clear)
-    at(session, 85, lambda: monkeypatch.setattr(recorder, "CHECKPOINT", 1e9))
+
+    def save_for_the_last_time() -> None:
+        monkeypatch.setattr(recorder, "CHECKPOINT", 1e9)
+        session.recorder.checkpoint(session)
+
+    at(session, 85, save_for_the_last_time)
     crash(session, 0, 120)
     assert later_changes(folder, 0) == []
     assert [command for _, _, command in later_changes(folder, 1)] == [kept]
