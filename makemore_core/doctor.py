@@ -60,6 +60,8 @@ LIMITS: dict[str, Limit] = {
     "last_layer_early": Limit(1.6, "the same after 1,000 updates: a last layer made small catches up by itself"),
     "updates_large": Limit(-1.75, "log10 update:data of a weight but the last; part 3: the guide is -3"),
     "updates_small": Limit(-4.0, "log10 update:data of a quarter of the weights; part 3: at -4 it learns too slowly"),
+    "updates_slow": Limit(-3.5, "log10, of the median weight: a third of the guide; healthy presets stay above -3.3"),
+    "updates_uneven": Limit(1.5, "log10 from the slowest weight to the fastest: no one learning rate is to blame"),
     "updates_after": Limit(100, "updates; the first ones after initialisation are not typical"),
     "statistics_noise": Limit(0.06, "std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples"),
     "statistics_gap": Limit(0.15, "nats of loss in evaluation above the minibatches' on the same split"),
@@ -301,7 +303,8 @@ def _update_ratio(run: _Run) -> Iterator[Finding]:
         yield _finding("updates-large", "the updates are large for the weights", evidence,
                        *_other_rate(run, run.updates[fastest.name]), layer=fastest.layer)  # fmt: skip
     small = [ratio for ratio in ratios if ratio < LIMITS["updates_small"].value]
-    if len(small) >= len(ratios) / 4 and not _decayed(run):
+    slow = len(small) >= len(ratios) / 4 or _median(ratios) < LIMITS["updates_slow"].value
+    if slow and not _decayed(run):
         slowest = min(judged, key=lambda weight: run.updates[weight.name])
         evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {_median(ratios):.1f}"
         yield _finding("updates-small", "the updates are small for the weights", evidence,
@@ -418,6 +421,9 @@ def _divided(config: Mapping[str, Value]) -> dict[str, Value]:
 def _other_rate(run: _Run, ratio: float) -> Advice:
     config = run.now.config
     gain = config.get("gain")
+    ratios = list(run.updates.values())[:-1]
+    if ratio < GUIDE and ratios and max(ratios) - min(ratios) > LIMITS["updates_uneven"].value:
+        return _right_gain(run)
     if config.get("norm") != "none" and isinstance(gain, int | float) and ratio > GUIDE and gain < 0.5:
         return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
     if config.get("fan_in") == "off" and config.get("norm") == "none":

@@ -179,6 +179,8 @@ def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
         (with_update(foreign(step=2000), 4, -1.5), set()),
         (with_update(foreign(), 1, -1.5), {"updates-large"}),
         (with_update(foreign(), 1, -4.5), {"updates-small"}),
+        (with_update(with_update(with_update(foreign(), 0, -3.6), 1, -3.6), 2, -3.6), {"updates-small"}),
+        (with_update(foreign(), 1, -3.6), set()),
         (with_update(foreign(), 1, -math.inf), set()),
     ],
 )
@@ -249,3 +251,11 @@ def test_a_last_snapshot_that_comes_twice_hides_no_losses() -> None:
     first = foreign(step=1, losses=(3.3,), first_loss=3.3, expected_loss=3.3)
     last = foreign(step=1000, losses=losses, first_loss=3.3, expected_loss=3.3)
     assert findings(msgspec.structs.replace(last, losses=()), [first, last]) == ()
+
+
+def test_weights_that_move_unevenly_are_no_matter_of_the_rate() -> None:
+    uneven = foreign(config=PRESETS["fifty-layers"].config().as_dict(), lr=0.1)
+    for index, ratio in enumerate((-6.0, -5.5, -5.0, -2.8)):
+        uneven = with_update(uneven, index, ratio)
+    (finding,) = findings(uneven)
+    assert (finding.name, finding.fix) == ("updates-small", {"norm": "batch", "norm_output": True})
