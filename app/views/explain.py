@@ -37,6 +37,16 @@ SCREENS: dict[str, str] = {
     "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates.",
     "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. Where the loss "
     "falls fastest and is not yet thrown about, the rate is good; where it rises, too large.",
+    "layer": "One layer enlarged: its histogram now, and behind it the one of the first update, so that a drift shows; "
+    "and its numbers over the whole run.",
+    "gradients": "The gradient that reaches each layer, through the depth and over time. Lines that stay together: every "
+    "layer hears about the loss alike. Lines that part: the early layers learn at another pace than the late ones.",
+    "weights": "Every weight with the size of its gradient and of its updates against its own. The guide for "
+    "update:data is -3; one weight far above the others is a layer that takes too large steps.",
+    "twin": "Two nets that differ in one setting and in nothing else: same seed, same minibatches. What differs on the "
+    "screen comes from that setting.",
+    "presets": "The experiments of the lectures, in their order. Starting one restarts the run with its settings; the "
+    "curve so far stays as a ghost.",
     "doctor": "Findings are read off the same numbers that the screen shows, with thresholds from the lectures.",
 }
 
