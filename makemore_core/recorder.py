@@ -97,7 +97,7 @@ class FolderRecorder(Recorder):
         return None
 
     def asked(self, session: Session) -> list[Request]:
-        self._beat(session)
+        self.alive(session)
         requests = []
         while self._queue:
             command, who, token = self._queue.popleft()
@@ -108,7 +108,7 @@ class FolderRecorder(Recorder):
         if self._server is not None:
             self._server.acknowledge(token, session.trainer.step if error is None else error)
 
-    def _beat(self, session: Session) -> None:
+    def alive(self, session: Session) -> None:
         now = time.monotonic()
         if now < self._next_beat:
             return

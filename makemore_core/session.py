@@ -84,6 +84,9 @@ class Recorder:
         """What other processes asked since the last call; called often, paused or not."""
         return []
 
+    def alive(self, session: Session) -> None:
+        """The run is busy; called often, so that nobody takes it for dead."""
+
     def checkpoint(self, session: Session) -> str:
         """Save the state of the session; a line that says where. Raises ValueError where that failed."""
         return ""
@@ -275,7 +278,7 @@ class Session:
         """The last update is done: the losses over the whole splits, the dead units, fresh names, a checkpoint."""
         for net in self.nets:
             for _ in net.survey(whole=True):
-                pass
+                self.recorder.alive(self)
             if net.watched:
                 net.look()
             net.sample(self._names, self._sampling_seed)
