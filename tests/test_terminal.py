@@ -176,7 +176,7 @@ def test_suspended_by_ctrl_z_and_shown_again(record: Path) -> None:
         terminal.wait_for("ready, step")
         terminal.wait_for("22 0123")
         terminal.press("q")
-        terminal.wait_for("[shell]")
+        terminal.wait_until(lambda: terminal.text.count("[shell]") == 3, what="the prompt")
         terminal.type("echo status $?\r")
         terminal.wait_for("status 0")
 
