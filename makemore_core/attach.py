@@ -5,6 +5,7 @@ It loads no torch. The trainer does not know how many look at it this way.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ import msgspec
 from makemore_core import rundir
 from makemore_core.command import Command
 from makemore_core.control import ControlClient
+from makemore_core.files import read_file
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Event, Snapshot, State, from_json
 
+LONGEST_EXHIBIT = 16 * 1024 * 1024
 PIECE = 1024 * 1024  # bytes of the record that are held at once
 SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has become of the trainer
 
@@ -53,6 +56,8 @@ class Attached:
         self._told: State | None = None
         self._heard = 0.0  # when the last snapshot was read
         self._look: _Look | None = None
+        self._exhibited = 0  # when an exhibit was last put into its folder
+        self._seen: dict[str, tuple[int, int]] = {}
 
     @property
     def damaged(self) -> int:
@@ -69,12 +74,29 @@ class Attached:
             if isinstance(event, Snapshot):
                 self._newest, self._told, self._heard = event, event.state, time.monotonic()
             yield event
+        yield from self._exhibits()
         yield from self._refusals()
         yield from self._turn()
 
     def _payloads(self) -> Iterator[bytes]:
         while payloads := self._reader.read(most=PIECE):
             yield from payloads
+
+    def _exhibits(self) -> Iterator[Event]:
+        """What was taken from the net on somebody's request; each is one file, replaced by the next of its name."""
+        folder = self._folder / rundir.EXHIBITS
+        with contextlib.suppress(OSError):  # there is none yet
+            changed = folder.stat().st_mtime_ns
+            if changed == self._exhibited:
+                return
+            self._exhibited = changed
+            for path in sorted(folder.glob("*.json")):
+                found = path.stat()
+                version = found.st_ino, found.st_mtime_ns
+                if self._seen.get(path.name) != version:
+                    self._seen[path.name] = version
+                    with contextlib.suppress(ValueError):
+                        yield from_json(read_file(path, LONGEST_EXHIBIT))
 
     def _refusals(self) -> Iterator[Event]:
         for reply in self._client.replies():

@@ -20,6 +20,7 @@ from makemore_core.config import Config, Value
 from makemore_core.control import ControlServer
 from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
+from makemore_core.files import replace_file
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.session import Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Intervention, Snapshot, to_json
@@ -134,7 +135,11 @@ class FolderRecorder(Recorder):
             self._next_beat = 0.0
 
     def exhibit(self, exhibit: Exhibit) -> None:
-        self._append(to_json(exhibit))
+        """Only the newest of each name is kept, beside the record: looking must not use up room for what happened."""
+        folder = self.folder / rundir.EXHIBITS
+        with contextlib.suppress(OSError):  # whoever looks asks again
+            folder.mkdir(mode=0o700, exist_ok=True)
+            replace_file(folder / f"{exhibit.name}.json", to_json(exhibit), sync=False)
 
     def command(self, session: Session, command: Command, who: str) -> None:
         if isinstance(command, Look):  # views ask again and again, and it changes nothing

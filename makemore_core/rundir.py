@@ -29,6 +29,7 @@ STATE = "state.json"
 LOCK = "lock"
 RECORD = "record"
 CHECKPOINTS = "checkpoints"
+EXHIBITS = "exhibits"
 
 LONGEST_FILE = 64 * 1024 * 1024
 STALE = 5.0  # seconds without a sign of life after which a trainer passes for unresponsive

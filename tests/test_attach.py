@@ -19,7 +19,7 @@ from makemore_core import attach, rundir
 from makemore_core.attach import Attached
 from makemore_core.command import Look, Pause, Restart, Resume, Set, Step, Stop
 from makemore_core.config import Config
-from makemore_core.record import BUDGET, RecordWriter
+from makemore_core.record import BUDGET, RecordReader, RecordWriter
 from makemore_core.snapshot import Event, Exhibit, Snapshot, to_json
 from tests.canned import snapshot as canned
 from tests.terminal import Terminal
@@ -195,15 +195,25 @@ def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, fe
     assert (told.run, told.step, told.steps) == ("run", 0, 150)
 
 
-def test_exhibits_come_through(tmp_path: Path, few_names_file: Path) -> None:
-    exhibits = pytest.importorskip("makemore_core.exhibits")
+def test_an_exhibit_comes_through_once_and_takes_no_room_in_the_record(tmp_path: Path, few_names_file: Path) -> None:
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
-    name = sorted(exhibits.EXHIBITS)[0]
-    opened(folder, Order(0, 30, Look(name)), Order(0, 40, Stop())).run()
+    viewer, late = Viewer(folder), Viewer(folder)
+    session = opened(folder, Order(0, 30, Look("dead-map")), Order(0, 60, Look("dead-map")), Order(0, 90, Stop()))
+    snapshot = session.recorder.snapshot
 
-    viewer = Viewer(folder)
-    viewer.wait(lambda s: s.state == "stopped", "the end")
-    assert [event.name for event in viewer.events if isinstance(event, Exhibit)] == [name]
+    def looked_at(one: Snapshot) -> None:
+        snapshot(one)
+        viewer.look()
+
+    session.recorder.snapshot = looked_at  # type: ignore[method-assign]
+    session.run()
+    late.wait(lambda s: s.state == "stopped", "the end")
+
+    shown = [(event.name, event.step) for event in viewer.events if isinstance(event, Exhibit)]
+    assert [name for name, _ in shown] == ["dead-map", "dead-map"]
+    assert [(event.name, event.step) for event in late.events if isinstance(event, Exhibit)] == [shown[-1]]
+    payloads = RecordReader(folder / rundir.RECORD).read()
+    assert not any(payload.startswith(b'{"type":"exhibit"') for payload in payloads)
 
 
 def test_after_a_resume_the_curve_goes_on_where_it_was() -> None:
