@@ -83,7 +83,7 @@ def changed(old: Line, new: Line) -> list[tuple[int, int]]:
     return stretches
 
 
-@functools.lru_cache(8192)
+@functools.lru_cache(512)
 def _plain(text: str) -> bool:
     """Whether every character is one cell wide: ours are, those of names may not be."""
     from app.glyphs import width_of

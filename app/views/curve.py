@@ -51,7 +51,7 @@ def grain(g: Glyphs) -> Grain:
     return MARKS if g.ascii else QUARTERS
 
 
-@functools.lru_cache(32768)
+@functools.lru_cache(512)
 def _column(
     subs: tuple[tuple[Reach, ...], ...], styles: tuple[str, ...], height: int, size: Grain
 ) -> tuple[tuple[str, str], ...]:

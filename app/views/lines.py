@@ -105,7 +105,7 @@ def heading(title: str, note: str | Line, cells: int, glyphs: Glyphs) -> Line:
     return [*out, (glyphs.rule * left, "faint")] if left > 0 else out
 
 
-@functools.lru_cache(8192)
+@functools.lru_cache(512)
 def runs(chars: tuple[str, ...], styles: tuple[str, ...]) -> tuple[Span, ...]:
     """Cells as spans, neighbours of one style joined."""
     out: list[Span] = []

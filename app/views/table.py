@@ -143,7 +143,7 @@ def header(view: View, plan: Layout, table: Sequence[Row]) -> Line:
     return line
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(512)
 def _label(name: str, cells: int, digits: int, index: int | None, g: Glyphs) -> str:
     text = f"{index:>{digits}} {name}" if index is not None else f"{'':{digits}} {name}"
     return glyph.safe(text, cells, g)
@@ -178,7 +178,7 @@ def _spark_level(bucket: Bucket | None, eighths: int) -> int:
     return -height if update_sick(bucket.mean) else height
 
 
-@functools.lru_cache(2048)
+@functools.lru_cache(512)
 def _spark(levels: tuple[int, ...], cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
     lines = []
     middle = tall // 2  # the line, counted from the bottom, in which or at whose lower edge -3 lies
@@ -249,7 +249,7 @@ def _low(spans: tuple[Span, ...], cells: int, tall: int) -> Block:
     return (*_blank(cells, tall - 1), spans)
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(512)
 def _layer_cells(
     trace: LayerTrace, version: int, columns: tuple[tuple[str, int], ...], tall: int, scales: tuple[float, float],
     sick: Sick, g: Glyphs,
@@ -292,7 +292,7 @@ def _layer_number(trace: LayerTrace, column: str, room: int, sick: Sick, g: Glyp
     return _number(glyph.scientific(gradient.std).rjust(room), sick.gradient, "")
 
 
-@functools.lru_cache(1024)
+@functools.lru_cache(512)
 def _weight_cells(
     trace: WeightTrace, version: int, columns: tuple[tuple[str, int], ...], tall: int, g: Glyphs
 ) -> tuple[Block, ...]:
