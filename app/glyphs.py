@@ -168,15 +168,16 @@ def rebin(
 
 
 def heights(shares: Sequence[float]) -> list[float]:
-    """Shares of a histogram as levels 0..8, alike in all rows: a flat histogram is 2.4 high, five times that is full.
+    """Shares of a histogram as levels 0..7, alike in all rows: a flat histogram is 2.1 high, five times that is full.
 
-    The power 3/4 of the share is drawn, so that a tail stays visible beside a peak. What is there at all is at least
-    a level high, what is less than a thousandth of a flat histogram is not there.
+    The power 3/4 of the share is drawn, so that a tail stays visible beside a peak, and a full bar leaves the top
+    eighth free, so that rows do not grow into each other. What is there at all is at least a level high, what is less
+    than a thousandth of a flat histogram is not there.
     """
-    cells = len(shares)
+    cells, full = len(shares), LEVELS - 1
     return [
-        min(8.0, max(1.0, (share * cells / 5) ** 0.75 * LEVELS)) if share * cells > 1e-3 else 0.0 for share in shares
-    ]
+        min(full, max(1.0, (share * cells / 5) ** 0.75 * full)) if share * cells > 1e-3 else 0.0 for share in shares
+    ]  # fmt: skip
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

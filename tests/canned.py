@@ -193,8 +193,9 @@ def empty(step: int = 0) -> Snapshot:
 
 
 def course(shape: Shape = HEALTHY, until: int = 20_000, every: int = 500, **fields: object) -> list[Snapshot]:
-    """A run up to a step, a snapshot `every` so many."""
-    return [snapshot(shape, step, since=step - every, **fields) for step in range(every, until + 1, every)]
+    """A run up to a step, a snapshot after its first update and then `every` so many."""
+    steps = [1, *range(every, until + 1, every)]
+    return [snapshot(shape, step, since=before, **fields) for before, step in itertools.pairwise([0, *steps])]
 
 
 class FakeStream:
@@ -226,7 +227,8 @@ class FakeStream:
         return events
 
     def _advance(self, steps: int) -> None:
-        self.before, self.step = self.step, min(self.config.steps, self.step + max(1, steps))
+        steps = max(1, steps) if self.step else 1
+        self.before, self.step = self.step, min(self.config.steps, self.step + steps)
         if self.step >= self.config.steps:
             self.state = "finished"
 

@@ -55,8 +55,8 @@ def row(counts: list[float], low: float, high: float, cells: int) -> str:
 
 def test_histograms_of_healthy_saturated_shrunk_and_dead_layers() -> None:
     assert row([1] * 8, -1, 1, 8) == "▂▂▂▂▂▂▂▂"
-    assert row([9, 1, 0, 0, 0, 0, 1, 9], -1, 1, 8) == "▆▁    ▁▆"
-    assert row([0, 0, 0, 50, 50, 0, 0, 0], -1, 1, 8) == "   ▇▇   "
+    assert row([9, 1, 0, 0, 0, 0, 1, 9], -1, 1, 8) == "▅▁    ▁▅"
+    assert row([0, 0, 0, 50, 50, 0, 0, 0], -1, 1, 8) == "   ▆▆   "
     assert row([0] * 8, -1, 1, 8) == " " * 8
 
 

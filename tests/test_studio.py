@@ -81,7 +81,7 @@ async def test_a_key_becomes_a_command_and_says_so_at_once(key: str, sent: objec
 
 async def test_two_presses_before_the_trainer_answers_are_two_rungs() -> None:
     async with running() as (pilot, app, stream):
-        stream.drain = lambda: []  # type: ignore[method-assign]
+        stream.drain = list  # type: ignore[method-assign]
         await pilot.press("G", "G", "-", "-")
         assert [c.changes for c in stream.sent if isinstance(c, Set)] == [
             {"gain": 1.5}, {"gain": 5 / 3}, {"lr": 0.05}, {"lr": 0.02},
@@ -231,7 +231,7 @@ async def test_keys_that_change_training_are_off_when_read_only() -> None:
 async def test_training_starts_behind_the_first_picture() -> None:
     order: list[str] = []
     stream = FakeStream(clock=Clock())
-    stream.drain = lambda: []  # type: ignore[method-assign]
+    stream.drain = list  # type: ignore[method-assign]
     app = Studio(stream, ascii=False, start=lambda: order.append(picture(app)), waiting="loading torch and the data")
     async with app.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: bool(order))
@@ -272,7 +272,7 @@ async def test_nothing_is_drawn_when_nothing_is_new_and_hidden_screens_are_not_d
         real = app.panel.show
         monkeypatch.setattr(app.panel, "show", lambda lines: (drawn.append("x"), real(lines)))
         app.message_until = app.clock() + 1e9
-        stream.drain = lambda: []  # type: ignore[method-assign]
+        stream.drain = list  # type: ignore[method-assign]
         for _ in range(20):
             app.tick()
         assert not drawn

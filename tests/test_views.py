@@ -52,7 +52,7 @@ def replace_kind(layer: object, kind: str) -> object:
 
 
 NETS: dict[str, Callable[[], Sequence[Event]]] = {
-    "nothing": lambda: [],
+    "nothing": list,
     "empty": lambda: [canned.empty()],
     "healthy": lambda: canned.course(until=3000),
     "sick": lambda: canned.course(canned.SICK, until=3000),
@@ -90,7 +90,8 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     picture = text_of(draw(state, 80, 24))
     assert picture[0] == "deep-batchnorm  cpu plain  step 20,000/200,000  4,960/s  eta 0:36       training"
     assert picture[1] == "━━━────────────────────────────  loss 2.229  val 2.218  ln V 3.296  probes 1.1 %"
-    assert picture[2].split() == "layer act −1..1 mean std sat. grad±0.01 std g:d upd:data now".split()
+    head = "act −1..1 mean std sat. grad±0.01 std g:d upd:data now"
+    assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
     assert picture[4].split()[:2] == ["2", "Tanh"]
     assert picture[4].split()[3:6] == ["+0.00", "0.58", "1.4%"]
@@ -106,6 +107,13 @@ def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
     assert all("!" in line for line in found)
     healthy = view(canned.course(until=20_000))
     assert not any("!" in line for line in text_of(draw(healthy, 80, 24)))
+
+
+def test_saturation_is_judged_by_how_the_layer_began() -> None:
+    trained = [canned.snapshot(canned.HEALTHY, 1, since=0), *canned.course(canned.SICK, until=3000)[1:]]
+    for snapshots, sick in ((canned.course(canned.SICK, until=3000), 5), (trained, 0)):
+        found = [line for line in text_of(draw(view(snapshots), 80, 24)) if " Tanh " in line]
+        assert sum("! 4" in line or "! 5" in line for line in found) == sick
 
 
 def test_shrinking_activations_are_signed_where_half_of_the_spread_is_lost() -> None:

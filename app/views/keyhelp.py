@@ -6,72 +6,95 @@ from app import glyphs as glyph
 from app.history import GRADIENT_STDS, SMOOTHED_SNAPSHOTS, SMOOTHED_STEPS
 from app.keys import GROUPS, KEYS
 from app.views.lines import Line, beside, heading
-from app.views.state import GRADIENT_WITHIN, SATURATED_ABOVE, SPREAD_WITHIN, UPDATE_WITHIN, View
+from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, UPDATE_WITHIN, View
+from makemore_core.doctor import LIMITS
 from makemore_core.snapshot import FLAT, SATURATED
 
 LEGEND: tuple[tuple[str, str], ...] = (
     (
         "activation",
         (
-            "histogram of a module's outputs for one minibatch; -1..1 for tanh and the like, else the scale in the head, "
-            "the same in every row"
+            "histogram of a module's outputs for one minibatch; -1..1 for tanh and the like, else the "
+            "scale in the head, the same in every row"
         ),
     ),
-    ("mean, std", "of those outputs"),
+    (
+        "mean, std",
+        ("of those outputs"),
+    ),
     (
         "sat.",
         (
-            f"share of outputs with |a| > {SATURATED:g}, where tanh lets hardly any gradient through; for relu-like units "
-            "the share that is off"
+            f"share of outputs with |a| > {SATURATED:g}, where tanh lets hardly any gradient through; "
+            "for relu-like units the share that is off"
         ),
     ),
-    ("dead", f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check"),
+    (
+        "dead",
+        (f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check"),
+    ),
     (
         "gradient",
         (
-            f"histogram of the loss's derivative by those outputs; the scale is {GRADIENT_STDS} stds of the median layer, "
-            "what lies outside is in the edge bars"
+            f"histogram of the loss's derivative by those outputs; the scale is {GRADIENT_STDS} stds "
+            "of the median layer, what lies outside is in the edge bars"
         ),
     ),
-    ("std", "behind the gradient: its standard deviation"),
-    ("g:d", "grad:data, std of a weight's gradient / std of the weight, after the update"),
+    (
+        "std",
+        ("behind the gradient: its standard deviation"),
+    ),
+    (
+        "g:d",
+        ("grad:data, std of a weight's gradient / std of the weight, after the update"),
+    ),
     (
         "update:data",
         (
-            "log10(std of the last change of a weight / std of the weight), over the run, on the scale -5..-1; near -3 is "
-            "a good pace"
+            "log10(std of the last change of a weight / std of the weight), over the run, on the "
+            "scale -5..-1; near -3 is a good pace"
         ),
     ),
     (
         "! and colour",
         (
-            f"more than {SATURATED_ABOVE:.0%} saturated; std not within {SPREAD_WITHIN:g} times the first layer's; "
-            f"gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data not within "
-            f"{UPDATE_WITHIN:g} of -3; no finite number"
+            f"more saturated than {LIMITS['saturated_at_start'].value:.0%} from the start or "
+            f"{LIMITS['saturated'].value:.0%} later; std not within {SPREAD_WITHIN:g} times the first "
+            f"layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; "
+            f"update:data not within {UPDATE_WITHIN:g} of -3; no finite number"
         ),
     ),
     (
         "loss",
         (
-            f"of minibatches; the number above is the mean of about {SMOOTHED_STEPS} steps; the curve shows mean, minimum "
-            "and maximum; the points are the validation split"
+            f"of minibatches; the number above is the mean of about {SMOOTHED_STEPS} steps; the curve "
+            "shows mean, minimum and maximum; the points are the validation split"
         ),
     ),
-    ("ln V", "loss of the uniform guess over V symbols: what the first loss should be"),
-    ("probes", "share of the time that goes into looking: probes, evaluations, samples"),
+    (
+        "ln V",
+        ("loss of the uniform guess over V symbols: what the first loss should be"),
+    ),
+    (
+        "probes",
+        ("share of the time that goes into looking: probes, evaluations, samples"),
+    ),
     (
         "smoothing",
         (
-            f"while training runs, bars and numbers are means of about {SMOOTHED_SNAPSHOTS} snapshots; paused, they are "
-            "those of the last update"
+            f"while training runs, bars and numbers are means of about {SMOOTHED_SNAPSHOTS} snapshots; "
+            "paused, they are those of the last update"
         ),
     ),
-    ("grey curves", "earlier attempts, before a restart"),
+    (
+        "grey curves",
+        ("earlier attempts, before a restart"),
+    ),
     (
         "L",
         (
-            "a change of the net restarts from the seed, or with L goes to the live weights where that can be; lr never "
-            "restarts"
+            "a change of the net restarts from the seed, or with L goes to the live weights where "
+            "that can be; lr never restarts"
         ),
     ),
 )

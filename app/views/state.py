@@ -11,6 +11,7 @@ from app.glyphs import UNICODE, Glyphs
 from app.history import History, LayerTrace, WeightTrace, bounded
 from app.views.lines import Line
 from makemore_core.command import Command, Look
+from makemore_core.doctor import LIMITS, RELU_LIKE, START
 
 
 class Finding(NamedTuple):
@@ -117,7 +118,6 @@ class Sign(NamedTuple):
 
 
 # From the lectures: where a number stops looking like that of a net that learns.
-SATURATED_ABOVE = 0.25  # gain 5/3 leaves up to 20 % in the first layer, gain 3 twice as much
 SPREAD_WITHIN = 2.0  # std of a layer against that of the first
 GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
 UPDATE_GUIDE = -3.0
@@ -134,8 +134,17 @@ def spread_sick(row: Row, first_std: float) -> bool:
 
 
 def saturated_sick(row: Row) -> bool:
-    """Too much in the flat region, or no number."""
-    return row.layer is not None and not row.layer.layer.activation.saturated <= SATURATED_ABOVE
+    """Too much in the flat region by the doctor's limits, or no number.
+
+    Training saturates healthy layers too, so more is let pass later, but not in a layer that began saturated.
+    """
+    if row.layer is None:
+        return False
+    first, kind = row.layer.first.activation.saturated, row.layer.layer.kind.lower().replace("_", "")
+    at_start = LIMITS["saturated_at_start"].value
+    began_so = row.layer.first_step <= START and not first <= at_start
+    limit = LIMITS["off"].value if kind in RELU_LIKE else at_start if began_so else LIMITS["saturated"].value
+    return not row.layer.layer.activation.saturated <= limit
 
 
 def gradient_sick(row: Row, median_std: float) -> bool:
