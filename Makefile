@@ -19,7 +19,7 @@ format:
 	$(PYTHON) -m ruff check --fix .
 
 torture:  ## the long hostile tests
-	$(PYTHON) -m pytest -m torture -s -p no:xdist
+	$(PYTHON) -m pytest -m torture -s -n 0
 
 bench:  ## speed and cost on this machine
 	$(PYTHON) -m app bench

@@ -132,7 +132,8 @@ def _overlaps(low: float, high: float, bins: int, to_low: float, to_high: float,
         first = math.floor((left - to_low) / cell + 1e-9)
         last = max(first, math.ceil((right - to_low) / cell - 1e-9) - 1)
         if last - first > 4 * cells:  # one bin covers far more than the picture: the middle of it is enough
-            first, last = max(first, -1), min(last, cells)
+            first = min(max(first, -1), cells)
+            last = max(first, min(last, cells))
         for c in range(first, last + 1):
             start, end = max(left, to_low + c * cell), min(right, to_low + (c + 1) * cell)
             if c == first:
