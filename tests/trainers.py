@@ -17,7 +17,7 @@ import torch
 
 from makemore_core import recorder, rundir
 from makemore_core.command import Channel, Command, Restart, Set, Stop
-from makemore_core.config import Config
+from makemore_core.config import LIVE_FIELDS, Config
 from makemore_core.dataset import Dataset, read
 from makemore_core.session import Request, Session
 from makemore_core.trainer import Trainer
@@ -117,7 +117,7 @@ def reference(config: Config, dataset: Dataset, changes: Sequence[tuple[int, int
         match command:
             case Set(changes=values, live=live):
                 config = config.replace(values)
-                if live or "lr" in values:
+                if live or values.keys() <= LIVE_FIELDS:
                     trainer.reconfigure(config)
                 else:
                     trainer = Trainer(config, dataset)
