@@ -45,10 +45,6 @@ def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, 
     config = preset(name).config().replace(changes)
     items = dataset.read(data)
     path = os.path.abspath(data) if data else ""
-    if config.device == "cuda":
-        from makemore_core.trainer import pick_device  # the one question that only torch can answer
-
-        pick_device(config.device)
     return Plan(name, config, twin_changes(config, twin), path, items.sha256, items.vocabulary)
 
 

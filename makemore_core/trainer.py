@@ -23,7 +23,7 @@ class Trainer:
     def __init__(self, config: Config, dataset: Dataset) -> None:
         self.config = config
         self.dataset = dataset
-        self.device = pick_device(config.device)
+        self.device, self._no_device = pick_device(config.device)
         # The net is too small for threads: with two, runs fell to a hundredth of their speed.
         torch.set_num_threads(1)
         self.train = self.split(dataset.train)
@@ -33,7 +33,7 @@ class Trainer:
         if self.device.type == "cuda":  # minibatches are drawn where they are used
             self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.optimizer = Optimizer(config, self.model.parameters())
-        self.notice = ""  # one line for people: why an engine that was asked for is not used
+        self._no_engine = ""
         self.engine: Engine = self.make_engine()
         self.step = 0
 
@@ -51,7 +51,7 @@ class Trainer:
 
     def _may_be_faster(self, wait: bool) -> bool:
         """Whether the faster engine can take over now; the first question starts the compiler."""
-        wanted = self.config.engine in ("auto", "fast") and not self.notice
+        wanted = self.config.engine in ("auto", "fast") and not self._no_engine
         return wanted and (self.device.type == "cuda" or wait or fast_build().ready())
 
     def _faster(self, engine: Engine) -> Engine:
@@ -59,8 +59,13 @@ class Trainer:
             kind = GraphEngine if self.device.type == "cuda" else FastEngine
             return kind(self.model, self.optimizer, self.train)
         except ValueError as error:
-            self.notice = str(error)
+            self._no_engine = str(error)
             return engine
+
+    @property
+    def notice(self) -> str:
+        """One line for people: why a device or an engine that was asked for is not used; empty where all is well."""
+        return "; ".join(filter(None, (self._no_device, self._no_engine)))
 
     def draw(self, n: int) -> Tensor:
         """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""
@@ -129,8 +134,11 @@ class Trainer:
         self.step, self.optimizer.count = step, count
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is the CPU: a net this small is slower on a GPU unless its steps are captured in a graph."""
+def pick_device(name: str) -> tuple[torch.device, str]:
+    """The device to train on, and one line where it is not the one that was asked for.
+
+    `auto` is the CPU: a net this small is slower on a GPU unless its steps are captured in a graph.
+    """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device=cuda: no GPU that torch can use on this machine; use device=cpu")
-    return torch.device("cuda" if name == "cuda" else "cpu")
+        return torch.device("cpu"), "no GPU that torch can use on this machine: training on the CPU"
+    return torch.device("cuda" if name == "cuda" else "cpu"), ""
