@@ -45,6 +45,9 @@ class Glyphs(NamedTuple):
     arrow: str
     plus_minus: str
     box: str  # corners and edges: top left, top, top right, side, bottom left, bottom right
+    shade: str  # what a band is drawn with where there are no colours
+    dot: str  # the same for an earlier curve
+    coloured: bool = True
 
     def text(self, text: str) -> str:
         """Our own words in the characters of this set, no cell more or less."""
@@ -56,12 +59,14 @@ UNICODE = Glyphs(
     bar="│", corner="└", tick="┤", junction="┬", guide="─", dashes="┄", low_line="▁",
     progress="━", progress_left="─", cursor="▸", point="●", mark="┊", mark_head="▾", above="▴", below="▾", ellipsis="…",
     minus="−", times="×", arrow="→", plus_minus="±", box="┌─┐│└┘",
+    shade="░", dot="·",
 )  # fmt: skip
 ASCII = Glyphs(
     ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-",
     bar="|", corner="+", tick="|", junction="+", guide="_", dashes="-", low_line="_",
     progress="=", progress_left=".", cursor=">", point="o", mark=":", mark_head="v", above="^", below="v", ellipsis="~",
     minus="-", times="x", arrow=">", plus_minus="+-", box="+-+|++",
+    shade=":", dot=".",
 )  # fmt: skip
 
 _ASCII = {

@@ -454,7 +454,7 @@ def _scale(now: float, times: int, sizes: Iterable[float]) -> float:
     if not finite:
         return now
     wanted = times * median(finite)
-    return now if now and 0.4 * now <= wanted <= 1.25 * now else round_up(wanted)
+    return now if now and 0.5 * now <= wanted <= 1.25 * now else round_up(wanted)
 
 
 def round_up(value: float) -> float:

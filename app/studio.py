@@ -95,7 +95,7 @@ class Studio(App[int]):
         use_ascii = ascii_wanted() if ascii is None else ascii
         self.state = View(
             self.history,
-            ASCII if use_ascii else UNICODE,
+            (ASCII if use_ascii else UNICODE)._replace(coloured=not self.no_color),
             title=title,
             readonly=readonly,
             waiting=waiting,

@@ -170,6 +170,15 @@ def test_marks_ghosts_and_the_expected_loss_are_in_the_curve() -> None:
     assert {"ghost", "loss", "band", "expected", "mark"} <= styles
 
 
+def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> None:
+    state = view(NETS["restarted"](), glyphs=UNICODE._replace(coloured=False))
+    text = "\n".join(text_of(draw(state, 120, 48)))
+    assert "░" in text
+    assert "·" in text
+    assert "a=C" in text
+    assert "b=W1" in text
+
+
 def test_unbounded_units_say_their_scale() -> None:
     text = "\n".join(text_of(draw(view(canned.course(canned.RELU, until=1000)), 120, 30)))
     assert "activation −4..4" in text or "activation −5..5" in text

@@ -89,6 +89,7 @@ class Canvas:
     """A grid of cells that trails are drawn on, and words over them."""
 
     def __init__(self, width: int, height: int, trails: Sequence[Trail], g: Glyphs) -> None:
+        self.glyphs = g
         size = grain(g)
         styles = tuple(trail.style for trail in trails)
         none: tuple[Reach, ...] = (None,) * len(trails)
@@ -121,7 +122,13 @@ class Canvas:
             self.chars[row][column], self.styles[row][column] = char, f"{style}/band" if covered else style
 
     def lines(self) -> list[Line]:
-        """The grid as lines."""
+        """The grid as lines; without colours, bands and earlier curves get signs of their own."""
+        if not self.glyphs.coloured:
+            signs = {"band": self.glyphs.shade, "ghost": self.glyphs.dot}
+            for chars, styles in zip(self.chars, self.styles, strict=True):
+                chars[:] = [
+                    signs.get(style, char) if char != " " else char for char, style in zip(chars, styles, strict=True)
+                ]
         return [list(runs(tuple(c), tuple(s))) for c, s in zip(self.chars, self.styles, strict=True)]
 
 
@@ -373,6 +380,7 @@ class Course(NamedTuple):
     name: str
     series: Series
     style: str
+    letter: str = ""  # at its end, where there are no colours
 
 
 def lines_over_steps(
@@ -414,6 +422,11 @@ def _lines_over_steps(
     canvas = Canvas(cells, rows_, trails, g)
     for value, style in guides:
         canvas.put(rows_ - 1 - axis.dot(value) // size.up, 0, g.guide * cells, style, over=False)
+    for course in courses if not g.coloured else ():
+        columns = course.series.columns(per_dot)
+        if columns and (end := columns[-1]) is not None:
+            at = min(cells - 1, (len(columns) - 1) // size.across)
+            canvas.put(rows_ - 1 - axis.dot(end.mean) // size.up, at, course.letter, "title")
     if not gutter:
         return canvas.lines()
     ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}

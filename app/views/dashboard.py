@@ -126,13 +126,20 @@ def styles(count: int) -> list[str]:
     return [LINE_STYLES[min(len(LINE_STYLES) - 1, at * len(LINE_STYLES) // max(1, count))] for at in range(count)]
 
 
+def letter(at: int) -> str:
+    """The sign of the line number `at` where there are no colours."""
+    return "abcdefghijklmnopqrstuvwxyz"[at % 26]
+
+
 def legend(view: View, width: int) -> Line:
     """The weights' names, each in the style of its line, as many as fit."""
     line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
     weights = list(view.history.weights)
     room = width - 40
-    for name, style in zip(weights, styles(len(weights)), strict=True):
+    for at, (name, style) in enumerate(zip(weights, styles(len(weights)), strict=True)):
         text = glyph.clip(glyph.escape(name, ascii=view.glyphs.ascii), 14, view.glyphs)
+        if not view.glyphs.coloured:
+            text = f"{letter(at)}={text}"
         room -= glyph.width_of(text) + 2
         if room < 0:
             line.append(("  and more", "dim"))
@@ -145,8 +152,8 @@ def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     """update:data of every weight over the whole run, one scale for all, the guide at -3."""
     weights = view.history.weights
     courses = [
-        Course(name, trace.update, style)
-        for (name, trace), style in zip(weights.items(), styles(len(weights)), strict=True)
+        Course(name, trace.update, style, letter(at))
+        for at, ((name, trace), style) in enumerate(zip(weights.items(), styles(len(weights)), strict=True))
     ]
     return lines_over_steps(
         thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((UPDATE_GUIDE, "guide"),)
@@ -158,8 +165,8 @@ def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
     layers = view.history.layers
     high = max(1.0, view.history.activation_scale)
     courses = [
-        Course(kind, trace.std, style)
-        for ((_, kind), trace), style in zip(layers.items(), styles(len(layers)), strict=True)
+        Course(kind, trace.std, style, letter(at))
+        for at, (((_, kind), trace), style) in enumerate(zip(layers.items(), styles(len(layers)), strict=True))
     ]
     return lines_over_steps(thinned(courses), view, width, height, low=0.0, high=high)
 
