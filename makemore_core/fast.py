@@ -6,6 +6,7 @@ minibatches, same tensors in place, but sums in another order, so it agrees with
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -17,6 +18,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from makemore_core.dataset import Split
 from makemore_core.engine import Taps
+from makemore_core.files import replace_file
 from makemore_core.layers import (
     ELU,
     BatchNorm1d,
@@ -44,6 +47,9 @@ from makemore_core.optim import Optimizer
 SOURCE = Path(__file__).with_name("fast.c")
 # No -ffast-math: a net that diverges has to be seen to diverge, and the same steps have to give the same bits.
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
+# The compiler goes on where this process ends before it: what it has made is there for the next one.
+COMPILE = 'made=$0; "$@" -o "$made.$$.part" && mv "$made.$$.part" "$made"'
+STALE = 3600.0  # seconds after which a part of a compilation passes for abandoned
 LANES, GRAD_ROWS, PANEL = 32, 8, 48  # as in fast.c, or more
 ALIGN = 16  # floats in a cache line
 
@@ -70,16 +76,18 @@ class Build:
         if compiler is None:
             self.problem = "no fast engine: no C compiler (cc, gcc or clang) on this machine"
             return
-        command = [*compiler, *FLAGS, _native(), str(SOURCE), "-lm"]
+        command = [*compiler, *FLAGS, _native()]
         folder = _cache()
         self._target = folder / f"fast-{_key(command)}.so"
-        if _sound(self._target):
+        self._made = self._target.with_suffix(".made")
+        if _sound(self._target) or self._made.exists():
             return
-        handle, name = tempfile.mkstemp(prefix="fast-", suffix=".part", dir=folder)
-        os.close(handle)
-        self._part = Path(name)
+        _sweep(folder)
         self._compiler = subprocess.Popen(
-            [*command, "-o", name], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            ["sh", "-c", COMPILE, str(self._made), *command, str(SOURCE), "-lm"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
         )
 
     def ready(self) -> bool:
@@ -114,27 +122,31 @@ class Build:
         return library
 
     def _finish(self) -> None:
-        if self._compiler is None:
-            return
-        _, said = self._compiler.communicate()
-        try:
-            if self._compiler.returncode:
+        if self._compiler is not None:
+            _, said = self._compiler.communicate()
+            failed, self._compiler = self._compiler.returncode, None
+            if failed:
                 lines = said.decode(errors="replace").strip().splitlines()
                 why = next((line for line in lines if "error" in line), lines[0] if lines else "it said nothing")
                 raise OSError(f"the C compiler failed: {why}")
-            kernels = self._part.read_bytes()
-            self._part.write_bytes(kernels + hashlib.sha256(kernels).digest())
-            os.chmod(self._part, 0o700)
-            os.replace(self._part, self._target)
-        finally:
-            self._part.unlink(missing_ok=True)
-            self._compiler = None
+        if not _sound(self._target):
+            kernels = self._made.read_bytes()
+            replace_file(self._target, kernels + hashlib.sha256(kernels).digest())
+        self._made.unlink(missing_ok=True)
 
 
 @functools.cache
 def build() -> Build:
     """This process's build, started by the first call."""
     return Build()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what compilers that were killed have left."""
+    for part in folder.glob("*.part"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()
 
 
 def _compiler() -> list[str] | None:

@@ -269,10 +269,10 @@ def test_the_second_start_finds_the_kernels_in_a_private_folder(
     assert again.library()
     (kernels,) = (tmp_path / "makemore-studio").iterdir()
     assert stat.S_IMODE(kernels.parent.stat().st_mode) == 0o700
-    assert stat.S_IMODE(kernels.stat().st_mode) == 0o700
+    assert stat.S_IMODE(kernels.stat().st_mode) == 0o600
     kernels.chmod(0o777)  # somebody else may have written to it: compiled anew
     assert Build().library()
-    assert stat.S_IMODE(kernels.stat().st_mode) == 0o700
+    assert stat.S_IMODE(kernels.stat().st_mode) == 0o600
 
 
 @needs_compiler
@@ -313,3 +313,18 @@ def test_a_compiler_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: 
     assert broken.missing() == "no fast engine: the C compiler failed: fast.c:1:1: error: no such option"
     assert "\n" not in str(broken.missing())
     assert os.listdir(tmp_path / "makemore-studio") == []
+
+
+@needs_compiler
+@pytest.mark.usefixtures("short_source")
+def test_a_compiler_that_outlives_its_program_has_not_worked_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    left = Build()
+    assert left._compiler is not None
+    assert left._compiler.wait() == 0
+    again = Build()
+    assert again._compiler is None  # nothing is compiled twice
+    assert again.library()
+    assert [file.suffix for file in (tmp_path / "makemore-studio").iterdir()] == [".so"]
