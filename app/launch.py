@@ -5,8 +5,9 @@ It loads no torch, so that bad input is refused at once and a run is handed over
 
 from __future__ import annotations
 
-import importlib.metadata
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -74,13 +75,25 @@ def begin(plan: Plan, run: str | None) -> Path:
         data=plan.data,
         data_sha256=plan.sha256,
         version=__version__,
-        torch=importlib.metadata.version("torch"),
+        torch=torch_version(),
     )
     try:
         rundir.write_manifest(folder, manifest)
     except OSError as error:
         raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
     return folder
+
+
+def torch_version() -> str:
+    """The version of the torch that will train, read without loading it; empty where it cannot be told."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        told = re.search(r"^__version__ = ['\"](.+)['\"]", (Path(spec.origin).parent / "version.py").read_text(), re.M)
+    except OSError:
+        return ""
+    return told[1] if told else ""
 
 
 def in_background(folder: Path, watch: Watch) -> int:
