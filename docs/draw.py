@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from app.launch import twin_changes
 from app.session_view import advice
 from app.studio import Studio
 from makemore_core import dataset
@@ -24,13 +25,17 @@ PATIENCE = 120.0  # seconds for a run to get somewhere
 
 
 class Picture(NamedTuple):
-    """A preset, the step to wait for, the keys to press then, and the exhibit to wait for. At step 1 the run pauses."""
+    """A preset, the step to wait for, the keys to press then, and the exhibit to wait for. At step 1 the run pauses.
+
+    `twin` is the preset of a second net in lock-step.
+    """
 
     preset: str
     step: int = 3000
     keys: str = ""
     exhibit: str = ""
     size: tuple[int, int] = SIZE
+    twin: str = ""
 
 
 ALL = {
@@ -45,6 +50,7 @@ ALL = {
     "deep-batchnorm": Picture("deep-batchnorm-gain02"),
     "fifty-layers": Picture("fifty-layers-gain1", 50),
     "backprop": Picture("mlp-batchnorm", 300, "6", "backward"),
+    "twin": Picture("deep-tanh", 3000, "7", twin="deep-tanh-gain1"),
     "doctor": Picture("deep-tanh-gain3", 1000, "D"),
 }
 
@@ -52,7 +58,9 @@ ALL = {
 async def draw(name: str, picture: Picture) -> None:
     """Train, look, press, save; the run ends with the picture."""
     channel = Channel()
-    session = Session(PRESETS[picture.preset].config(), dataset.read(), channel, name=name, preset=picture.preset)
+    config = PRESETS[picture.preset].config()
+    twin = twin_changes(config, [picture.twin] if picture.twin else [])
+    session = Session(config, dataset.read(), channel, name=name, preset=picture.preset, twin=twin)
     worker = threading.Thread(target=session.run, daemon=True)
     studio = Studio(channel, title=name, ascii=False, findings=advice(), start=worker.start)
     if picture.step == 1:  # a net that has not learned anything yet
