@@ -20,6 +20,7 @@ from makemore_core.watch import Watch
 Function = TypeVar("Function", bound=Callable[..., object])
 
 RUN = "run"
+NICE = 10  # by how much a view of another process's run yields to it where processors are short
 
 
 class Commands(click.Group):
@@ -184,6 +185,7 @@ def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None)
     folder = find_run(run)
     read_manifest(folder)
     require_terminal()
+    os.nice(NICE)
     from app.session_view import attach_studio
 
     return attach_studio(folder, readonly, fps, ascii_only)

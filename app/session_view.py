@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from makemore_core.doctor import Chart
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
-NICE = 10  # by how much a view that does not train yields to whoever does
 SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
@@ -88,11 +86,7 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
 
 
 def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None) -> int:
-    """Show a run that another process trains; the exit status.
-
-    Where there are not processors enough for both, the training goes first.
-    """
-    os.nice(NICE)
+    """Show a run that another process trains; the exit status."""
     stream = Attached(folder, readonly=readonly)
     studio = Studio(
         stream,

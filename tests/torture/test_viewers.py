@@ -25,7 +25,7 @@ __all__ = ["training"]  # a fixture
 
 VIEWERS = 10
 ROUNDS = 6
-AT_ONCE = 5.0  # seconds with viewers and seconds without, in turns: thirty of each
+AT_ONCE = 5.0  # seconds without viewers, with them, and with them dying, in turns: thirty of each
 
 
 class Viewer:
@@ -69,12 +69,15 @@ class Crowd:
     def look(self) -> None:
         for viewer in self.viewers:
             viewer.read()
+        time.sleep(0.02)
+
+    def look_and_die(self) -> None:
+        self.look()
         if time.monotonic() > self._next:
             self._next = time.monotonic() + 1.0
             self.viewers.pop(1).kill()
             self.viewers.append(Viewer(self._folder))
             self.killed += 1
-        time.sleep(0.02)
 
     def come(self) -> None:
         for viewer in self.viewers[1:]:
@@ -86,10 +89,9 @@ class Crowd:
             viewer.signal(signal.SIGSTOP)
 
 
-def cpu(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+def kept_waiting(pid: int) -> float:
+    """Seconds in which a process' first thread, which trains, was ready and no processor was free for it."""
+    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
 
 
 @pytest.fixture
@@ -112,29 +114,28 @@ def test_ten_viewers(crowd: tuple[Training, Crowd]) -> None:
         for viewer in viewers.viewers:
             viewer.read()
         time.sleep(0.05)
-    wall: list[float] = []
-    work: list[float] = []
 
     def measured(meanwhile: Callable[[], None]) -> tuple[float, float]:
-        used, began = cpu(pid), found.look()
+        began, waited = time.monotonic(), kept_waiting(pid)
         rate = found.steps_in(AT_ONCE, meanwhile)
-        return rate, (found.look()[1] - began[1]) / (cpu(pid) - used)
+        return rate, rate / (1 - (kept_waiting(pid) - waited) / (time.monotonic() - began))
 
+    ratios: dict[str, list[tuple[float, float]]] = {
+        "one of them stopped": [],
+        "and one killed and replaced each second": [],
+    }
     for _ in range(ROUNDS):
         viewers.go()
         alone = measured(lambda: time.sleep(0.02))
         viewers.come()
-        watched = measured(viewers.look)
-        wall.append(watched[0] / alone[0])
-        work.append(watched[1] / alone[1])
+        for what, look in zip(ratios, (viewers.look, viewers.look_and_die), strict=True):
+            rate, work = measured(look)
+            ratios[what].append((rate / alone[0], work / alone[1]))
     received = sum(viewer.received for viewer in viewers.viewers)
-    wall.sort()
-    work.sort()
-    print(
-        f"\n{VIEWERS} viewers, one stopped, {viewers.killed} killed, on {os.cpu_count()} cores with a load of"
-        f" {os.getloadavg()[0]:.1f}: the trainer makes {wall[ROUNDS // 2]:.1%} of its steps a second alone"
-        f" ({wall[0]:.1%} to {wall[-1]:.1%}), {work[ROUNDS // 2]:.1%} of its steps for each second of processor time"
-    )
+    print(f"\n{VIEWERS} viewers of a trainer, on {os.cpu_count()} cores with a load of {os.getloadavg()[0]:.1f}:")
+    for what, found_ratios in ratios.items():
+        wall, work = (sorted(column)[ROUNDS // 2] for column in zip(*found_ratios, strict=True))
+        print(f"  {what}: {wall:.1%} of its steps a second alone, {work:.1%} while a processor was free for it")
     assert viewers.killed >= 20
     assert received > 100_000
     assert found.process.poll() is None
