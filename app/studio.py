@@ -109,6 +109,7 @@ class Studio(App[int]):
         self.asked_at: dict[str, float] = {}
         self.asked: dict[str, Look] = {}
         self.examined = -math.inf
+        self.placed = False
         self.unexamined: list[Snapshot] = []
 
     # --- the picture ---
@@ -140,6 +141,7 @@ class Studio(App[int]):
             came = []
         if came:
             self.history.feed(self.charted(came))
+            self.place_cursor()
             self.settle_pending()
             self.examine()
         now = self.clock()
@@ -149,6 +151,15 @@ class Studio(App[int]):
         current = screen(self.state.screen)
         if now - self.drawn_at >= current.every * 0.9:
             self.paint(lazily=True)
+
+    def place_cursor(self) -> None:
+        """At the first layer, once there is one: what `enter` enlarges is then worth a look."""
+        if self.placed or not self.history.layers:
+            return
+        self.placed = True
+        if self.state.cursor == 0:
+            at = next((at for at, row in enumerate(rows(self.state)) if row.layer is not None), 0)
+            self.state = replace(self.state, cursor=at)
 
     def paint(self, *, lazily: bool = False) -> None:
         """Draw the present state; `lazily`: only if there is something new in it."""

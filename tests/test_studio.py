@@ -141,7 +141,8 @@ async def test_every_screen_opens_by_its_key_and_closes_by_escape() -> None:
 
 async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
     async with running() as (pilot, app, _):
-        await pilot.press("tab", "j", "down", "k")
+        assert app.state.cursor == 1  # the first layer, behind the embedding
+        await pilot.press("tab", "j", "k")
         assert app.state.cursor == 2
         await pilot.press("enter")
         assert app.state.screen == "layer"
