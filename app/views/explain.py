@@ -39,8 +39,9 @@ SCREENS: dict[str, str] = {
     "falls fastest and is not yet thrown about, the rate is good; where it rises, too large.",
     "layer": "One layer enlarged: its histogram now, and behind it the one of the first update, so that a drift shows; "
     "and its numbers over the whole run.",
-    "gradients": "The gradient that reaches each layer, through the depth and over time. Lines that stay together: every "
-    "layer hears about the loss alike. Lines that part: the early layers learn at another pace than the late ones.",
+    "gradients": "The gradient that reaches each layer, through the depth and over time. Lines that stay together: "
+    "every layer hears about the loss alike. Lines that part: the early layers learn at another pace than the late "
+    "ones.",
     "weights": "Every weight with the size of its gradient and of its updates against its own. The guide for "
     "update:data is -3; one weight far above the others is a layer that takes too large steps.",
     "twin": "Two nets that differ in one setting and in nothing else: same seed, same minibatches. What differs on the "
