@@ -85,7 +85,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
 
 
 def test_killed_and_resumed_is_as_if_never_killed(run: Callable[[Config], Path], few_names: Dataset) -> None:
-    config = SMALL.replace({"engine": "fast", "steps": 30_000, "optimizer": "adam"})
+    config = SMALL.replace({"engine": "fast", "steps": 9_000, "optimizer": "adam"})
     folder = run(config)
     third = config.steps // 3
     orders = [Order(0, third, Set({"lr": 0.01})), Order(0, third + 100, Restart()), Order(1, third, Set({"gain": 2.0}))]
