@@ -103,8 +103,8 @@ def test_a_live_run_is_seen_controlled_and_its_end_told(live: tuple[Path, ForkSe
     trainer.join(30)
     for viewer in (one, other, reader):
         viewer.wait(lambda s: s.state == "stopped", "the end")
-    losses = [loss for s in one.snapshots for loss in s.losses]
-    assert len(losses) == one.newest.step
+    # a viewer that is late finds the older stretches thinned, and no step missing
+    assert sum(s.losses_span or len(s.losses) for s in one.snapshots) >= one.newest.step
 
 
 def test_two_people_at_once_get_an_outcome_that_both_see(live: tuple[Path, ForkServerProcess]) -> None:

@@ -526,14 +526,15 @@ while True:
 """
 
 KEEPS_THINNING = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from makemore_core.record import RecordWriter
 writer = RecordWriter(Path(sys.argv[1]), budget=100_000)
 n = int(sys.argv[2])
 while True:
     for i in range(20):
-        writer.append(b'{"type":"snapshot","step":%d,"losses":[1.5],"pad":"%s"}' % (20 * n + i, b"." * (i * 53)))
+        now = time.monotonic_ns()  # goes on where a killed writer was, though the same commands are made again
+        writer.append(b'{"type":"snapshot","step":%d,"losses":[1.5],"pad":"%s"}' % (now, b"." * (i * 53)))
     if writer.append(b'{"type":"command","step":%d}' % (n + 1), durable=True):
         n += 1
         os.write(1, b"%d\\n" % n)
