@@ -408,7 +408,8 @@ class History:
                     new if still else steady(old, new, digit(new) if at < 4 else 0.1)
                     for at, (old, new) in enumerate(zip(_weight_numbers(trace.weight), trace.smooth, strict=True))
                 ]
-                trace.weight = Weight(weight.name, weight.shape, weight.layer, *shown)
+                before, trace.weight = trace.weight, Weight(weight.name, weight.shape, weight.layer, *shown)
+                trace.version += trace.weight != before
                 trace.newest = weight
             trace.update.add(snapshot.step, weight.update_data_log10)
             trace.grad.add(snapshot.step, weight.grad_data_ratio)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from app.glyphs import ASCII, UNICODE
 from app.history import History
@@ -16,8 +18,8 @@ from app.views import SCREENS, draw
 from app.views.curve import Axis, line
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import Finding, View, rows, window
-from app.views.table import layout, per_column
-from makemore_core.snapshot import Event, Intervention, Snapshot
+from app.views.table import layout, per_column, table
+from makemore_core.snapshot import Event, Intervention, Snapshot, Weight
 from tests import canned
 
 SIZES = ((80, 24), (160, 48), (40, 12), (220, 60), (20, 5), (3, 2))
@@ -260,3 +262,30 @@ def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:
     assert ("q", "quit") in footer(True)
     assert not {"b", "space"} & {key for key, _ in footer(True)}
     assert len({screen.key for screen in SCREENS}) == len(SCREENS)
+
+
+def test_the_numbers_of_a_row_are_not_those_of_an_earlier_picture() -> None:
+    """Rows are drawn from caches: after any number of pictures the newest is that of a history never drawn before."""
+    events = [
+        structs.replace(event, weights=tuple(moved(weight, 10.0 ** -(step / 4)) for weight in event.weights))
+        for step, event in enumerate(canned.course(until=6000))
+    ]
+    watched, fresh, first = History(), History(), History()
+    for event in events:
+        watched.feed([event])
+        text_of(table(View(watched), 160, 20))
+    fresh.feed(events)
+    first.feed(events[:1])
+    picture = text_of(table(View(watched), 160, 20))
+    assert picture == text_of(table(View(fresh), 160, 20))
+    assert all(now != then for now, then in zip(picture[1:], text_of(table(View(first), 160, 20))[1:], strict=True))
+
+
+def moved(weight: Weight, times: float) -> Weight:
+    """The weight with a gradient and an update so many times as large."""
+    return structs.replace(
+        weight,
+        grad_std=weight.grad_std * times,
+        grad_data_ratio=weight.grad_data_ratio * times,
+        update_data_log10=weight.update_data_log10 + math.log10(times),
+    )
