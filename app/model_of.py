@@ -1,6 +1,11 @@
-"""`makemore sample` and `makemore eval`: the net of a run's last good checkpoint, put to use."""
+"""`makemore sample` and `makemore eval`: the net of a run as it is now, put to use.
+
+A trainer that is alive is asked to save first; what is read is the last good checkpoint.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import click
 import msgspec
@@ -8,6 +13,23 @@ import msgspec
 from app.headless import number
 from app.terminal import Exit, visible
 from makemore_core import rundir
+from makemore_core.command import Checkpoint
+from makemore_core.control import ControlClient
+
+SAVING = 10.0  # seconds that a trainer may take to save
+
+
+def saved(folder: Path) -> Path:
+    """The folder of a run, after its trainer, if there is one, has saved what it has."""
+    if rundir.trainer(folder) is not None:
+        client = ControlClient(folder)
+        try:
+            client.request(Checkpoint(), SAVING)
+        except ValueError as error:  # it hangs, or cannot be reached: what it saved before has to do
+            click.echo(f"not as it is now but as it was last saved: {error}", err=True)
+        finally:
+            client.close()
+    return folder
 
 
 def sample_run(run: str | None, count: int, seed: int | None, temperature: float) -> int:
@@ -16,7 +38,7 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
     from makemore_core.model import SAMPLING_SEED, sample
     from makemore_core.recorder import load_trainer
 
-    trainer = load_trainer(folder)
+    trainer = load_trainer(saved(folder))
     seed = SAMPLING_SEED if seed is None else seed
     names = sample(trainer.model, trainer.dataset, trainer.config.block_size, count, seed, temperature)
     if not names:
@@ -32,7 +54,7 @@ def evaluate_run(run: str | None, as_json: bool) -> int:
     from makemore_core.model import evaluate
     from makemore_core.recorder import load_trainer
 
-    trainer = load_trainer(folder)
+    trainer = load_trainer(saved(folder))
     data = trainer.dataset
     losses = {
         name: evaluate(trainer.model, trainer.split(items))

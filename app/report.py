@@ -163,7 +163,9 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     client.close()
     if not reply.ok:
         raise ValueError(f"{folder.name}: {reply.error}")
-    say(f"{' '.join(words)}: applied before step {reply.step:,}" if reply.step is not None else "done")
+    fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
+    begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step:,}"
+    say(f"{' '.join(words)}: {begun}" if reply.step is not None else "done")
     return Exit.DONE
 
 

@@ -109,7 +109,7 @@ class Studio(App[int]):
         self.asked_at: dict[str, float] = {}
         self.asked: dict[str, Look] = {}
         self.examined = -math.inf
-        self.placed = False
+        self.placed = self.twinned = False
         self.unexamined: list[Snapshot] = []
 
     # --- the picture ---
@@ -142,6 +142,7 @@ class Studio(App[int]):
         if came:
             self.history.feed(self.charted(came))
             self.place_cursor()
+            self.point_at_twin()
             self.settle_pending()
             self.examine()
         now = self.clock()
@@ -160,6 +161,13 @@ class Studio(App[int]):
         if self.state.cursor == 0:
             at = next((at for at, row in enumerate(rows(self.state)) if row.layer is not None), 0)
             self.state = replace(self.state, cursor=at)
+
+    def point_at_twin(self) -> None:
+        """Say once, when a twin appears, where it is to be seen."""
+        if (self.history.twin is not None) != self.twinned:
+            self.twinned = not self.twinned
+            if self.twinned and self.state.screen != "twin":
+                self.say("a twin is trained beside this run: 7 shows both")
 
     def paint(self, *, lazily: bool = False) -> None:
         """Draw the present state; `lazily`: only if there is something new in it."""

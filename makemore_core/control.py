@@ -444,6 +444,11 @@ class ControlClient:
         if self._connection is not None:
             self._receive(self._connection)
         heard, self._lost = self._lost, []
+        return heard + self._heard()
+
+    def _heard(self) -> list[Reply]:
+        """The answers that have come whole."""
+        heard = []
         while (end := self._inbox.find(b"\n")) >= 0:
             line = bytes(self._inbox[:end])
             del self._inbox[: end + 1]
@@ -509,6 +514,7 @@ class ControlClient:
     def _lose(self) -> None:
         self.close()
         self._outbox.clear()
+        self._lost += self._heard()  # a trainer that ends answers first, and both may come at once
         self._lost += [Reply(ok=False, id=name, error=_NOBODY) for name in sorted(self._open)]
         self._open.clear()
 

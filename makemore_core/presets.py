@@ -102,7 +102,7 @@ PRESETS: dict[str, Preset] = {
     "deep-batchnorm": Preset(
         {},
         "the six-layer net with BatchNorm: robust from the first step",
-        "every row alike: std 0.65, about 2 % saturated, update:data near -3",
+        "every row alike: std 0.65 and about 2 % saturated in the first thousand steps",
     ),
     "deep-batchnorm-gain02": Preset(
         {"gain": 0.2},

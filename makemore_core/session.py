@@ -44,7 +44,7 @@ from makemore_core.watched import NAMES, Watched
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 # How the budget for looking is shared out, and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.5, "survey": 0.4, "sample": 0.1}
+SHARES = {"probe": 0.45, "survey": 0.35, "sample": 0.2}
 CREDIT = {"survey": 0.03, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from makemore_core import control
-from makemore_core.command import Command, Look, Pause, Resume, Set, Step
+from makemore_core.command import Command, Look, Pause, Resume, Set, Step, Stop
 from makemore_core.control import (
     ADDRESS,
     LONGEST_LINE,
@@ -512,3 +512,13 @@ def test_the_servers_thread_rests_many_times_as_long_as_it_works(tmp_path: Path)
     thread.join()
     assert worked[-1] - worked[0] < 0.25, "half of a core would be ten times what is promised"
     run.server.close()
+
+
+def test_an_answer_that_comes_together_with_the_hanging_up_counts(tmp_path: Path) -> None:
+    server = ControlServer(tmp_path, handle=lambda *_: None)
+    client = ControlClient(tmp_path)
+    asked = client.send(Stop())
+    until(lambda: server._waiting)
+    server.acknowledge(next(iter(server._waiting)), 7)
+    server.close()  # sends the answer and hangs up before the client looks
+    assert [(reply.id, reply.ok, reply.step) for reply in client.replies()] == [(asked, True, 7)]

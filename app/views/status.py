@@ -99,6 +99,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         (*names, preset, where),
         (names[1], preset, where),
         (names[0], preset, where),
+        (names[1] if names[1].startswith(preset) else preset, where),  # `deep-tanh-3` tells the preset too
         (preset, where),
         (preset,),
     ):
@@ -109,7 +110,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         told = [glyph.clip(preset, max(0, room), g)] if room > 6 else []
     left: Line = []
     for part in told:
-        left.append((part + "  ", "title" if part == preset else "dim"))
+        left.append((part + "  ", "title" if part == preset or (preset not in told and part == told[0]) else "dim"))
     left = fit(left, room + 2, g) if width(left) < room + 2 and cells >= 100 else left
     return ends([*left, *middle], badge, cells, g)
 
