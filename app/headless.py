@@ -176,6 +176,9 @@ def line(snapshot: Snapshot) -> str:
         parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
     if snapshot.state == "running":
         parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
+    if snapshot.twin is not None:
+        val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
+        parts.append(f"({visible(snapshot.twin.run)}: loss {number(snapshot.twin.loss)}{val})")
     return "  ".join([*parts, snapshot.state])
 
 

@@ -31,6 +31,7 @@ KEYS: tuple[Key, ...] = (
     Key(("space",), "pause", "space", "pause, and go on", "pause", "train", True, 0),
     Key((".",), "step", ".", "one step, then pause", "step", "train", True, 40),
     Key(("n",), "sample", "n", "sample names from the model", "names", "train", True, 10),
+    Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train", True),
     Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", True, 11),
     Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", True, 1),
     Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change", True),

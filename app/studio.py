@@ -44,7 +44,7 @@ from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Valu
 from makemore_core.snapshot import Event, Exhibit, Snapshot
 
 GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
-LR_STEP = 2.0
+TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
 LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = ("tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity")
 MESSAGE_SECONDS = 6.0
@@ -266,8 +266,20 @@ class Studio(App[int]):
 
     def action_sample(self) -> None:
         if self.changes_allowed():
-            self.stream.send(Sample())
+            self.stream.send(Sample(temperature=self.temperature()))
             self.say("sampling names")
+
+    def temperature(self) -> float:
+        """Of the names that are shown."""
+        return self.history.snapshot.names_temperature if self.history.snapshot else 1.0
+
+    def action_temperature(self) -> None:
+        """Sample at the next temperature of the ladder, and again at the first after the last."""
+        if self.changes_allowed():
+            after = neighbour(TEMPERATURES, self.temperature(), 1)
+            temperature = after if after != self.temperature() else TEMPERATURES[0]
+            self.stream.send(Sample(temperature=temperature))
+            self.say(f"sampling names at temperature {temperature:g}")
 
     def action_restart(self) -> None:
         if self.changes_allowed():

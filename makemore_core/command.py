@@ -53,9 +53,10 @@ class Twin(msgspec.Struct, frozen=True, tag="twin"):
 
 
 class Sample(msgspec.Struct, frozen=True, tag="sample"):
-    """Fresh names from the model."""
+    """Fresh names from the model; `temperature` divides the logits, for these and those that follow."""
 
     n: int = 20
+    temperature: float = 1.0
 
 
 class Checkpoint(msgspec.Struct, frozen=True, tag="checkpoint"):
@@ -93,6 +94,8 @@ def check(command: Command) -> None:
     """Raises ValueError for a command that no run could carry out."""
     if isinstance(command, Step | Sample) and not 1 <= command.n <= 1_000_000:
         raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
+    if isinstance(command, Sample) and not 0 < command.temperature <= 100:
+        raise ValueError(f"temperature={command.temperature}: has to be above 0 and at most 100")
     if isinstance(command, Set | Twin):
         for name, value in command.changes.items():  # whether they fit each other, only the run's own config can say
             parse(name, value)

@@ -43,8 +43,9 @@ from makemore_core.watched import NAMES, Watched
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
-# How the budget for looking is shared out, and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.45, "survey": 0.35, "sample": 0.2}
+# How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
+# cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
+SHARES = {"probe": 0.35, "survey": 0.25, "sample": 0.12}
 CREDIT = {"survey": 0.03, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
@@ -135,7 +136,7 @@ class Session:
         self._pause_at: int | None = None
         self._told = "", "", False
         self._over = False  # somebody has ended it
-        self._sampling_seed, self._names = SAMPLING_SEED, NAMES
+        self._sampling_seed, self._names, self._temperature = SAMPLING_SEED, NAMES, 1.0
         self._begin(self._fresh(self.config, self.twin_changes))
 
     def _fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Fresh:
@@ -281,7 +282,7 @@ class Session:
                 self.recorder.alive(self)
             if net.watched:
                 net.look()
-            net.sample(self._names, self._sampling_seed)
+            net.sample(self._names, self._sampling_seed, self._temperature)
         self.state = "finished"
         self._save()
 
@@ -309,7 +310,7 @@ class Session:
     def _sample_names(self) -> None:
         with self._clock.looking("sample"):
             for net in self.nets:
-                net.sample(self._names, self._sampling_seed)
+                net.sample(self._names, self._sampling_seed, self._temperature)
 
     # -- commands
 
@@ -396,8 +397,8 @@ class Session:
             case Twin(changes=changes):
                 self.twin_changes = {field(name): parse(name, value) for name, value in changes.items()}
                 self._restart(Twin(self.twin_changes), fresh)
-            case Sample(n=n):
-                self._names, self._sampling_seed = n, self._sampling_seed + 1
+            case Sample(n=n, temperature=temperature):
+                self._names, self._sampling_seed, self._temperature = n, self._sampling_seed + 1, temperature
                 self._sample_names()
             case Checkpoint():
                 self.message = self.recorder.checkpoint(self)

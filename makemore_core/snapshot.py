@@ -130,6 +130,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     weights: tuple[Weight, ...] = ()
     names: tuple[str, ...] = ()
     names_step: int | None = None
+    names_temperature: float = 1.0
     interventions: tuple[Intervention, ...] = ()
     message: str = ""
     twin: Snapshot | None = None

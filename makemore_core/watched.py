@@ -36,6 +36,7 @@ class Watched:
         self.dead: dict[int, int] = {}
         self.names: list[str] = []
         self.names_step: int | None = None
+        self.names_temperature = 1.0
         self._surveys = 0
 
     def advance(self, batches: Tensor, watch: bool) -> None:
@@ -94,9 +95,12 @@ class Watched:
             test = evaluate(model, trainer.split(self.dataset.test))
         self.splits = Splits(total / len(trainer.train.y), val, test, step)
 
-    def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED) -> None:
+    def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED, temperature: float = 1.0) -> None:
         """Fresh names."""
-        self.names = sample(self.trainer.model, self.dataset, self.config.block_size, n, seed, longest=LONGEST_SHOWN)
+        self.names = sample(
+            self.trainer.model, self.dataset, self.config.block_size, n, seed, temperature, longest=LONGEST_SHOWN
+        )
+        self.names_temperature = temperature
         self.names_step = self.trainer.step
 
     def snapshot(self, run: str, state: State, attempt: int) -> Snapshot:
@@ -123,4 +127,5 @@ class Watched:
             weights=self.probe.weights,
             names=tuple(self.names),
             names_step=self.names_step,
+            names_temperature=self.names_temperature,
         )

@@ -26,6 +26,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.dataset import Dataset
+from makemore_core.model import sample
 from makemore_core.session import CREDIT, Recorder, Request, Session
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
@@ -415,3 +416,14 @@ def test_a_crash_is_told_to_the_recorder_and_not_hidden(few_names: Dataset, monk
     with pytest.raises(ZeroDivisionError):
         Session(Config(), few_names, Channel(), recorder=Closing()).run()
     assert closed == ["crashed"]
+
+
+def test_names_are_sampled_at_the_temperature_asked_for(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(40, Sample(n=5, temperature=0.25)))
+
+    assert script.snapshots[-1].names_temperature == 0.25
+    asked = ran.net.trainer
+    seed = watched.SAMPLING_SEED + 1
+    assert list(script.snapshots[-1].names) == sample(
+        asked.model, few_names, asked.config.block_size, 5, seed, 0.25, longest=watched.LONGEST_SHOWN
+    )

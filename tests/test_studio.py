@@ -61,6 +61,7 @@ async def running(
         ("space", Pause(), "pausing"),
         (".", Step(1), "one step"),
         ("n", Sample(), "sampling names"),
+        ("N", Sample(temperature=1.5), "sampling names at temperature 1.5"),
         ("r", Restart(), "restarted from the seed"),
         ("b", Set({"norm": "none"}), "norm batch → none, restarted from the seed"),
         ("G", Set({"gain": 1.5}), "gain 1 → 1.5, restarted from the seed"),

@@ -90,6 +90,8 @@ def names(view: View, width: int, height: int) -> list[Line]:
     if snapshot is None:
         return []
     note = "" if snapshot.names_step is None else f"at step {snapshot.names_step:,}"
+    if snapshot.names_temperature != 1.0:
+        note += f", temperature {snapshot.names_temperature:g}"
     lines = [heading("names", note, width, g)]
     if not snapshot.names:
         lines.append([(" none sampled yet", "dim")])
