@@ -43,6 +43,7 @@ from makemore_core.watched import NAMES, Watched
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
+MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
 # cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
 SHARES = {"probe": 0.35, "survey": 0.25, "sample": 0.12}
@@ -152,7 +153,7 @@ class Session:
         self.net, self.twin = fresh
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
-        self._next_probe = self._probes_cost = 0.0
+        self._next_probe = self._probes_cost = self._usual_cost = 0.0
 
     @property
     def trainer(self) -> Trainer:
@@ -232,12 +233,14 @@ class Session:
             self._finish()
         elif self._pause_at is not None and self.trainer.step >= self._pause_at:
             self.state, self._pause_at = "paused", None
-        if probed or self.state != "running":
+        if probed or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
             self._publish()
         if probed:
             cost, self._probes_cost = self._clock.spent("probe") - self._probes_cost, self._clock.spent("probe")
+            # smoothed: one that a busy machine made dear does not leave the view blind for seconds
+            self._usual_cost += (cost - self._usual_cost) * (0.25 if self._usual_cost else 1.0)
             share = SHARES["probe"] * self.watch.budget
-            self._next_probe = now + max(1 / self.watch.per_second, cost / share)
+            self._next_probe = now + max(1 / self.watch.per_second, self._usual_cost / share)
 
     def _slice(self) -> int:
         """How many updates to run before looking up again."""
