@@ -24,7 +24,7 @@ from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
 from app.views import SCREENS, draw, screen
-from app.views.state import Finding, Screen, View, rows
+from app.views.state import Finding, View, rows
 from makemore_core.command import (
     Command,
     Look,
@@ -41,7 +41,7 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
-from makemore_core.snapshot import Event, Exhibit, Snapshot
+from makemore_core.snapshot import Event, Snapshot
 
 GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -569,34 +569,3 @@ def next_lr(value: float, way: int) -> float:
     exponent = math.floor(math.log10(value))
     ladder = sorted(float(f"{m * 10.0**e:.6g}") for e in range(exponent - 2, exponent + 3) for m in LR_LADDER)
     return min(1e6, neighbour(ladder, value, way))
-
-
-def run_studio(
-    stream: Stream,
-    *,
-    title: str = "makemore",
-    readonly: bool = False,
-    ascii: bool | None = None,  # noqa: A002
-    fps: float = 10.0,
-    start: Callable[[], None] | None = None,
-    owns: bool = True,
-    detach: Callable[[], None] | None = None,
-    findings: Doctor | None = None,
-    pictures: Path | None = None,
-    waiting: str = "loading torch and the data",
-    driver_class: type[Driver] | None = None,
-) -> int:
-    """Show a run until the user leaves; gives the exit status.
-
-    `start` is called when the first picture is up. `owns`: the run is trained by this process and ends with it,
-    unless `detach` is given and chosen. `findings` gives what a doctor makes of the snapshots.
-    """
-    app = Studio(
-        stream, title=title, readonly=readonly, ascii=ascii, fps=fps, start=start, owns=owns, detach=detach,
-        findings=findings, pictures=pictures, waiting=waiting, driver_class=driver_class,
-    )  # fmt: skip
-    app.run(mouse=False)
-    return app.return_code or 0
-
-
-__all__ = ["Exhibit", "Look", "Screen", "Studio", "run_studio"]

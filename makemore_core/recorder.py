@@ -80,7 +80,6 @@ class FolderRecorder(Recorder):
         self._server: ControlServer | None = None
         self._record: RecordWriter | None = None
         self._newest = b""
-        self._written = b""
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT
         self._unsaved = self._unwritten = ""  # what went wrong with the last checkpoint, and the state file

@@ -273,18 +273,20 @@ NETS = {
 
 def main() -> int:
     """Show a net by name: `python -m tests.canned sick [--ascii] [--readonly]`."""
-    from app.studio import run_studio
+    from app.studio import Studio
     from app.views.state import Finding
 
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     stream = FakeStream(NETS[words[0] if words else "healthy"])
     found = [Finding("spread shrinks 0.63 → 0.32 with depth", "gain 1 is too small for tanh: try 5/3")]
-    return run_studio(
+    studio = Studio(
         stream,
         ascii=True if "--ascii" in sys.argv else None,
         readonly="--readonly" in sys.argv,
         findings=lambda _: found if words and words[0] in ("sick", "shrinking") else [],
     )
+    studio.run(mouse=False)
+    return studio.return_code or 0
 
 
 if __name__ == "__main__":
