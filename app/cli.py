@@ -20,7 +20,6 @@ from makemore_core.watch import Watch
 Function = TypeVar("Function", bound=Callable[..., object])
 
 RUN = "run"
-NICE = 10  # by how much a view of another process's run yields to it where processors are short
 
 
 class Commands(click.Group):
@@ -180,15 +179,16 @@ def front_end(folder: Path, headless: bool, as_json: bool, watch: Watch, ascii_o
 def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
     """Watch and control a run that another process trains; the latest one if none is named."""
     from app.terminal import require_terminal
+    from makemore_core.aside import Aside
     from makemore_core.rundir import find_run, read_manifest
 
     folder = find_run(run)
     read_manifest(folder)
     require_terminal()
-    os.nice(NICE)
+    aside = Aside(folder)
     from app.session_view import attach_studio
 
-    return attach_studio(folder, readonly, fps, ascii_only)
+    return attach_studio(folder, readonly, fps, ascii_only, aside)
 
 
 @cli.command()

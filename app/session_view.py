@@ -11,6 +11,7 @@ from app.headless import stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
 from app.terminal import Exit, by_signal
 from app.views.state import Finding
+from makemore_core.aside import Aside
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Command, Stop
 from makemore_core.doctor import Chart
@@ -85,9 +86,9 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
         print(said, flush=True)
 
 
-def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None) -> int:
+def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None, aside: Aside) -> int:
     """Show a run that another process trains; the exit status."""
-    stream = Attached(folder, readonly=readonly)
+    stream = Attached(folder, readonly=readonly, first=aside.keep)
     studio = Studio(
         stream,
         title=folder.name,

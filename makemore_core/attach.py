@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -48,8 +48,9 @@ class _Look(threading.Thread):
 class Attached:
     """The `Stream` of a run's folder, live or long over."""
 
-    def __init__(self, folder: Path, *, readonly: bool = False) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, readonly: bool = False, first: Callable[[], None] = lambda: None) -> None:
+        """`first` is called before anything is read, each time."""
+        self._folder, self._first = folder, first
         self._reader = RecordReader(folder / rundir.RECORD)
         self._client = ControlClient(folder, readonly=readonly)
         self._newest: Snapshot | None = None
@@ -66,6 +67,7 @@ class Attached:
 
     def drain(self) -> Iterator[Event]:
         """Everything new since the last call, one by one, so that a long record need not be held in memory."""
+        self._first()
         for payload in self._payloads():
             try:
                 event = from_json(payload)

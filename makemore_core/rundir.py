@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import struct
+import threading
 import time
 from pathlib import Path
 from typing import Self
@@ -64,10 +65,13 @@ class Beat(msgspec.Struct, kw_only=True):
 
 
 class Holder(msgspec.Struct):
-    """Who holds a lock: a process id, which the system gives to others later, and when that process started."""
+    """Who holds a lock: a process id, which the system gives to others later, when that process started, and the
+    system's number of the thread that trains, 0 where nobody knows.
+    """
 
     pid: int
     started: int
+    thread: int = 0
 
 
 def runs_folder() -> Path:
@@ -284,9 +288,10 @@ class RunLock:
             pass
         self._fd = fd
         _held.add(_identity(fd))
+        holder = Holder(os.getpid(), process_start(os.getpid()), threading.get_native_id())
         with contextlib.suppress(OSError):  # a full disk; the lock itself holds
             os.ftruncate(fd, 0)
-            os.pwrite(fd, msgspec.json.encode(Holder(os.getpid(), process_start(os.getpid()))), 0)
+            os.pwrite(fd, msgspec.json.encode(holder), 0)
 
     def release(self) -> None:
         """Let another trainer have the run."""

@@ -35,9 +35,10 @@ class Viewer:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         os.set_blocking(self._master, False)
+        installed = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode")}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", "attach", str(folder)],
-            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=environment({}), start_new_session=True,
+            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=environment(installed), start_new_session=True,
         )  # fmt: skip
         os.close(slave)
         self.received = 0
