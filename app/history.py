@@ -34,8 +34,6 @@ SMOOTHED_STEPS = 500  # the loss of a running net: the mean of about so many min
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 UNBOUNDED_STDS = 3
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
-STEADY_COUNT = 0.04  # a bar, when it has moved by so much of its full height
-STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
 STILL = ("paused", "finished", "stopped", "crashed", "diverged")
 

@@ -154,7 +154,8 @@ def _counts(x: Tensor, ends: Tensor) -> Tensor:
 
 def _transfer(*tables: Tensor) -> list[list[list[float]]]:
     """Tables (n, K) as rows of numbers, all in one transfer to the host."""
-    numbers = iter(torch.cat([table.flatten().double() for table in tables]).tolist())
+    filled = [table.flatten().double() for table in tables if table.numel()]  # an empty one may be on another device
+    numbers = iter(torch.cat(filled).tolist() if filled else [])
     return [[list(islice(numbers, table.shape[1])) for _ in range(table.shape[0])] for table in tables]
 
 

@@ -31,9 +31,13 @@ class Taps(NamedTuple):
 
 
 class Engine(Protocol):
-    """Moves the parameters of a net in place."""
+    """Moves the parameters of a net in place.
+
+    `fixed`: the fields of a configuration that may change on a live net and that it reads only when it is made.
+    """
 
     name: str
+    fixed: frozenset[str]
 
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
         """Run one update for each row of `batches` (n, B), which holds indices of training examples.
@@ -49,6 +53,7 @@ class PlainEngine:
     """The reference: forward, autograd, update, in the lecture's order of operations (part 3)."""
 
     name = "plain"
+    fixed: frozenset[str] = frozenset()
 
     def __init__(self, model: Model, optimizer: Optimizer, train: Split) -> None:
         self.model, self.optimizer, self.train = model, optimizer, train
@@ -90,6 +95,7 @@ class ManualEngine:
     """The backward pass by hand, brick by brick, without autograd (part 4, exercise 4)."""
 
     name = "manual"
+    fixed: frozenset[str] = frozenset()
 
     def __init__(self, model: Model, optimizer: Optimizer, train: Split) -> None:
         self.model, self.optimizer, self.train = model, optimizer, train

@@ -243,6 +243,7 @@ class FastEngine:
     """
 
     name = "fast"
+    fixed = frozenset({"norm_momentum"})
 
     def __init__(self, model: Model, optimizer: Optimizer, train: Split) -> None:
         self._library = build().library()

@@ -8,7 +8,8 @@ tested without a GPU.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +25,20 @@ from makemore_core.optim import Optimizer
 SIZES = (64, 8, 1)  # steps in a graph; any number of steps is a few replays
 
 
+Result = TypeVar("Result")
+
+
+class Replayed(Protocol):
+    """Work that has been captured."""
+
+    def replay(self) -> None:
+        """Do it again, on what its inputs hold by now and into the results that it gave."""
+
+
 class _Captured(NamedTuple):
     """A graph, where its inputs are to be written, and where its results lie after a replay."""
 
-    graph: torch.cuda.CUDAGraph
+    graph: Replayed
     batches: Tensor
     factors: Tensor
     losses: Tensor
@@ -35,16 +46,19 @@ class _Captured(NamedTuple):
 
 
 class GraphEngine:
-    """An `Engine` for nets and data on a GPU. Raises ValueError where they are not."""
+    """An `Engine` for nets and data on a GPU. Raises ValueError, in one line, where nothing can be captured."""
 
     name = "graph"
+    fixed = frozenset({"batch_size", "momentum", "beta1", "beta2", "optimizer_eps", "norm_momentum"})
 
     def __init__(self, model: Model, optimizer: Optimizer, train: Split) -> None:
-        if not train.x.is_cuda:
-            raise ValueError("no CUDA graphs: the net is not on a GPU")
         self.model, self.optimizer, self.train = model, optimizer, train
         self._graphs: dict[tuple[int, int, bool], _Captured] = {}
         self._taps: Taps | None = None
+        try:
+            self._graph(1, optimizer.config.batch_size, True)
+        except RuntimeError as error:
+            raise ValueError(f"no CUDA graphs: {str(error).partition(chr(10))[0]}") from None
 
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
         factors = update_factors(self.optimizer, rates).to(batches.device, non_blocking=True)
@@ -77,25 +91,31 @@ class GraphEngine:
         device = self.train.x.device
         batches = torch.zeros((size, batch), dtype=torch.int64, device=device)
         factors = torch.zeros((size, 3), device=device)
-        arguments = self.model, self.optimizer, self.train, batches, factors, watched
-        if not self._graphs:
-            self._warm_up(batches[:1], factors[:1])
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            losses, taps = steps(*arguments)
-        return _Captured(graph, batches, factors, losses, taps)
-
-    def _warm_up(self, batches: Tensor, factors: Tensor) -> None:
-        """One step outside a graph, so that the libraries are loaded; it leaves the net as it was."""
         kept = [*self.model.parameters(), *self.model.buffers(), *(s for slots in self.optimizer.state for s in slots)]
         before = [tensor.clone() for tensor in kept]
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            steps(self.model, self.optimizer, self.train, batches, factors, True)
-        torch.cuda.current_stream().wait_stream(side)
+        graph, (losses, taps) = capture(
+            lambda: steps(self.model, self.optimizer, self.train, batches, factors, watched), device
+        )
         for tensor, value in zip(kept, before, strict=True):
             tensor.copy_(value)
+        return _Captured(graph, batches, factors, losses, taps)
+
+
+def capture(work: Callable[[], Result], device: torch.device) -> tuple[Replayed, Result]:
+    """Work as a graph, and where its results will lie. It is done once on the way, outside of the graph, so that the
+    libraries are loaded. Raises RuntimeError where it cannot be captured.
+    """
+    if device.type != "cuda":
+        raise RuntimeError("the net is not on a GPU")
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph, result
 
 
 # ---- the steps that are captured

@@ -104,7 +104,7 @@ class Trainer:
             if isinstance(leaf, BatchNorm1d):
                 leaf.momentum = config.norm_momentum
         # an engine that need not be made anew keeps what the last update left to look at
-        if changed - LIVE_FIELDS or ("norm_momentum" in changed and self.engine.name == "fast"):
+        if changed - LIVE_FIELDS or changed & self.engine.fixed:
             self.engine = self.make_engine()
 
     def tensors(self) -> dict[str, Tensor]:

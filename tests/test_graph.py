@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NoReturn
+
 import pytest
 import torch
 
+from makemore_core import graph, trainer
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset
 from makemore_core.engine import PlainEngine
-from makemore_core.graph import GraphEngine, steps, update_factors
+from makemore_core.graph import GraphEngine, Replayed, Result, steps, update_factors
 from makemore_core.model import build
 from makemore_core.optim import Optimizer
 
@@ -59,6 +63,85 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
         GraphEngine(net, Optimizer(SMALL, net.parameters()), DATASET.examples(DATASET.train, SMALL.block_size))
 
 
+class Again:
+    """What a captured graph does, without a GPU: the work done anew, its results put where the first ones were."""
+
+    def __init__(self, work: Callable[[], object], result: object) -> None:
+        self._work, self._result = work, result
+
+    def replay(self) -> None:
+        for old, new in zip(tensors(self._result), tensors(self._work()), strict=True):
+            old.copy_(new)
+
+
+def tensors(results: object) -> list[torch.Tensor]:
+    if isinstance(results, torch.Tensor):
+        return [results]
+    return [one for part in results for one in tensors(part)] if isinstance(results, list | tuple) else []
+
+
+def again(work: Callable[[], Result], device: torch.device) -> tuple[Replayed, Result]:
+    del device
+    result = work()
+    return Again(work, result), result
+
+
+@pytest.mark.parametrize("chunks", [[75], [1], [64, 8, 1, 2], [100, 137]], ids=str)
+@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_any_number_of_steps_is_a_few_graphs(
+    monkeypatch: pytest.MonkeyPatch, chunks: list[int], watch: bool, optimizer: str
+) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    config = SMALL.replace({"optimizer": optimizer, "lr": 0.01})
+    train = DATASET.examples(DATASET.train, config.block_size)
+    generator = torch.Generator().manual_seed(1)
+    nets = [build(config, DATASET.vocabulary, torch.Generator().manual_seed(config.seed)) for _ in range(2)]
+    plain = PlainEngine(nets[0], Optimizer(config, nets[0].parameters()), train)
+    ours = GraphEngine(nets[1], Optimizer(config, nets[1].parameters()), train)
+    for n in chunks:
+        batches = torch.randint(0, len(train.y), (n, config.batch_size), generator=generator)
+        rates = [config.lr / (1 + at) for at in range(n)]
+        expected = plain.advance(batches, rates, watch)
+        torch.testing.assert_close(ours.advance(batches, rates, watch), expected, rtol=1e-3, atol=1e-4)
+        if watch:
+            for part, reference in zip(ours.taps(), plain.taps(), strict=True):
+                for a, b in zip(part, reference, strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()) + 1e-6)
+    assert ours.optimizer.count == sum(chunks)
+    assert len(ours._graphs) <= 4
+
+
+def test_a_net_that_cannot_be_captured_is_trained_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> NoReturn:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+
+    monkeypatch.setattr(graph, "capture", failing)
+    net = build(SMALL, DATASET.vocabulary, torch.Generator().manual_seed(1))
+    train = DATASET.examples(DATASET.train, SMALL.block_size)
+    with pytest.raises(ValueError, match=r"^no CUDA graphs: operation not permitted when stream is capturing$"):
+        GraphEngine(net, Optimizer(SMALL, net.parameters()), train)
+
+
+@pytest.mark.parametrize("change", [{"momentum": 0.5}, {"batch_size": 7}, {"norm_momentum": 0.3}, {"lr": 0.2}], ids=str)
+def test_what_a_graph_has_built_in_makes_a_new_one(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, int | float]
+) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    monkeypatch.setattr(trainer, "FastEngine", GraphEngine)
+    config = SMALL.replace({"optimizer": "momentum", "lr": 0.02, "engine": "fast"})
+    ours, plain = (trainer.Trainer(one, DATASET) for one in (config, config.replace({"engine": "plain"})))
+    assert (ours.engine.name, plain.engine.name) == ("graph", "plain")
+    engine = ours.engine
+    for one in (ours, plain):
+        one.advance(5)
+        one.reconfigure(one.config.replace(change))
+    assert (ours.engine is engine) == ("lr" in change)
+    assert ours.advance(20) == pytest.approx(plain.advance(20), rel=1e-3)
+    for mine, theirs in zip(ours.model.buffers(), plain.model.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str) -> None:
@@ -70,9 +153,9 @@ def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str) -> None:
     plain = PlainEngine(nets[0], Optimizer(config, nets[0].parameters()), train)
     nets[1].to(device)
     on_device = type(train)(train.x.to(device), train.y.to(device))
-    graph = GraphEngine(nets[1], Optimizer(config, nets[1].parameters()), on_device)
+    replayed = GraphEngine(nets[1], Optimizer(config, nets[1].parameters()), on_device)
     expected = plain.advance(batches, [config.lr] * 75, True)
-    losses = graph.advance(batches.to(device), [config.lr] * 75, True)
+    losses = replayed.advance(batches.to(device), [config.lr] * 75, True)
     torch.testing.assert_close(losses.cpu(), expected, rtol=1e-3, atol=1e-4)
-    for ours, reference in zip(graph.taps().gradients, plain.taps().gradients, strict=True):
+    for ours, reference in zip(replayed.taps().gradients, plain.taps().gradients, strict=True):
         torch.testing.assert_close(ours.cpu(), reference, rtol=1e-2, atol=1e-5)
