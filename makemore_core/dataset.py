@@ -26,6 +26,32 @@ class Split(NamedTuple):
     y: Tensor
 
 
+class Distinct(NamedTuple):
+    """Examples with every context once, which is all that a loss in evaluation and a dead unit depend on.
+
+    `x` (U, T): the contexts; `row`, `y`, `times` (P,), by row: which characters follow each, and in how many examples.
+    """
+
+    x: Tensor
+    row: Tensor
+    y: Tensor
+    times: Tensor
+
+
+def distinct(split: Split) -> Distinct:
+    """The same examples, each context once: a few thousand in names, where the net would see 200,000."""
+    import torch
+
+    symbols = 1 + int(max(split.x.max(), split.y.max()))
+    context = torch.zeros_like(split.y)
+    for character in split.x.unbind(1):  # numbered anew after each character, so that no number grows too large
+        context = torch.unique(context * symbols + character, return_inverse=True)[1]
+    x = split.x.new_empty((1 + int(context.max()), split.x.shape[1]))
+    x[context] = split.x
+    pairs, times = torch.unique(context * symbols + split.y, return_counts=True)
+    return Distinct(x, pairs // symbols, pairs % symbols, times)
+
+
 class Dataset(NamedTuple):
     """The items of a file, shuffled and split 80/10/10 by item, and their alphabet (sorted, without the edge mark)."""
 

@@ -71,7 +71,7 @@ def dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
     Looks at `first` (N, T), then at the split slice by slice, only as long as a unit is left that may be dead.
     """
     flat: dict[int, Tensor] = {}
-    for x in [first, *torch.split(trainer.train.x, EVALUATION_BATCH)]:
+    for x in [first, *torch.split(trainer.train_contexts.x, EVALUATION_BATCH)]:
         for index, brick, out in evaluation_pass(trainer.model, x):
             if isinstance(brick, Nonlinearity):
                 here = brick.flat(out, FLAT).all(0)

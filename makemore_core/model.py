@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_core.config import Config
-from makemore_core.dataset import EDGE, Dataset, Split
+from makemore_core.dataset import EDGE, Dataset, Distinct, Split, distinct
 from makemore_core.layers import (
     NONLINEARITIES,
     BatchNorm1d,
@@ -211,18 +211,22 @@ def evaluate(model: Model, split: Split) -> float:
     """Mean cross-entropy over a whole split, with the running statistics; NaN for an empty one."""
     if len(split.y) == 0:
         return float("nan")
-    return sum(evaluation(model, split)) / len(split.y)
+    return sum(evaluation(model, distinct(split))) / len(split.y)
 
 
-def evaluation(model: Model, split: Split, infer: Callable[[Tensor], Tensor] | None = None) -> Iterator[float]:
+def evaluation(model: Model, examples: Distinct, infer: Callable[[Tensor], Tensor] | None = None) -> Iterator[float]:
     """The same, a slice at a time: the summed cross-entropy of each, so that training need not wait for the whole.
 
     `infer` stands in for the model's own, for who wants to look at the net on the way.
     """
-    for start in range(0, len(split.y), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
-        logits = (infer or model.infer)(split.x[part])
-        yield float(F.cross_entropy(logits, split.y[part], reduction="sum"))
+    first = 0
+    for start, x in enumerate(torch.split(examples.x, EVALUATION_BATCH)):
+        shift = start * EVALUATION_BATCH
+        last = int(torch.searchsorted(examples.row, shift + len(x)))
+        row, y, times = (part[first:last] for part in examples[1:])
+        losses = F.log_softmax((infer or model.infer)(x), 1)[row - shift, y]
+        yield -float((losses.double() * times).sum())
+        first = last
 
 
 def sample(

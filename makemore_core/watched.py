@@ -17,7 +17,7 @@ from makemore_core.trainer import Trainer
 
 NAMES = 12  # shown until somebody asks for another number
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
-TRAIN_EVERY = 5  # surveys of the validation split to one of the training split, which is eight times as large
+TRAIN_EVERY = 3  # surveys of the validation split to one of the training split, which costs more
 
 
 class Watched:
@@ -76,7 +76,7 @@ class Watched:
         val = train = test = None
         if len(trainer.val.y):
             total = 0.0
-            for part in evaluation(model, trainer.val):
+            for part in evaluation(model, trainer.val_contexts):
                 total += part
                 yield
             val = total / len(trainer.val.y)
@@ -87,7 +87,7 @@ class Watched:
         if not whole and self._surveys % TRAIN_EVERY != 2:
             return
         dead, total = DeadUnits(model), 0.0
-        for part in evaluation(model, trainer.train, dead.look):
+        for part in evaluation(model, trainer.train_contexts, dead.look):
             total += part
             yield
         self.dead = dead.counts()

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import socket
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from makemore_core.dataset import Dataset, embedded_names, read
+from makemore_core.dataset import Dataset, distinct, embedded_names, read
 
 TextFile = Callable[[bytes], Path]
 
@@ -47,6 +48,17 @@ def test_the_examples_are_those_of_the_lectures_loop(words: list[str], block_siz
     X, Y = windows(dataset.train, dataset.alphabet, block_size)
     assert (split.x.tolist(), split.y.tolist()) == (X, Y)
     assert split.x.dtype == split.y.dtype == torch.int64
+
+
+@given(st.lists(st.text("abĉ", max_size=12), min_size=1), st.sampled_from([1, 3, 8, 40]))
+def test_each_context_once_and_every_example_counted(words: list[str], block_size: int) -> None:
+    split = Dataset("", "", (), (), (), tuple("abĉ")).examples(tuple(words), block_size)
+    once = distinct(split)
+    contexts = [tuple(x) for x in once.x.tolist()]
+    assert len(set(contexts)) == len(contexts)
+    assert once.row.tolist() == sorted(once.row.tolist())
+    counted = {(contexts[row], y): n for row, y, n in zip(*(part.tolist() for part in once[1:]), strict=True)}
+    assert counted == Counter((tuple(x), y) for x, y in zip(split.x.tolist(), split.y.tolist(), strict=True))
 
 
 def test_no_items_make_no_examples() -> None:
