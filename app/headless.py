@@ -171,14 +171,14 @@ class Lines:
 
 def line(snapshot: Snapshot) -> str:
     """A snapshot in one line for people."""
-    parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.loss)}"]
+    parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.smoothed_loss)}"]
     if snapshot.splits is not None:
         parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
     if snapshot.state == "running":
         parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
     if snapshot.twin is not None:
         val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
-        parts.append(f"({visible(snapshot.twin.run)}: loss {number(snapshot.twin.loss)}{val})")
+        parts.append(f"({visible(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
     return "  ".join([*parts, snapshot.state])
 
 
@@ -205,20 +205,16 @@ class Bar:
             auto_refresh=False,
         )
         self._task = self._progress.add_task("loading", total=None, rate=0.0, loss="-")
-        self._smooth: float | None = None
         self._progress.start()
 
     def show(self, snapshot: Snapshot) -> None:
-        if snapshot.losses:
-            mean = sum(snapshot.losses) / len(snapshot.losses)
-            self._smooth = mean if self._smooth is None else 0.8 * self._smooth + 0.2 * mean
         self._progress.update(
             self._task,
             description=snapshot.run,
             completed=snapshot.step,
             total=snapshot.steps,
             rate=snapshot.steps_per_second,
-            loss=number(self._smooth),
+            loss=number(snapshot.smoothed_loss),
             refresh=True,
         )
 

@@ -30,7 +30,6 @@ SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 MOST_GHOSTS = 4
 SMOOTHED_SNAPSHOTS = 12  # histograms and statistics of a running net: the mean of about so many
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
-SMOOTHED_STEPS = 500  # the loss of a running net: the mean of about so many minibatches
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 UNBOUNDED_STDS = 3
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
@@ -277,7 +276,6 @@ class History:
         self.twin: History | None = None  # of a second net in lock-step
         self.layers: dict[tuple[int, str], LayerTrace] = {}
         self.weights: dict[str, WeightTrace] = {}
-        self.smoothed_loss = math.nan
         self.rate = 0.0
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
@@ -337,7 +335,7 @@ class History:
             self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
         self.attempt = Attempt(snapshot.attempt)
         self.layers, self.weights = {}, {}
-        self.smoothed_loss, self.rate = math.nan, 0.0
+        self.rate = 0.0
         self.gradient_scale = self.activation_scale = 0.0
 
     def _take_losses(self, snapshot: Snapshot) -> None:
@@ -345,21 +343,8 @@ class History:
         if snapshot.losses_span is not None:
             first = snapshot.step - snapshot.losses_span
             self.attempt.loss.spread(first, snapshot.losses_span, losses, snapshot.losses_mean)
-            self.smoothed_loss = snapshot.losses_mean if snapshot.losses_mean is not None else math.nan
-            return
-        first = snapshot.step - len(losses)
-        new = losses[max(0, self.attempt.loss.end - first) :] if self.attempt.loss.start is not None else losses
-        if not new:
-            return
-        self.attempt.loss.extend(first, losses)
-        mean = sum(new) / len(new)
-        if math.isfinite(self.smoothed_loss) and math.isfinite(mean):
-            # the weight of the new ones in a mean that forgets exponentially; early on, in the plain mean
-            seen = self.attempt.loss.end - (self.attempt.loss.start or 0)
-            share = max(1 - math.exp(-len(new) / SMOOTHED_STEPS), len(new) / seen)
-            self.smoothed_loss += (mean - self.smoothed_loss) * share
         else:
-            self.smoothed_loss = mean
+            self.attempt.loss.extend(snapshot.step - len(losses), losses)
 
     def _take_splits(self, snapshot: Snapshot) -> None:
         splits = snapshot.splits

@@ -96,13 +96,16 @@ def list_all(as_json: bool) -> int:
             snapshot = None
         state = snapshot.state if snapshot else rundir.liveness(folder)
         step, steps = (snapshot.step, snapshot.steps) if snapshot else (0, 0)
-        loss = snapshot.loss if snapshot else None
+        loss = snapshot.smoothed_loss if snapshot else None
+        val = snapshot.splits.val if snapshot and snapshot.splits else None
         age = time.time() - (snapshot.time if snapshot else folder.stat().st_mtime)
         if as_json:
-            row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss, "age": round(age, 1)}
+            row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss, "val": val}
+            row["age"] = round(age, 1)
             click.echo(msgspec.json.encode(row))
         else:
-            say(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {number(loss):>8}  {ago(age)}")
+            losses = f"loss {number(loss):>7}  val {number(val):>7}"
+            say(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {losses}  {ago(age)}")
     return Exit.DONE
 
 

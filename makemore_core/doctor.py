@@ -65,6 +65,7 @@ LIMITS: dict[str, Limit] = {
     "updates_after": Limit(100, "updates; the first ones after initialisation are not typical"),
     "statistics_noise": Limit(0.06, "std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples"),
     "statistics_gap": Limit(0.15, "nats of loss in evaluation above the minibatches' on the same split"),
+    "by_heart": Limit(0.3, "nats of validation loss above the training loss; the lectures' nets stay below 0.08"),
     "risen": Limit(0.5, "nats above both the first loss and ln V, after 100 updates"),
     "flat_after": Limit(300, "updates; by then every preset that learns has fallen by 0.05"),
     "flat": Limit(0.05, "nats below the first loss"),
@@ -104,6 +105,8 @@ _WHY = {
     "takes room. BatchNorm has a bias of its own.",
     "running-statistics": "Evaluation and sampling use the running mean and variance. An average over too few examples "
     "follows the last few batches instead of the training set.",
+    "overfitting": "The net learns its examples by heart: more training lowers the training loss alone, and the names "
+    "it makes become those it was given.",
     "batch-of-one": "The variance of one example is not defined (0/0 with n - 1 below), and its mean is the example: "
     "nothing of it is left.",
     "loss-flat": "Not learning costs as much time as learning. The uniform guess needs no net.",
@@ -319,7 +322,7 @@ def _bias_useless(run: _Run) -> Iterator[Finding]:
 
 
 def _running_statistics(run: _Run) -> Iterator[Finding]:
-    config, splits, loss = run.now.config, run.now.splits, run.loss
+    config, splits = run.now.config, run.now.splits
     momentum, batch = config.get("norm_momentum"), config.get("batch_size")
     if config.get("norm") != "batch" or not isinstance(momentum, int | float) or not isinstance(batch, int | float):
         return
@@ -331,17 +334,28 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
                        f"average over more examples: norm_momentum {slower:g}, or larger batches",
                        {"norm_momentum": min(slower, momentum)})  # fmt: skip
         return
-    if splits is None or splits.train is None or loss is None:
+    if splits is None or splits.train is None or splits.minibatches is None:
         return
-    gap = splits.train - loss
+    gap = splits.train - splits.minibatches
     settles = 3 / momentum if momentum else math.inf
     if gap > LIMITS["statistics_gap"].value and (splits.step >= settles or settles > run.now.steps):
-        evidence = f"train loss {splits.train:.2f} in evaluation, {loss:.2f} in the minibatches"
+        evidence = f"train loss {splits.train:.2f} in evaluation, {splits.minibatches:.2f} in the minibatches"
         faster = settles > run.now.steps
         yield _finding("running-statistics", "the running statistics have not settled", evidence,
                        "average over fewer batches: norm_momentum 0.1" if faster else
                        f"average over more batches: norm_momentum {slower:g}",
                        {"norm_momentum": 0.1 if faster else slower})  # fmt: skip
+
+
+def _overfitting(run: _Run) -> Iterator[Finding]:
+    splits = run.now.splits
+    if splits is None or splits.train is None or splits.val is None:
+        return
+    learns = run.now.expected_loss is None or splits.train < run.now.expected_loss
+    if learns and splits.val - splits.train > LIMITS["by_heart"].value:
+        evidence = f"val loss {splits.val:.2f}, train loss {splits.train:.2f}, at step {splits.step:,}"
+        yield _finding("overfitting", "the net learns by heart", evidence,
+                       "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
 
 
 def _batch_of_one(run: _Run) -> Iterator[Finding]:
@@ -372,7 +386,7 @@ def _loss_flat(run: _Run) -> Iterator[Finding]:
 
 RULES: tuple[Callable[[_Run], Iterator[Finding]], ...] = (
     _diverged, _batch_of_one, _confidently_wrong, _saturated, _dead_units, _spread, _gradient_flow, _update_ratio,
-    _last_layer, _running_statistics, _bias_useless, _loss_flat,
+    _last_layer, _running_statistics, _overfitting, _bias_useless, _loss_flat,
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ State: TypeAlias = Literal["running", "paused", "finished", "stopped", "crashed"
 
 BINS = 40
 SATURATED = 0.97
+SMOOTHED = 500  # minibatches: the smoothed loss is the mean of about so many
 FLAT = 0.99
 MOST_INTERVENTIONS = 200
 
@@ -79,12 +80,16 @@ class Weight(msgspec.Struct, frozen=True):
 
 
 class Splits(msgspec.Struct, frozen=True):
-    """Mean losses over whole splits, with the running statistics, taken at `step`; None where a split was not run."""
+    """Mean losses over whole splits, with the running statistics, taken at `step`; None where a split was not run.
+
+    `minibatches` is the smoothed loss of the minibatches at that step.
+    """
 
     train: float | None
     val: float | None
     test: float | None
     step: int
+    minibatches: float | None = None
 
 
 class Intervention(msgspec.Struct, frozen=True):
@@ -98,11 +103,12 @@ class Intervention(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     """The state of a run after `step` updates; the statistics are those of the last update.
 
-    `loss` is that of the last minibatch, `losses` those of the updates `step - len(losses) .. step - 1`, all since
-    the snapshot before. Where an old part of a long record was thinned, `losses` are only the extremes, in order, of
-    the last `losses_span` updates, whose mean is `losses_mean`. `attempt` counts the restarts. `overhead` is the
-    share (0..1) of the time that went into looking: probes, evaluations, samples. `expected_loss` is that of the
-    uniform guess, ln V. `time` is seconds since the epoch. A snapshot taken before the first update has no layers.
+    `loss` is that of the last minibatch, `smoothed_loss` the mean of about the last 500, `losses` those of the updates
+    `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part of a long record was thinned,
+    `losses` are only the extremes, in order, of the last `losses_span` updates, whose mean is `losses_mean`. `attempt`
+    counts the restarts. `overhead` is the share (0..1) of the time that went into looking: probes, evaluations,
+    samples. `expected_loss` is that of the uniform guess, ln V. `time` is seconds since the epoch. A snapshot taken
+    before the first update has no layers.
     """
 
     run: str
@@ -112,6 +118,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     time: float
     attempt: int = 0
     loss: float | None = None
+    smoothed_loss: float | None = None
     first_loss: float | None = None
     losses: tuple[float, ...] = ()
     losses_span: int | None = None

@@ -12,12 +12,11 @@ from makemore_core.config import Config
 from makemore_core.dataset import Dataset
 from makemore_core.diagnostics import DeadUnits, Probe
 from makemore_core.model import SAMPLING_SEED, evaluate, evaluation, sample
-from makemore_core.snapshot import Snapshot, Splits, State
+from makemore_core.snapshot import SMOOTHED, Snapshot, Splits, State
 from makemore_core.trainer import Trainer
 
 NAMES = 12  # shown until somebody asks for another number
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
-TRAIN_EVERY = 3  # surveys of the validation split to one of the training split, which costs more
 
 
 class Watched:
@@ -29,6 +28,7 @@ class Watched:
         self.params = sum(parameter.numel() for parameter in self.trainer.model.parameters())
         self.loss: float | None = None
         self.first_loss: float | None = None
+        self.smoothed_loss: float | None = None
         self.losses: list[float] = []  # since the last snapshot
         self.probe = Probe((), ())
         self.watched = False  # whether the last update can be probed
@@ -37,7 +37,7 @@ class Watched:
         self.names: list[str] = []
         self.names_step: int | None = None
         self.names_temperature = 1.0
-        self._surveys = 0
+        self._advanced = 0  # updates since this net came to be watched
 
     def advance(self, batches: Tensor, watch: bool) -> None:
         """One update for each row of `batches`; with `watch` the last one can be probed."""
@@ -47,6 +47,13 @@ class Watched:
         self.watched = watch
         self.losses += losses
         self.loss = losses[-1]
+        self._advanced += len(losses)
+        mean, before = sum(losses) / len(losses), self.smoothed_loss
+        if before is None or not math.isfinite(before + mean):
+            before = mean
+        # the weight of the new ones in a mean that forgets exponentially; early on, in the plain mean
+        share = max(1 - math.exp(-len(losses) / SMOOTHED), len(losses) / self._advanced)
+        self.smoothed_loss = before + (mean - before) * share
 
     @property
     def diverged(self) -> bool:
@@ -69,23 +76,17 @@ class Watched:
     def survey(self, whole: bool) -> Iterator[None]:
         """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
 
-        `whole`: every split, as at the end of a run; else the training split only now and then.
+        `whole`: the test split too, as at the end of a run.
         """
-        trainer, known = self.trainer, self.splits
+        trainer, minibatches = self.trainer, self.smoothed_loss
         model, step = trainer.model.clone(), trainer.step
-        val = train = test = None
+        val = test = None
         if len(trainer.val.y):
             total = 0.0
             for part in evaluation(model, trainer.val_contexts):
                 total += part
                 yield
             val = total / len(trainer.val.y)
-        if known and not whole:
-            train, test = known.train, known.test
-        self.splits = Splits(train, val, test, step)
-        self._surveys += 1
-        if not whole and self._surveys % TRAIN_EVERY != 2:
-            return
         dead, total = DeadUnits(model), 0.0
         for part in evaluation(model, trainer.train_contexts, dead.look):
             total += part
@@ -93,7 +94,7 @@ class Watched:
         self.dead = dead.counts()
         if whole:
             test = evaluate(model, trainer.split(self.dataset.test))
-        self.splits = Splits(total / len(trainer.train.y), val, test, step)
+        self.splits = Splits(total / len(trainer.train.y), val, test, step, minibatches)
 
     def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED, temperature: float = 1.0) -> None:
         """Fresh names."""
@@ -114,6 +115,7 @@ class Watched:
             time=time.time(),
             attempt=attempt,
             loss=self.loss,
+            smoothed_loss=self.smoothed_loss,
             first_loss=self.first_loss,
             losses=losses,
             expected_loss=math.log(self.dataset.vocabulary),

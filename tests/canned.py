@@ -148,6 +148,7 @@ def snapshot(shape: Shape = HEALTHY, step: int = 1000, *, since: int | None = No
         "steps": 200_000,
         "time": 1_700_000_000.0 + step / 5000,
         "loss": told[-1] if told else None,
+        "smoothed_loss": sum(told) / len(told) if told else None,
         "first_loss": shape.first_loss,
         "losses": told,
         "expected_loss": math.log(27),
@@ -174,7 +175,7 @@ def nan(step: int = 1000) -> Snapshot:
     empty = Histogram(-1.0, 1.0, (0,) * BINS)
     bad, worse = math.nan, math.inf
     return snapshot(
-        HEALTHY, step, state="diverged", loss=bad, losses=(*healthy.losses[:50], *(bad,) * 50),
+        HEALTHY, step, state="diverged", loss=bad, smoothed_loss=bad, losses=(*healthy.losses[:50], *(bad,) * 50),
         splits=Splits(None, worse, None, step),
         layers=tuple(
             Layer(old.index, old.kind, Activation(bad, worse, bad, 100, None, empty), Gradient(bad, bad, empty))
@@ -189,7 +190,18 @@ def nan(step: int = 1000) -> Snapshot:
 
 def empty(step: int = 0) -> Snapshot:
     """Before the first update: no layers, no losses."""
-    return snapshot(HEALTHY, step, layers=(), weights=(), losses=(), loss=None, splits=None, names=(), names_step=None)
+    return snapshot(
+        HEALTHY,
+        step,
+        layers=(),
+        weights=(),
+        losses=(),
+        loss=None,
+        smoothed_loss=None,
+        splits=None,
+        names=(),
+        names_step=None,
+    )
 
 
 def course(shape: Shape = HEALTHY, until: int = 20_000, every: int = 500, **fields: object) -> list[Snapshot]:

@@ -40,7 +40,9 @@ def train(config: Config, stops: tuple[int, ...]) -> list[Snapshot]:
         if stop == stops[-1] and config.n_layer < 10:  # a whole split through fifty layers takes its time
             look = DeadUnits(trainer.model)
             look.look(trainer.train.x)
-            dead, splits = look.counts(), Splits(evaluate(trainer.model, trainer.train), None, None, trainer.step)
+            dead, recent = look.counts(), losses[-500:]
+            whole = [evaluate(trainer.model, split) for split in (trainer.train, trainer.val)]
+            splits = Splits(*whole, None, trainer.step, sum(recent) / len(recent))
         seen = trainer.probe(dead)
         snapshots.append(
             Snapshot(
@@ -113,6 +115,7 @@ def test_what_it_suggests_helps(name: str, finding: str) -> None:
     assert finding not in diagnose(config.replace(fix))
 
 
+@pytest.mark.filterwarnings("ignore:var")
 def test_settings_that_batchnorm_cannot_bear() -> None:
     healthy = PRESETS["deep-batchnorm"].config()
     assert {"batch-of-one", "diverged"} <= set(diagnose(healthy.replace({"batch_size": 1}), (1, 2)))
@@ -169,6 +172,8 @@ def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
         (foreign(losses=(3.29,), first_loss=3.3, expected_loss=3.3), {"loss-flat"}),
         (foreign(losses=(2.1,), first_loss=3.3, expected_loss=3.3), set()),
         (foreign(losses=(3.4,) * 1200, first_loss=27.0, expected_loss=3.3), {"confidently-wrong", "loss-flat"}),
+        (foreign(splits=Splits(2.0, 2.2, None, 90)), set()),
+        (foreign(splits=Splits(0.3, 8.7, None, 90)), {"overfitting"}),
         (with_layer(foreign(), 2, dead=3), {"dead-units"}),
         (with_layer(foreign(), 2, dead=0), set()),
         (with_layer(foreign(), 1, saturated=0.8), {"saturated"}),

@@ -73,8 +73,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 def _now(view: View) -> dict[str, str]:
     """The numbers of the row under the cursor."""
     row, snapshot, now = selected(view), view.history.snapshot, dict[str, str]()
-    if snapshot is not None and snapshot.loss is not None:
-        now["loss"] = glyph.fixed(view.history.smoothed_loss, 6, 3).strip()
+    if snapshot is not None and snapshot.smoothed_loss is not None:
+        now["loss"] = glyph.fixed(snapshot.smoothed_loss, 6, 3).strip()
     if row is not None and row.layer is not None:
         layer = row.layer.layer
         now |= {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.history import GRADIENT_STDS, SMOOTHED_SNAPSHOTS, SMOOTHED_STEPS
+from app.history import GRADIENT_STDS, SMOOTHED_SNAPSHOTS
 from app.keys import GROUPS, KEYS
 from app.views.lines import Line, beside, heading
 from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, UPDATE_WITHIN, View
 from makemore_core.doctor import LIMITS
-from makemore_core.snapshot import FLAT, SATURATED
+from makemore_core.snapshot import FLAT, SATURATED, SMOOTHED
 
 LEGEND: tuple[tuple[str, str], ...] = (
     (
@@ -67,7 +67,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
     (
         "loss",
         (
-            f"of minibatches; the number above is the mean of about {SMOOTHED_STEPS} steps; the curve "
+            f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "
             "shows mean, minimum and maximum; the points are the validation split"
         ),
     ),

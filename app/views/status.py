@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from app import glyphs as glyph
@@ -45,10 +44,7 @@ def shown_loss(view: View) -> tuple[str, bool]:
         return "-", False
     if snapshot.state in STILL and snapshot.loss is not None:
         return loss_number(snapshot.loss, 4), False
-    smoothed = view.history.smoothed_loss
-    if not math.isfinite(smoothed) and snapshot.loss is not None:
-        return loss_number(snapshot.loss), False
-    return loss_number(smoothed), True
+    return loss_number(snapshot.smoothed_loss), True
 
 
 def status(view: View, cells: int, rows: int) -> list[Line]:

@@ -44,7 +44,9 @@ def _side(view: View, history: History, name: str, width: int, height: int) -> l
     assert history.snapshot is not None
     splits = history.snapshot.splits
     val = f"  val {loss_number(splits.val)}" if splits and splits.val is not None else ""
-    note: Line = [(f"loss {loss_number(history.smoothed_loss)}{val}", "loss" if name == "this run" else "twin")]
+    note: Line = [
+        (f"loss {loss_number(history.snapshot.smoothed_loss)}{val}", "loss" if name == "this run" else "twin")
+    ]
     title = glyph.escape(view.glyphs.text(name), ascii=view.glyphs.ascii)
     return [heading(title, note, width, view.glyphs), *table(view, width, height - 1)]
 
