@@ -199,6 +199,8 @@ class DeadUnits:
     @torch.no_grad()
     def look(self, x: Tensor) -> Tensor:
         """Contexts (N, T) -> logits (N, V), in evaluation, taking note of the units on the way."""
+        if self._flat and not any(bool(units.any()) for units in self._flat.values()):
+            return self._model.infer(x)  # none is left that may be dead
         out = self._model.embedding.infer(x)
         index = 0
         for layer in self._model.layers:

@@ -47,7 +47,7 @@ MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay sma
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
 # cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
 SHARES = {"probe": 0.35, "survey": 0.25, "sample": 0.12}
-CREDIT = {"survey": 0.03, "sample": 0.0}
+CREDIT = {"survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
 
@@ -153,6 +153,7 @@ class Session:
         self.net, self.twin = fresh
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
+        self._survey_cost = self._surveys_cost = 0.0  # seconds: of the last one, and of all before the present one
         self._next_probe = self._probes_cost = self._usual_cost = 0.0
 
     @property
@@ -297,18 +298,21 @@ class Session:
     # -- looking around: what costs more than a probe is done in small parts, now and then
 
     def _look_around(self) -> None:
-        if self._affordable("survey"):
+        if self._survey is not None or self._affordable("survey", self._survey_cost):
             with self._clock.looking("survey"):
-                self._survey = self._survey or chain(*(net.survey(whole=False) for net in self.nets))
-                if next(self._survey, "done") == "done":
-                    self._survey = None
+                if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
+                    self._survey = chain(*(net.survey(whole=False) for net in self.nets))
+                    self._surveys_cost = self._clock.spent("survey")
+                done = next(self._survey, "done") == "done"
+            if done:
+                self._survey, self._survey_cost = None, self._clock.spent("survey") - self._surveys_cost
         if self._affordable("sample"):
             self._sample_names()
 
-    def _affordable(self, account: str) -> bool:
+    def _affordable(self, account: str, cost: float = 0.0) -> bool:
         clock = self._clock
         earned = SHARES[account] * self.watch.budget * clock.elapsed + CREDIT[account]
-        return clock.elapsed > FIRST_LOOK and clock.spent(account) <= earned
+        return clock.elapsed > FIRST_LOOK and clock.spent(account) + cost <= earned
 
     def _sample_names(self) -> None:
         with self._clock.looking("sample"):

@@ -201,9 +201,10 @@ def line_of(series: Series, per_dot: int, axis: Axis, *, joined: bool = False) -
     return lines[key]
 
 
-def band(buckets: Sequence[Bucket | None], axis: Axis) -> list[Reach]:
-    """From the smallest to the largest value."""
-    return [None if b is None else (axis.dot(b.low), axis.dot(b.high)) for b in buckets]
+def edge(values: Sequence[float | None], axis: Axis) -> list[Reach]:
+    """A dot for each value that lies on the scale."""
+    dots = [None if value is None or not axis.inside(value) else axis.dot(value) for value in values]
+    return [None if dot is None else (dot, dot) for dot in dots]
 
 
 def _nice(span: float, parts: int) -> float:
@@ -321,7 +322,8 @@ def _loss_curve(
     columns = now.loss.columns(per_dot)
     trails = [Trail(line_of(now.loss, per_dot, axis), "loss")]
     trails += [Trail(line_of(ghost.loss, per_dot, axis), "ghost") for ghost in reversed(ghosts)]
-    trails.append(Trail(band(columns, axis), "band"))
+    trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
+    trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
     canvas = Canvas(cells, rows_, trails, g)
     per_cell = per_dot * size.across
     if expected is not None and axis.inside(expected):
