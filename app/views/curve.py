@@ -115,11 +115,9 @@ class Canvas:
                 self.chars[row][at], self.styles[row][at] = char, style
 
     def point(self, row: int, column: int, char: str, style: str) -> None:
-        """One sign in a cell, on the ground that it has."""
+        """One sign in a cell."""
         if 0 <= row < len(self.chars) and 0 <= column < len(self.chars[row]):
-            below = self.styles[row][column]
-            covered = below.endswith("/band") or (below == "band" and self.chars[row][column] == _QUARTERS[-1])
-            self.chars[row][column], self.styles[row][column] = char, f"{style}/band" if covered else style
+            self.chars[row][column], self.styles[row][column] = char, style
 
     def lines(self) -> list[Line]:
         """The grid as lines; without colours, bands and earlier curves get signs of their own."""
@@ -264,21 +262,24 @@ def _frame(body: list[Line], ticks: dict[int, str], gutter: int, g: Glyphs) -> l
 
 
 def _foot(width: int, gutter: int, per_cell: int, g: Glyphs) -> Line:
-    """The axis of steps: its ends and the middle."""
+    """The axis of steps, with round numbers under their steps."""
     chars = list(g.rule * width)
-    line: Line = [(" " * gutter + g.corner, "axis")]
     last = per_cell * width
-    words = [(0, "0")]
-    if width >= 30:
-        words.append((width // 2, glyph.short(per_cell * (width // 2))))
-    words.append((width - 1, glyph.short(last) + (" steps" if width >= 24 else "")))
-    for at, text in words:
-        start = min(max(0, at - (len(text) // 2 if 0 < at < width - 1 else len(text) - 1 if at else 0)), width)
-        padded = f"{text} " if start == 0 else f" {text} " if start + len(text) < width else f" {text}"
-        start = max(0, start - (start > 0))
-        chars[start : start + len(padded)] = padded
-    line.append(("".join(chars)[:width], "axis"))
-    return line
+    unit = max(1, round(_nice(last, max(1, width // 16))))
+    free = 0
+    for step in range(0, last, unit):
+        at = step // per_cell
+        text = glyph.short(step)
+        start = max(0, at - len(text) // 2)
+        if start + len(text) < width and start >= free:
+            padded = f"{text} " if start == 0 else f" {text} "
+            start = max(0, start - (start > 0))
+            chars[start : start + len(padded)] = padded
+            free = start + len(padded) + 1
+    word = " steps"
+    if free + len(word) < width:
+        chars[width - len(word) :] = word
+    return [(" " * gutter + g.corner, "axis"), ("".join(chars)[:width], "axis")]
 
 
 def loss_curve(view: View, width: int, height: int) -> list[Line]:

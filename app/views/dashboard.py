@@ -134,14 +134,16 @@ def letter(at: int) -> str:
 
 
 def legend(view: View, width: int) -> Line:
-    """The weights' names, each in the style of its line, as many as fit."""
+    """The weights' names, each in the style of its line: in full, or by the number of their layer, as many as fit."""
     line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
     weights = list(view.history.weights)
+    texts = [glyph.clip(glyph.escape(name, ascii=view.glyphs.ascii), 14, view.glyphs) for name in weights]
+    if not view.glyphs.coloured:
+        texts = [f"{letter(at)}={text}" for at, text in enumerate(texts)]
     room = width - 40
-    for at, (name, style) in enumerate(zip(weights, styles(len(weights)), strict=True)):
-        text = glyph.clip(glyph.escape(name, ascii=view.glyphs.ascii), 14, view.glyphs)
-        if not view.glyphs.coloured:
-            text = f"{letter(at)}={text}"
+    if sum(glyph.width_of(text) + 2 for text in texts) > room:
+        texts = [text.removesuffix(".weight") for text in texts]
+    for text, style in zip(texts, styles(len(weights)), strict=True):
         room -= glyph.width_of(text) + 2
         if room < 0:
             line.append(("  and more", "dim"))

@@ -119,7 +119,7 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
         "meter": (f"|a|>{SATURATED:g}", f">{SATURATED:g}".replace("0.", "."), ""),
         "gradient": (
             f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}",
-            f"{g.plus_minus}{grad}", "grad",
+            f"gr {g.plus_minus}{grad}", f"{g.plus_minus}{grad}", "grad",
         ),
         "grad std": ("std",), "shape": ("weight",), "grad:data": ("gr:data", "g:d"),
         "spark": (
@@ -150,6 +150,8 @@ def header(view: View, plan: Layout, table: Sequence[Row]) -> Line:
 @functools.lru_cache(512)
 def _label(name: str, cells: int, digits: int, index: int | None, g: Glyphs) -> str:
     text = f"{index:>{digits}} {name}" if index is not None else f"{'':{digits}} {name}"
+    if index is None and glyph.width_of(text) > cells:
+        text = name
     return glyph.safe(text, cells, g)
 
 
