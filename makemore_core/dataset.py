@@ -42,6 +42,8 @@ def distinct(split: Split) -> Distinct:
     """The same examples, each context once: a few thousand in names, where the net would see 200,000."""
     import torch
 
+    if not len(split.y):
+        return Distinct(split.x, split.y, split.y, split.y)
     symbols = 1 + int(max(split.x.max(), split.y.max()))
     context = torch.zeros_like(split.y)
     for character in split.x.unbind(1):  # numbered anew after each character, so that no number grows too large

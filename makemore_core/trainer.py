@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
-from makemore_core.dataset import Dataset, Distinct, Split, distinct
+from makemore_core.dataset import Dataset, Split, distinct
 from makemore_core.diagnostics import Probe, probe
 from makemore_core.engine import Engine, ManualEngine, PlainEngine
 from makemore_core.fast import FastEngine
@@ -30,6 +28,7 @@ class Trainer:
         torch.set_num_threads(1)
         self.train = self.split(dataset.train)
         self.val = self.split(dataset.val)
+        self.train_contexts, self.val_contexts = distinct(self.train), distinct(self.val)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
         if self.device.type == "cuda":  # minibatches are drawn where they are used
@@ -43,16 +42,6 @@ class Trainer:
         """The examples of some items, where the net is."""
         split = self.dataset.examples(items, self.config.block_size)
         return Split(split.x.to(self.device), split.y.to(self.device))
-
-    @functools.cached_property
-    def train_contexts(self) -> Distinct:
-        """The training split, every context once."""
-        return distinct(self.train)
-
-    @functools.cached_property
-    def val_contexts(self) -> Distinct:
-        """The validation split, every context once."""
-        return distinct(self.val)
 
     def make_engine(self) -> Engine:
         """The engine that the config asks for, over this trainer's tensors; `auto` starts with the plain one."""

@@ -211,6 +211,13 @@ def _nice(span: float, parts: int) -> float:
     return next(k * unit for k in (1, 2, 2.5, 5, 10) if k * unit >= rough * 0.999)
 
 
+def round_values(low: float, high: float, parts: int) -> list[float]:
+    """The round numbers from `low` to `high` that divide it into about so many parts."""
+    step = _nice(high - low, parts)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [k * step for k in range(first, min(last, first + 3 * parts + 3) + 1)]
+
+
 def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, log: bool) -> Axis | None:
     """A scale that holds the means of all curves, at round numbers so that it seldom moves; None without a number."""
     found = [bounds for attempt in attempts if (bounds := attempt.loss.bounds())]
@@ -236,9 +243,7 @@ def _ticks(axis: Axis, rows: int) -> list[tuple[int, float]]:
         ratio = (axis.high / axis.low) ** (1 / max(1, parts))
         values = [axis.low * ratio**k for k in range(parts + 1)]
     else:
-        step = _nice(axis.high - axis.low, parts)
-        first = math.ceil(axis.low / step - 1e-9)
-        values = [k * step for k in range(first, first + parts + 3) if k * step <= axis.high + 1e-9]
+        values = round_values(axis.low, axis.high, parts)
     per_row = axis.dots // rows
     return [(rows - 1 - min(rows - 1, axis.dot(value) // per_row), value) for value in values]
 
@@ -264,12 +269,9 @@ def _frame(body: list[Line], ticks: dict[int, str], gutter: int, g: Glyphs) -> l
 def _foot(width: int, gutter: int, per_cell: int, g: Glyphs) -> Line:
     """The axis of steps, with round numbers under their steps."""
     chars = list(g.rule * width)
-    last = per_cell * width
-    unit = max(1, round(_nice(last, max(1, width // 16))))
     free = 0
-    for step in range(0, last, unit):
-        at = step // per_cell
-        text = glyph.short(step)
+    for step in round_values(0, per_cell * width, max(1, width // 16)):
+        at, text = int(step / per_cell), glyph.short(step)
         start = max(0, at - len(text) // 2)
         if start + len(text) < width and start >= free:
             padded = f"{text} " if start == 0 else f" {text} "

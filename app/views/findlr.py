@@ -57,7 +57,9 @@ def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None
     finite = [value for value in smooth if math.isfinite(value)]
     if not finite or rows < 2:
         return [[(" no loss is a number", "sick")]]
-    low, high = min(finite), max(finite[0], min(finite) * 1.05)
+    settled = finite[len(finite) // 20 :]  # the first means are of few losses
+    low = min(settled)
+    high = max(*settled[: max(2, len(settled) // 10)], low * 1.05)
     margin = 0.08 * (high - low)
     axis = Axis(low - margin, high + 2 * margin, rows * size.up)
     dots = cells * size.across

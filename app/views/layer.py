@@ -13,6 +13,7 @@ from typing import NamedTuple
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import LayerTrace, Series, WeightTrace
+from app.views.curve import round_values
 from app.views.lines import Line, beside, block, heading
 from app.views.state import UPDATE_GUIDE, View, is_bounded, rows, selected
 from app.views.table import per_column
@@ -45,7 +46,7 @@ def plot(
     plotext.theme("clear")
     plotext.plotsize(width, height)
     left_out = 0
-    drawn = 0
+    drawn: list[tuple[float, float]] = []
     for trace in traces:
         points = [
             (x, y)
@@ -57,13 +58,19 @@ def plot(
             xs, ys = zip(*points, strict=True)
             marker = "*" if g.ascii else "hd"
             plotext.plot(list(xs), list(ys), marker=marker, color=_NUMBERS[trace.style], label=trace.name or None)
-            drawn += 1
+            drawn += points
     plotext.title(title + (f" ({left_out} not finite)" if left_out else ""))
     if not drawn:
         return [
             [(title, "title")],
             [(" no number to plot" + (" : not finite" if left_out else " yet"), "sick" if left_out else "dim")],
         ]
+    for set_ticks, values, parts in (
+        (plotext.xticks, [x for x, _ in drawn], width // 8),
+        (plotext.yticks, [y for _, y in drawn], height // 3),
+    ):
+        ticks = round_values(min(values), max(values), max(1, parts)) or [values[0]]
+        set_ticks(ticks, [glyph.short(tick) if abs(tick) >= 1000 else f"{tick:.3g}" for tick in ticks])
     return [_spans(line, g) for line in plotext.build().split("\n")][:height]
 
 

@@ -8,7 +8,7 @@ from app.views.lines import Line, fit, heading
 from app.views.state import View, update_sick, window
 from app.views.table import per_column, spark
 
-_NUMBERS = 49  # cells of the numbers
+_NUMBERS = 51  # cells of the numbers
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:
@@ -25,7 +25,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     step = view.history.snapshot.step if view.history.snapshot else 0
     lines: list[Line] = [heading("weights", f"update:data is log10, on the scale {g.minus}5..{g.minus}1", width, g)]
     head = f"{'':{label}}" + (f"{'shape':<10}" if wide else "")
-    head += f"{'grad mean':>10}{'grad std':>9}{'data std':>9}{'grad:data':>10}{'update:data':>11}"
+    head += f"{'grad mean':>10}{'grad std':>9}{'data std':>9}{'grad:data':>10}{'update:data':>13}"
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
     first, last = window(len(found), cursor, room)
@@ -46,7 +46,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (glyph.scientific(weight.data_std).rjust(9), ""),
             (glyph.scientific(weight.grad_data_ratio).rjust(10), ""),
             (
-                ("!" if sick else " ").rjust(5) + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g),
+                ("!" if sick else " ").rjust(7) + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g),
                 "sick" if sick else "",
             ),
         ]
