@@ -174,7 +174,7 @@ def line(snapshot: Snapshot) -> str:
     parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.smoothed_loss)}"]
     if snapshot.splits is not None:
         parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
-    if snapshot.state == "running":
+    if snapshot.state == "running" and snapshot.steps_per_second > 0:
         parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
     if snapshot.twin is not None:
         val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""

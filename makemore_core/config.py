@@ -155,7 +155,7 @@ def field(name: str) -> str:
         import difflib
 
         near = difflib.get_close_matches(name, _types(), n=1)
-        hint = f"; did you mean {near[0]}?" if near else f"; the fields are {', '.join(_types())}"
+        hint = f"; did you mean {near[0]}?" if near else "; `makemore settings` lists them"
         raise ValueError(f"{_shown(name)}: no such setting{hint}")
     return name
 

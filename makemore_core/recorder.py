@@ -49,11 +49,12 @@ class Entry(msgspec.Struct, tag="command", tag_field="type", omit_defaults=True)
 
 
 class KeptNet(msgspec.Struct):
-    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and two losses."""
+    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and three losses."""
 
     count: int
     first_loss: float | None = None
     loss: float | None = None
+    smoothed_loss: float | None = None
 
 
 class Kept(msgspec.Struct):
@@ -176,7 +177,7 @@ class FolderRecorder(Recorder):
             session.commands,
             session.config.as_dict(),
             session.twin_changes,
-            [KeptNet(net.trainer.optimizer.count, net.first_loss, net.loss) for net in session.nets],
+            [KeptNet(net.trainer.optimizer.count, net.first_loss, net.loss, net.smoothed_loss) for net in session.nets],
             session.interventions,
         )
         tensors = {
@@ -253,10 +254,11 @@ def _session(
     if kept and loaded:
         for prefix, net, own in zip(PREFIXES, session.nets, kept.nets, strict=False):
             net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
-            net.first_loss, net.loss = own.first_loss, own.loss
+            net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
         session.attempt, session.commands = kept.attempt, kept.commands
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
+        session.kept = kept.attempt, kept.step, kept.commands
     session.replay = later_changes(recorder.folder, session.commands)
     return session
 

@@ -133,6 +133,7 @@ class Session:
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.commands = 0  # changes so far, so that a resumed run knows which are in its checkpoint
+        self.kept: tuple[int, int, int] | None = None  # attempt, step and commands of the checkpoint it goes on from
         self.message = ""
         self._pause_at: int | None = None
         self._told = "", "", False
@@ -288,7 +289,8 @@ class Session:
                 net.look()
             net.sample(self._names, self._sampling_seed, self._temperature)
         self.state = "finished"
-        self._save()
+        if self.kept != (self.attempt, self.trainer.step, self.commands):
+            self._save()
 
     def _save(self) -> None:
         """A checkpoint now. Raises nothing: what went wrong is the recorder's trouble, and shown until it is over."""

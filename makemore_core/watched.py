@@ -37,7 +37,6 @@ class Watched:
         self.names: list[str] = []
         self.names_step: int | None = None
         self.names_temperature = 1.0
-        self._advanced = 0  # updates since this net came to be watched
 
     def advance(self, batches: Tensor, watch: bool) -> None:
         """One update for each row of `batches`; with `watch` the last one can be probed."""
@@ -47,12 +46,11 @@ class Watched:
         self.watched = watch
         self.losses += losses
         self.loss = losses[-1]
-        self._advanced += len(losses)
         mean, before = sum(losses) / len(losses), self.smoothed_loss
         if before is None or not math.isfinite(before + mean):
             before = mean
         # the weight of the new ones in a mean that forgets exponentially; early on, in the plain mean
-        share = max(1 - math.exp(-len(losses) / SMOOTHED), len(losses) / self._advanced)
+        share = max(1 - math.exp(-len(losses) / SMOOTHED), len(losses) / self.trainer.step)
         self.smoothed_loss = before + (mean - before) * share
 
     @property

@@ -117,6 +117,16 @@ def test_sigterm_saves_and_says_where(makemore: Commands) -> None:
     assert load_trainer(makemore.cwd / "runs/terminated").step == last["step"]
 
 
+def test_a_finished_run_is_resumed_as_it_was(makemore: Commands) -> None:
+    first = makemore.run(*train("--steps", "60", run="over"))
+    again = makemore.run("resume", "over", "--headless")
+
+    assert again.status == 0
+    assert again.err == ""  # nothing new to be saved
+    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
+    assert len(list((makemore.cwd / "runs/over" / "checkpoints").iterdir())) == 1
+
+
 def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None:
     running = makemore.start(*train("--json", "--steps", "400", "--probe-every", "10", run="twice"))
     wait_for(lambda: running.out.count("\n") > 3, "some lines")
@@ -132,7 +142,10 @@ def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None
 
 
 def test_a_damaged_checkpoint_is_told_when_resuming(makemore: Commands) -> None:
-    assert makemore.run(*train("--steps", "40", run="damaged")).status == 0
+    running = makemore.start(*train("--json", "--steps", "400", "--probe-every", "10", run="damaged"))
+    wait_for(lambda: running.out.count("\n") > 3, "some lines")
+    running.signal(signal.SIGINT)
+    running.wait()
     folder = makemore.cwd / "runs/damaged"
     assert makemore.run("resume", "damaged", "--headless").status == 0
     newest = max((folder / rundir.CHECKPOINTS).iterdir())
