@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -100,6 +101,12 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     assert picture[10].startswith("─ loss ──")
     assert "names at step 20,000" in picture[10]
     assert picture[23] == "space pause  b BatchNorm  g/G gain  -/+ lr  n names  r restart  ? help  q quit"
+
+
+def test_a_twin_is_told_of_on_every_screen() -> None:
+    course = canned.course(until=2000)
+    course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))
+    assert "  val 2.642  twin 2.500  ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
 
 
 def test_a_sick_value_has_a_sign_beside_its_colour() -> None:

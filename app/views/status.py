@@ -118,6 +118,8 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
     facts: list[Line] = [[("loss ", "dim"), (loss, "loss")]]
     if splits is not None and splits.val is not None:
         facts.append([("val ", "dim"), (loss_number(splits.val), "val")])
+    if snapshot.twin is not None:
+        facts.append([("twin ", "dim"), (loss_number(snapshot.twin.smoothed_loss), "twin")])
     if snapshot.expected_loss is not None:
         facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
     overhead = snapshot.overhead * 100
