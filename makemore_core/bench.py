@@ -78,6 +78,7 @@ def measure(effort: Effort, notes: list[str]) -> Iterator[Figure]:
         return
     yield from _six_layers(data, effort, notes)
     yield from _other_nets(data, effort)
+    yield from _whole_run(data, effort)
     yield from _diagnostics(data, effort)
     yield from _cuda(data, effort, notes)
     yield from livebench.measure(effort, notes)
@@ -155,12 +156,12 @@ def _six_layers(data: Dataset, effort: Effort, notes: list[str]) -> Iterator[Fig
 def _other_nets(data: Dataset, effort: Effort) -> Iterator[Figure]:
     one_layer = preset("mlp-batchnorm").config()
     train = data.examples(data.train, one_layer.block_size)
-    cases: list[tuple[str, Config, Callable[[Shape, Split], Notebook | OneLayer], Asked | None]] = [
-        ("mlp-batchnorm, batch 32", one_layer, OneLayer, Asked(4, 8)),
-        ("fifty layers, batch 32", preset("fifty-layers-batchnorm").config(), Notebook, None),
-        ("six layers of 1024, batch 1024", Config(n_hidden=1024, batch_size=1024), Notebook, None),
+    cases: list[tuple[str, Config, Callable[[Shape, Split], Notebook | OneLayer]]] = [
+        ("mlp-batchnorm, batch 32", one_layer, OneLayer),
+        ("fifty layers, batch 32", preset("fifty-layers-batchnorm").config(), Notebook),
+        ("six layers of 1024, batch 1024", Config(n_hidden=1024, batch_size=1024), Notebook),
     ]
-    for title, config, notebook, asked in cases:
+    for title, config, notebook in cases:
         shape = shape_of(config, data.vocabulary)
         sides = {
             "notebook": baseline(notebook(shape, train)),
@@ -168,8 +169,23 @@ def _other_nets(data: Dataset, effort: Effort) -> Iterator[Figure]:
             "fast engine": engine(FastEngine, config, data),
         }
         speeds = take_turns(sides, effort)
-        yield compare(f"{title}: fast engine / notebook", speeds, "fast engine", "notebook", asked)
+        yield compare(f"{title}: fast engine / notebook", speeds, "fast engine", "notebook")
         yield compare(f"{title}: fast engine / nn.Module + optim.SGD", speeds, "fast engine", "nn.Module + optim.SGD")
+
+
+def _whole_run(data: Dataset, effort: Effort) -> Iterator[Figure]:
+    """A preset from its first update to its last, once: the session with all it does besides, and the notebook."""
+    if effort == QUICK:
+        return
+    config = preset("mlp-batchnorm").config().replace({"engine": "fast"})
+    notebook = OneLayer(shape_of(config, data.vocabulary), data.examples(data.train, config.block_size))
+    theirs = baselines.stopwatch(notebook, config.steps)
+    session = Session(config, data, Channel())
+    began = time.perf_counter()
+    session.run()
+    speeds = {"whole run": [config.steps / (time.perf_counter() - began)], "notebook": [config.steps / theirs]}
+    name = f"mlp-batchnorm, all {config.steps:,} steps: live diagnostics / notebook"
+    yield compare(name, speeds, "whole run", "notebook", Asked(4, 8))
 
 
 def _diagnostics(data: Dataset, effort: Effort) -> Iterator[Figure]:
