@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import NamedTuple, TypeAlias
@@ -28,6 +29,7 @@ from makemore_core.snapshot import (
 MOST_BUCKETS = 2048
 SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 MOST_GHOSTS = 4
+SHOWING = 60  # snapshots: what came before so many is less than a hundredth of what is shown
 SMOOTHED_SNAPSHOTS = 12  # histograms and statistics of a running net: the mean of about so many
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
@@ -74,8 +76,13 @@ class Series:
         return other
 
     def add(self, step: int, value: float) -> None:
-        """One number; steps may only grow."""
-        self.extend(step, (value,))
+        """One number; steps may only grow, what was seen already is left out."""
+        if self.start is None:
+            self.start = step
+        elif step < self.end:
+            return
+        self.end, self.last = step + 1, value
+        self._put(step, (value,))
 
     def extend(self, first: int, values: Sequence[float]) -> None:
         """The numbers of the steps from `first` on; what was seen already is left out."""
@@ -295,15 +302,15 @@ class History:
     # --- in ---
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take in what came, oldest first."""
-        for event in events:
+        """Take in what came, oldest first. Of a long record only the end is smoothed: nothing before it shows."""
+        for event, shows in _ends(events, SHOWING):
             self.version += 1
             if isinstance(event, Exhibit):
                 self.exhibits[event.name] = event
             else:
-                self._take(event)
+                self._take(event, shows)
 
-    def _take(self, snapshot: Snapshot) -> None:
+    def _take(self, snapshot: Snapshot, shows: bool) -> None:
         before = self.snapshot
         # steps that come again within an attempt are those of a resumed run: the same to the bit, seen already
         if before is not None and (snapshot.attempt != before.attempt or snapshot.run != before.run):
@@ -318,14 +325,15 @@ class History:
         if snapshot.layers or snapshot.weights:
             fresh = before is None or before.step != snapshot.step or not self.layers
             if fresh or still:
-                self._take_layers(snapshot, still)
-                self._take_weights(snapshot, still)
-                self._rescale()
+                self._take_layers(snapshot, still, shows)
+                self._take_weights(snapshot, still, shows)
+                if shows:
+                    self._rescale()
         if snapshot.twin is None:
             self.twin = None
         else:
             self.twin = self.twin or History()
-            self.twin._take(snapshot.twin)
+            self.twin._take(snapshot.twin, shows)
         self.snapshot = snapshot
         self._count += 1
         self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0
@@ -356,13 +364,15 @@ class History:
                 if len(points) > 1024:
                     del points[1::2]
 
-    def _take_layers(self, snapshot: Snapshot, still: bool) -> None:
+    def _take_layers(self, snapshot: Snapshot, still: bool, shows: bool) -> None:
         kept: dict[tuple[int, str], LayerTrace] = {}
         for layer in snapshot.layers:
             key = layer.index, layer.kind
             trace = self.layers.get(key)
             if trace is None:
                 trace = _begin_trace(layer, snapshot.step)
+            elif not shows:
+                trace.seen = 0
             else:
                 trace.seen += 1
                 _mix(trace, layer, 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen))
@@ -375,12 +385,14 @@ class History:
             kept[key] = trace
         self.layers = kept
 
-    def _take_weights(self, snapshot: Snapshot, still: bool) -> None:
+    def _take_weights(self, snapshot: Snapshot, still: bool, shows: bool) -> None:
         kept: dict[str, WeightTrace] = {}
         for weight in snapshot.weights:
             trace = self.weights.get(weight.name)
             if trace is None:
                 trace = WeightTrace(weight, weight, list(_weight_numbers(weight)))
+            elif not shows:
+                trace.seen = 0
             else:
                 trace.seen += 1
                 share = 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen)
@@ -423,6 +435,17 @@ class History:
         if self.snapshot is None:
             return ()
         return tuple(mark for mark in self.snapshot.interventions if mark.attempt == self.attempt.number)
+
+
+def _ends(events: Iterable[Event], size: int) -> Iterator[tuple[Event, bool]]:
+    """The events, each with whether it is among the last so many."""
+    waiting: deque[Event] = deque()
+    for event in events:
+        waiting.append(event)
+        if len(waiting) > size:
+            yield waiting.popleft(), False
+    for event in waiting:
+        yield event, True
 
 
 BOUNDED = ("tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid", "softmax")

@@ -95,6 +95,29 @@ def test_numbers_are_smoothed_while_training_and_exact_when_it_stands() -> None:
     assert tuple(trace.activation_counts) == exact.layers[0].activation.histogram.counts
 
 
+def test_a_long_record_read_at_once_shows_what_a_live_view_shows() -> None:
+    course = canned.course(until=100_000, every=250)
+    live, replayed = History(), History()
+    for snapshot in course:
+        live.feed([snapshot])
+    replayed.feed(course)
+    assert len(course) > 300
+    for key, trace in live.layers.items():
+        other = replayed.layers[key]
+        assert trace.std.columns(1024) == other.std.columns(1024)
+        assert other.layer.activation.std == pytest.approx(trace.layer.activation.std, abs=0.011)
+        assert other.layer.gradient.std == pytest.approx(trace.layer.gradient.std, rel=0.1)
+        total = sum(trace.activation_counts)
+        assert [n / total for n in other.activation_counts] == pytest.approx(
+            [n / total for n in trace.activation_counts],
+            abs=0.012,  # what a bar may lag behind
+        )
+    for name, weight in live.weights.items():
+        assert weight.update.columns(1024) == replayed.weights[name].update.columns(1024)
+    assert live.attempt.loss.columns(1024) == replayed.attempt.loss.columns(1024)
+    assert live.gradient_scale == replayed.gradient_scale
+
+
 def test_noise_below_what_a_cell_can_show_changes_nothing() -> None:
     history = History()
     history.feed(canned.course(until=20_000))
