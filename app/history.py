@@ -327,8 +327,7 @@ class History:
             if fresh or still:
                 self._take_layers(snapshot, still, shows)
                 self._take_weights(snapshot, still, shows)
-                if shows:
-                    self._rescale()
+                self._rescale()
         if snapshot.twin is None:
             self.twin = None
         else:
@@ -372,7 +371,7 @@ class History:
             if trace is None:
                 trace = _begin_trace(layer, snapshot.step)
             elif not shows:
-                trace.seen = 0
+                trace.layer, trace.seen = layer, 0
             else:
                 trace.seen += 1
                 _mix(trace, layer, 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen))
