@@ -253,6 +253,9 @@ class Studio(App[int]):
         if not self.changes_allowed():
             return
         assert self.history.snapshot is not None
+        if self.history.snapshot.state == "finished":  # train on, for as many steps again
+            self.change("steps", 2 * self.history.snapshot.steps)
+            return
         paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
         self.stream.send(Resume() if paused else Pause())

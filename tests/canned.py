@@ -272,6 +272,8 @@ class FakeStream:
             what = say(command, self.config.as_dict())
             if isinstance(command, Set):
                 self.config = self.config.replace(command.changes)
+                if self.state == "finished" and self.step < self.config.steps:
+                    self.state = "running"
             if isinstance(command, Restart) or not (command.live or set(command.changes) <= LIVE_FIELDS):
                 self.attempt, self.step, self.before = self.attempt + 1, 0, 0
             self.marks.append(Intervention(self.step, what, self.attempt))

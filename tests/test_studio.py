@@ -107,6 +107,17 @@ async def test_space_pauses_and_goes_on() -> None:
         await until(pilot, lambda: "training" in picture(app).splitlines()[0])
 
 
+async def test_space_trains_on_past_the_end() -> None:
+    async with running() as (pilot, app, stream):
+        stream.send(Set({"steps": stream.step + 1000}))
+        await until(pilot, lambda: "finished" in picture(app).splitlines()[0])
+        assert "space go on" in picture(app)
+        end = stream.step
+        await pilot.press("space")
+        assert stream.sent[-1] == Set({"steps": 2 * end})
+        await until(pilot, lambda: stream.step > end and f"/{2 * end:,} " in picture(app).splitlines()[0])
+
+
 async def test_a_restart_leaves_a_ghost_and_a_mark() -> None:
     async with running(size=(120, 40)) as (pilot, app, _):
         await pilot.press("G")

@@ -161,7 +161,7 @@ def keys_line(view: View, cells: int) -> Line:
     if view.readonly:
         line.append(("read only  ", "note"))
         used = 11
-    paused = view.history.snapshot is not None and view.history.snapshot.state == "paused"
+    paused = view.history.snapshot is not None and view.history.snapshot.state in ("paused", "finished")
     must = [(key, short) for key, short in table if short in ("help", "quit")]
     reserve = sum(len(key) + len(short) + 3 for key, short in must)
     for key, short in [*(pair for pair in table if pair not in must), *must]:
