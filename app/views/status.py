@@ -38,11 +38,13 @@ def loss_number(value: float | None, places: int = 3) -> str:
 
 
 def shown_loss(view: View) -> tuple[str, bool]:
-    """The loss to show and whether it is smoothed: while training stands still, the minibatch's own."""
+    """The loss to show and whether it is smoothed: in a pause, where single steps are taken, the
+    minibatch's own.
+    """
     snapshot = view.history.snapshot
     if snapshot is None:
         return "-", False
-    if snapshot.state in STILL and snapshot.loss is not None:
+    if snapshot.state == "paused" and snapshot.loss is not None:
         return loss_number(snapshot.loss, 4), False
     return loss_number(snapshot.smoothed_loss), True
 
