@@ -54,6 +54,9 @@ QUESTIONS = "\x1b[?2026$p\x1b[?2048$p"
 ASKABLE = os.environ.get("TERM_PROGRAM") != "Apple_Terminal" and os.environ.get("TERM") != "linux"
 MOUSE = "\x1b[?1000h\x1b[?1003h\x1b[?1015h\x1b[?1006h"
 KITTY_KEYS = "\x1b[>25u"
+CLEAR = b"\x1b[0m\x1b[2J"
+"""Sent before the alternate screen is left: tmux 3.2 and 3.3 leave wide rows of it above the shell's where the window
+was made wider meanwhile."""
 CANCEL = b"\x18"
 """Ends a sequence that was cut."""
 
@@ -176,9 +179,9 @@ class TerminalDriver(LinuxDriver):
             return
         self._shown = False
         atexit.unregister(self._put_back)
-        leave = bytearray(CANCEL * bool(self._unsent) + LEAVE.encode())
+        mine = self._in_foreground()  # another job's picture and attributes are not ours to change
+        leave = bytearray(CANCEL * bool(self._unsent) + CLEAR * mine + LEAVE.encode())
         self._unsent.clear()
-        mine = self._in_foreground()  # another job's attributes are not ours to change
         with suppress(OSError, termios.error):  # gone, with nothing left to put back
             self._push(leave)
             if leave and mine:

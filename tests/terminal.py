@@ -103,6 +103,8 @@ class Terminal:
         self.screen = pyte.Screen(columns, rows)
         self._stream = pyte.ByteStream(self.screen)
         self._covered = self.screen  # the normal screen while the alternate one is shown
+        self.left = ""
+        """What the alternate screen showed when it was left."""
         self._unfinished = b""
         self.sent = bytearray()
         self.modern = modern
@@ -194,6 +196,7 @@ class Terminal:
             if part == b"\x1b[?1049h":
                 self.screen = pyte.Screen(self._covered.columns, self._covered.lines)
             elif part == b"\x1b[?1049l":
+                self.left = self.text if self.screen is not self._covered else self.left
                 self._covered.resize(self.screen.lines, self.screen.columns)
                 self.screen = self._covered
             else:

@@ -44,9 +44,11 @@ def says(record: Path, what: str) -> Callable[[], bool]:
 
 
 @contextlib.contextmanager
-def app_in_shell(record: Path, ending: str = "", shell: Sequence[str] = SHELL) -> Iterator[Terminal]:
+def app_in_shell(
+    record: Path, ending: str = "", shell: Sequence[str] = SHELL, columns: int = 80, rows: int = 24
+) -> Iterator[Terminal]:
     """The app as a job of an interactive shell, whose prompt is `[shell]`."""
-    with Terminal(shell, env={"PS1": "[shell] "}) as terminal:
+    with Terminal(shell, columns=columns, rows=rows, env={"PS1": "[shell] "}) as terminal:
         terminal.wait_for("[shell]")
         terminal.type(f"{' '.join(APP)} {record}{ending}\r")
         yield terminal
@@ -64,6 +66,18 @@ def test_quitting_leaves_the_terminal_as_it_was(record: Path, modern: bool) -> N
         assert terminal.wait_end() == 0
         assert terminal.not_restored() == []
         assert terminal.text == ""
+
+
+def test_nothing_of_the_picture_is_left_behind_where_the_window_grew(record: Path) -> None:
+    """tmux 3.2 and 3.3 leave wide rows of an alternate screen above the shell's: it has to be blank when it is left."""
+    with app_in_shell(record, " --idle", columns=60, rows=5) as terminal:
+        terminal.wait_for("ready")
+        terminal.resize(100, 30)
+        terminal.wait_until(shows(terminal, 100, 30))
+        terminal.press("q")
+        terminal.wait_until(lambda: terminal.text.count("[shell]") == 2, what="the prompt")
+        assert terminal.left == ""
+        assert "tests.terminal_app" in terminal.text  # the shell's own screen is as it was
 
 
 @pytest.mark.parametrize(("key", "status", "said"), [("e", 7, ""), ("m", 0, "saved in runs/a"), ("x", 9, "")])
