@@ -100,9 +100,14 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         waiting=f"reading {folder.name}",
     )
     try:
-        return run_app(studio, on_lost=studio.exit)
+        status = run_app(studio, on_lost=studio.exit)
     finally:
         stream.close()
+    snapshot = studio.history.snapshot
+    if status == Exit.DONE and snapshot is not None and snapshot.state in ("running", "paused") and not studio.stopped:
+        with without_terminal_if_lost():
+            print(f"the run goes on; to look again: makemore attach {launch.shown(folder)}", flush=True)
+    return status
 
 
 def advice() -> Callable[[Sequence[Snapshot]], list[Finding]]:

@@ -110,6 +110,7 @@ class Studio(App[int]):
         self.asked: dict[str, Look] = {}
         self.examined = -math.inf
         self.placed = self.twinned = False
+        self.stopped = False  # whether the run was asked to stop on leaving
         self.unexamined: list[Snapshot] = []
 
     # --- the picture ---
@@ -253,6 +254,8 @@ class Studio(App[int]):
         if not self.changes_allowed():
             return
         assert self.history.snapshot is not None
+        if self.diverged():
+            return
         if self.history.snapshot.state == "finished":  # train on, for as many steps again
             self.change("steps", 2 * self.history.snapshot.steps)
             return
@@ -261,8 +264,15 @@ class Studio(App[int]):
         self.stream.send(Resume() if paused else Pause())
         self.say("going on" if paused else "pausing")
 
+    def diverged(self) -> bool:
+        """Whether there is nothing left that could be trained on; says so."""
+        over = self.history.snapshot is not None and self.history.snapshot.state == "diverged"
+        if over:
+            self.say("diverged: r restarts from the seed, D says what to change")
+        return over
+
     def action_step(self) -> None:
-        if self.changes_allowed():
+        if self.changes_allowed() and not self.diverged():
             self.stream.send(Step(1))
             self.pending["paused"] = (True, self.clock() + PENDING_SECONDS)
             self.say("one step")
@@ -317,8 +327,20 @@ class Studio(App[int]):
         command: Command = Set({name: value}, live=live)
         self.stream.send(command)
         self.pending[name] = (value, self.clock() + PENDING_SECONDS)
-        does = "" if name in LIVE_FIELDS else ", applied to the live weights" if live else ", restarted from the seed"
-        self.say(say(command, config) + does)
+        self.say(say(command, config) + self.effect(name, value, live))
+
+    def effect(self, name: str, value: Value, live: bool) -> str:
+        """What a change does beside changing a setting, to be said after it."""
+        snapshot = self.history.snapshot
+        assert snapshot is not None
+        if snapshot.state == "diverged":
+            return ", restarted from the seed"
+        base = snapshot.config.get("lr")
+        if name == "lr" and snapshot.lr and base and abs(snapshot.lr / float(base) - 1) > 1e-6:
+            return f"; decayed by now to {shown(float(value) * snapshot.lr / float(base))}"
+        if name in LIVE_FIELDS:
+            return ""
+        return ", applied to the live weights" if live else ", restarted from the seed"
 
     def change_of(self, name: str) -> Value | None:
         """The present value of a field that a key is about to change; None, and a message, where it cannot be."""
@@ -482,7 +504,7 @@ class Studio(App[int]):
             return
         if self.history.twin is not None:
             self.stream.send(Twin())
-            self.say("the twin is gone; restarted from the seed")
+            self.say("the twin is gone")
         else:
             norm = self.setting("norm")
             self.state = replace(self.state, prompt="twin", typed="norm=none" if norm != "none" else "norm=batch")
@@ -536,6 +558,7 @@ class Studio(App[int]):
         if key in ("q", "enter", "ctrl+c"):
             key = offered[0]
         if key == "s":
+            self.stopped = True
             self.stream.send(Stop())
             self.exit(0)
         elif key == "k" and "k" in offered:
@@ -548,11 +571,13 @@ class Studio(App[int]):
 
 
 def edited(text: str, event: events.Key) -> tuple[str, bool]:
-    """A line of input after one more key, and whether that key ended it; escape empties it."""
+    """A line of input after one more key, and whether that key ended it; escape and ctrl-u empty it."""
     if event.key in ("enter", "tab"):
         return text, True
     if event.key in ("escape", "ctrl+c"):
         return "", True
+    if event.key == "ctrl+u":
+        return "", False
     if event.key == "backspace":
         return text[:-1], False
     if event.character and event.character.isprintable() and len(text) < 60:

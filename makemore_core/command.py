@@ -47,7 +47,7 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
 
 
 class Twin(msgspec.Struct, frozen=True, tag="twin"):
-    """Train a second net that differs in `changes`, in lock-step from the seed; without changes, end that."""
+    """Train a second net that differs in `changes`, in lock-step from the seed; without any, end that."""
 
     changes: dict[str, int | float | bool | str] = {}
 

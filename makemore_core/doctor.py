@@ -252,7 +252,9 @@ def _spread(run: _Run) -> Iterator[Finding]:
         layers = snapshot.layers
         if len(layers) < 3 or layers[0].activation.std <= 0:
             continue
-        first, last = layers[0].activation.std, layers[-1].activation.std
+        # one layer that differs is no trend: of a deep net its last quarter is judged
+        end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
+        first, last = layers[0].activation.std, _median([layer.activation.std for layer in end])
         ratio, steps = last / first, len(layers) - 1
         shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"].value
         if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"].value:
@@ -461,7 +463,7 @@ def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     lr = run.now.config.get("lr", run.now.lr)
     if not isinstance(lr, int | float) or factor == 1.0:
         return f"{'a lower' if factor <= 1 else 'a higher'} learning rate {purpose}", None
-    wanted = float(f"{lr * factor:.1g}")
+    wanted = 0.1 if factor < 1 < lr else float(f"{lr * factor:.1g}")  # far out there is no stepping back by tens
     return f"lr {lr:g} → {wanted:g} {purpose}", {"lr": wanted} if "lr" in run.now.config else None
 
 

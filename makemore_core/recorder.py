@@ -23,7 +23,7 @@ from makemore_core.dataset import read as read_dataset
 from makemore_core.files import replace_file
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.session import Recorder, Request, Session
-from makemore_core.snapshot import Exhibit, Intervention, Snapshot, to_json
+from makemore_core.snapshot import Exhibit, Intervention, Snapshot, Splits, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 
@@ -49,12 +49,13 @@ class Entry(msgspec.Struct, tag="command", tag_field="type", omit_defaults=True)
 
 
 class KeptNet(msgspec.Struct):
-    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and three losses."""
+    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and losses."""
 
     count: int
     first_loss: float | None = None
     loss: float | None = None
     smoothed_loss: float | None = None
+    splits: Splits | None = None
 
 
 class Kept(msgspec.Struct):
@@ -177,7 +178,10 @@ class FolderRecorder(Recorder):
             session.commands,
             session.config.as_dict(),
             session.twin_changes,
-            [KeptNet(net.trainer.optimizer.count, net.first_loss, net.loss, net.smoothed_loss) for net in session.nets],
+            [
+                KeptNet(net.trainer.optimizer.count, net.first_loss, net.loss, net.smoothed_loss, net.splits)
+                for net in session.nets
+            ],
             session.interventions,
         )
         tensors = {
@@ -255,6 +259,7 @@ def _session(
         for prefix, net, own in zip(PREFIXES, session.nets, kept.nets, strict=False):
             net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
             net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
+            net.splits = own.splits
         session.attempt, session.commands = kept.attempt, kept.commands
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)

@@ -7,6 +7,7 @@ read without it. Nothing here waits for anybody who watches.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
@@ -46,7 +47,7 @@ LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
 # cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.35, "survey": 0.25, "sample": 0.12}
+SHARES = {"probe": 0.30, "survey": 0.32, "sample": 0.10}
 CREDIT = {"survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
@@ -224,13 +225,16 @@ class Session:
         now = time.monotonic()
         probed = self._probe_due(n, now)
         self._advance(n, probed)
+        if self.net.diverged and not probed and self.trainer.step < self.config.steps:
+            self._advance(1, True)  # what is shown of the net is to be of what has become of it
+            probed = True
         if probed:
             with self._clock.looking("probe"):
                 for net in self.nets:
                     net.look()
         if self.net.diverged:
             self.state = "diverged"
-            self.message = "the loss is no longer a number: lower the learning rate or the gain, then restart"
+            self.message = "the loss is no longer a number: lower the learning rate or the gain"
         elif self.trainer.step >= self.config.steps:
             self._finish()
         elif self._pause_at is not None and self.trainer.step >= self._pause_at:
@@ -324,7 +328,10 @@ class Session:
     # -- commands
 
     def _obey(self) -> None:
-        while self.replay and self.replay[0][:2] <= (self.attempt, self.trainer.step):
+        # a net that diverged waits for what was changed then, which may have been some steps later
+        while self.replay and self.replay[0][:2] <= (
+            (self.attempt, math.inf) if self.state == "diverged" else (self.attempt, self.trainer.step)
+        ):
             self._repeat(self.replay.pop(0)[2])
         own = [Request(command, "", _nobody) for command in self.channel.commands()]
         for command, who, tell in own + self.recorder.asked(self):
@@ -373,7 +380,7 @@ class Session:
             case Restart():
                 return self._fresh(self.config, self.twin_changes)
             case Twin(changes=changes):
-                return self._fresh(self.config, changes)
+                return self._fresh(self.config, changes) if changes else None
             case Step() if self.state in ("finished", "diverged"):
                 raise ValueError(f"the run is {self.state}: restart it, or set steps higher")
             case Checkpoint() if self.state == "diverged":
@@ -383,6 +390,8 @@ class Session:
         return None
 
     def _keeps_weights(self, after: Config, live: bool) -> bool:
+        if self.state == "diverged":
+            return False  # they are worth nothing
         before = self.config.as_dict()
         changed = {name for name, value in after.as_dict().items() if value != before[name]}
         return changed <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if live else LIVE_FIELDS)
@@ -405,7 +414,11 @@ class Session:
                 self._restart(command, fresh)
             case Twin(changes=changes):
                 self.twin_changes = {field(name): parse(name, value) for name, value in changes.items()}
-                self._restart(Twin(self.twin_changes), fresh)
+                if fresh is not None:
+                    self._restart(Twin(self.twin_changes), fresh)
+                else:
+                    self.twin, self._survey, self.message = None, None, "the twin is gone"
+                    self._mark(command, self.config.as_dict())
             case Sample(n=n, temperature=temperature):
                 self._names, self._sampling_seed, self._temperature = n, self._sampling_seed + 1, temperature
                 self._sample_names()
@@ -442,7 +455,7 @@ class Session:
         if self.twin:
             self.twin.reconfigure(self._twin_config(after))
         self._survey = None
-        self.message = say(what, before) + ("; restart to train on" if self.state == "diverged" else "")
+        self.message = say(what, before)
         if self.state == "finished" and self.trainer.step < after.steps:
             self.state = "running"
 

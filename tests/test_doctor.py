@@ -126,7 +126,7 @@ def test_settings_that_batchnorm_cannot_bear() -> None:
 
 def test_a_learning_rate_of_a_hundred() -> None:
     found = diagnose(PRESETS["deep-tanh"].config().replace({"lr": 100.0}), (1, 60, 120))
-    assert found["diverged"].fix == {"lr": 10.0}
+    assert found["diverged"].fix == {"lr": 0.1}
 
 
 def test_relu_units_that_never_fire() -> None:

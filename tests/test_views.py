@@ -98,7 +98,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
     assert picture[4].split()[:2] == ["2", "Tanh"]
     assert picture[4].split()[3:6] == ["+0.00", "0.58", "1.4%"]
-    assert picture[10].startswith("─ loss ──")
+    assert picture[10].startswith("─ loss range, mean, ● val ──")
     assert "names at step 20,000" in picture[10]
     assert picture[23] == "space pause  b BatchNorm  g/G gain  -/+ lr  n names  r restart  ? help  q quit"
 
@@ -185,7 +185,7 @@ def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> Non
     assert "░" in text
     assert "·" in text
     assert "a=C" in text
-    assert "b=W1" in text
+    assert "b=2" in text
 
 
 def test_unbounded_units_say_their_scale() -> None:

@@ -36,6 +36,9 @@ class Trail(NamedTuple):
     style: str
 
 
+GHOST_WITHIN = 15  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
+
+
 class Grain(NamedTuple):
     """Dots to a cell, across and up."""
 
@@ -223,6 +226,9 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
     found = [bounds for attempt in attempts if (bounds := attempt.loss.bounds())]
     if not found:
         return None
+    own = attempts[-1].loss.bounds()
+    if own:  # an earlier curve that left all measure behind does not decide the scale
+        found = [b for b in found if b[1] <= GHOST_WITHIN * max(own[1], expected or 0.0)] or [own]
     low, high = min(b[0] for b in found), max(b[1] for b in found)
     low = min([low, *(value for a in attempts for _, value in a.val[-1:] if math.isfinite(value))])
     if expected is not None and high > expected / 2 and expected < 4 * high:
@@ -238,7 +244,7 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
 
 def _ticks(axis: Axis, rows: int) -> list[tuple[int, float]]:
     """Rows from the top and the values to write there, at most one in three rows."""
-    parts = max(1, rows // 4)
+    parts = max(2, rows // 4)
     if axis.log:
         ratio = (axis.high / axis.low) ** (1 / max(1, parts))
         values = [axis.low * ratio**k for k in range(parts + 1)]
@@ -363,10 +369,11 @@ def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cel
     """A line down the plot for each change, its label at the top, on the next row where labels would touch."""
     free: list[int] = [0] * 3  # the first free column of each row of labels
     rows_ = len(canvas.chars)
+    for mark in marks:  # lines first, so that no label is struck through
+        for row in range(rows_):
+            canvas.put(row, min(cells - 1, mark.step // per_cell), g.mark, "mark", over=False)
     for mark in marks:
         at = min(cells - 1, mark.step // per_cell)
-        for row in range(rows_):
-            canvas.put(row, at, g.mark, "mark", over=False)
         text = glyph.clip(glyph.escape(g.text(mark.what), ascii=g.ascii), 22, g)
         room = next((row for row in range(min(3, rows_ // 3)) if free[row] <= at), None)
         if room is None:

@@ -66,6 +66,8 @@ def _titled(title: str, note: str | Line, width: int, height: int, g: glyph.Glyp
 
 def _loss_note(view: View, width: int) -> str:
     parts = ["log scale"] if view.log else []
+    if 30 <= width < 60:
+        parts.append(f"range, mean, {view.glyphs.point} val")
     if width >= 60:
         parts.append(f"of minibatches: range and mean; {view.glyphs.point} validation")
     return ", ".join(parts)
@@ -134,15 +136,18 @@ def letter(at: int) -> str:
 
 
 def legend(view: View, width: int) -> Line:
-    """The weights' names, each in the style of its line: in full, or by the number of their layer, as many as fit."""
+    """The weights' names, each in the style of its line: in full, or by the number of their row, as many as fit."""
     line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
-    weights = list(view.history.weights)
-    texts = [glyph.clip(glyph.escape(name, ascii=view.glyphs.ascii), 14, view.glyphs) for name in weights]
-    if not view.glyphs.coloured:
-        texts = [f"{letter(at)}={text}" for at, text in enumerate(texts)]
+    g, weights = view.glyphs, view.history.weights
+    texts = [glyph.clip(glyph.escape(name, ascii=g.ascii), 14, g) for name in weights]
     room = width - 40
-    if sum(glyph.width_of(text) + 2 for text in texts) > room:
-        texts = [text.removesuffix(".weight") for text in texts]
+    if sum(len(text) + (2 if g.coloured else 4) for text in texts) > room:
+        rows_ = [None if name == "C" else trace.weight.layer for name, trace in weights.items()]
+        texts = [
+            text.removesuffix(".weight") if row is None else str(row) for text, row in zip(texts, rows_, strict=True)
+        ]
+    if not g.coloured:
+        texts = [f"{letter(at)}={text}" for at, text in enumerate(texts)]
     for text, style in zip(texts, styles(len(weights)), strict=True):
         room -= glyph.width_of(text) + 2
         if room < 0:

@@ -35,7 +35,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines.append([(" no doctor at hand", "dim")])
     elif not found:
         words = "nothing to report: the first loss, saturation, spread and gradients through the depth, update:data, "
-        words += "dead units and BatchNorm's statistics are as the lectures would have them"
+        words += "dead units and BatchNorm's statistics are within their limits"
         lines += [[(" " + line, "good")] for line in glyph.wrap(words, width - 2)]
     else:
         chosen_one = _selected(view, found)

@@ -61,7 +61,8 @@ LEGEND: tuple[tuple[str, str], ...] = (
             f"more saturated than {LIMITS['saturated_at_start'].value:.0%} from the start or "
             f"{LIMITS['saturated'].value:.0%} later; std not within {SPREAD_WITHIN:g} times the first "
             f"layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; "
-            f"update:data not within {UPDATE_WITHIN:g} of -3; no finite number"
+            f"update:data not within {UPDATE_WITHIN:g} of -3 (the last layer's up to "
+            f"{UPDATE_WITHIN + LIMITS['last_layer'].value:g} above it); no finite number"
         ),
     ),
     (

@@ -12,6 +12,7 @@ from app.history import History, LayerTrace, WeightTrace, bounded
 from app.views.lines import Line
 from makemore_core.command import Command, Look
 from makemore_core.doctor import LIMITS, RELU_LIKE, START
+from makemore_core.snapshot import Weight
 
 
 class Finding(NamedTuple):
@@ -155,9 +156,10 @@ def gradient_sick(row: Row, median_std: float) -> bool:
     return not (math.isfinite(std) and median_std / GRADIENT_WITHIN <= std <= median_std * GRADIENT_WITHIN and std > 0)
 
 
-def update_sick(value: float) -> bool:
-    """Weights that move too fast, too slowly, or not at all."""
-    return not abs(value - UPDATE_GUIDE) <= UPDATE_WITHIN
+def update_sick(value: float, weight: Weight) -> bool:
+    """Weights that move too fast, too slowly, or not at all; the last layer's may be faster than the others'."""
+    ahead = LIMITS["last_layer"].value if weight.layer is None else 0.0
+    return not -UPDATE_WITHIN <= value - UPDATE_GUIDE <= UPDATE_WITHIN + ahead
 
 
 def is_bounded(row: Row) -> bool:

@@ -10,7 +10,7 @@ from app.history import STILL
 from app.keys import footer
 from app.views.lines import Line, cut, ends, fit, width
 from app.views.state import View
-from makemore_core.snapshot import Snapshot
+from makemore_core.snapshot import Snapshot, Splits
 
 WORDS = {
     "running": ("training", "good"), "paused": ("paused", "note"), "finished": ("finished", "good"),
@@ -70,13 +70,16 @@ def _eta(view: View, snapshot: Snapshot) -> str:
 
 
 def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
+    if cells >= 100:
+        told = [("  ", ""), *(span for fact in _facts(view, snapshot, cells // 2) for span in (*fact, ("  ", "")))]
+        return [*_first(view, snapshot, [], cells - width(told) - width(badge)), *told, *badge]
     loss, _ = shown_loss(view)
     name = glyph.clip(
         glyph.escape(snapshot.preset or snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs
     )
     left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
     if cells < 34:
-        left = left[1:]
+        left = [(f" {glyph.short(snapshot.step)}", ""), left[-1]] if cells < 26 else left[1:]
     return ends(left, badge, cells, view.glyphs)
 
 
@@ -113,13 +116,13 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     return ends([*left, *middle], badge, cells, g)
 
 
-def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
-    g = view.glyphs
-    loss, _ = shown_loss(view)
+def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
+    """The losses and what else is worth a word, as many as fit."""
+    loss, smoothed = shown_loss(view)
     splits = snapshot.splits
-    facts: list[Line] = [[("loss ", "dim"), (loss, "loss")]]
+    facts: list[Line] = [[("loss " if smoothed else "batch loss ", "dim"), (loss, "loss")]]
     if splits is not None and splits.val is not None:
-        facts.append([("val ", "dim"), (loss_number(splits.val), "val")])
+        facts.append([("val ", "dim"), (loss_number(splits.val), "val"), (_age(snapshot, splits), "dim")])
     if snapshot.twin is not None:
         facts.append([("twin ", "dim"), (loss_number(snapshot.twin.smoothed_loss), "twin")])
     if snapshot.expected_loss is not None:
@@ -139,12 +142,22 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
             facts.append([("attempt ", "dim"), (str(snapshot.attempt + 1), "")])
     while sum(width(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
         facts.pop()
+    return facts
+
+
+def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
+    g, facts = view.glyphs, _facts(view, snapshot, cells)
     right: Line = [span for fact in facts for span in [("  ", ""), *fact]]
     room = max(0, cells - width(right))
     if snapshot.steps:
         done, left = glyph.progress(snapshot.step / snapshot.steps, room, g)
         return [(done, "progress"), (left, "faint"), *right]
     return [(g.progress_left * room, "faint"), *right]
+
+
+def _age(snapshot: Snapshot, splits: Splits) -> str:
+    """At what step the losses of the splits were taken, where that is long ago."""
+    return f" at {glyph.short(splits.step)}" if splits.step < min(0.8 * snapshot.step, snapshot.step - 5000) else ""
 
 
 def keys_line(view: View, cells: int) -> Line:

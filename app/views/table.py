@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import LEVELS, Glyphs
-from app.history import Bucket, LayerTrace, Series, WeightTrace
+from app.history import Bucket, LayerTrace, WeightTrace
 from app.views.lines import Line, Span, fit, runs
 from app.views.state import (
     UPDATE_HIGH,
@@ -29,7 +29,7 @@ from app.views.state import (
     update_sick,
     window,
 )
-from makemore_core.snapshot import SATURATED, Histogram
+from makemore_core.snapshot import SATURATED, Histogram, Weight
 
 
 class Column(NamedTuple):
@@ -163,25 +163,25 @@ def histogram(
     return glyph.tower(glyph.heights(shares), tall, g)
 
 
-def spark(series: Series, per_column: int, cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
+def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
     """update:data over the whole run on the fixed scale -5..-1, with a line at -3, its middle, where no bar stands.
 
     Bars that end above -2 or below -4 are in the colour of a warning.
     """
     eighths = LEVELS * tall
     shown: list[int] = []
-    for bucket in series.columns(per_column)[:cells]:  # between two looks the last one stands
-        shown.append(_spark_level(bucket, eighths) or (shown[-1] if shown else 0))
+    for bucket in trace.update.columns(per_column)[:cells]:  # between two looks the last one stands
+        shown.append(_spark_level(bucket, eighths, trace.weight) or (shown[-1] if shown else 0))
     return _spark(tuple(shown), cells, tall, g)
 
 
-def _spark_level(bucket: Bucket | None, eighths: int) -> int:
+def _spark_level(bucket: Bucket | None, eighths: int, weight: Weight) -> int:
     """The height of a bar, 0 for none; negative where it is a warning."""
     if bucket is None:
         return 0
     value = min(max(bucket.mean, UPDATE_LOW), UPDATE_HIGH)
     height = max(1, round((value - UPDATE_LOW) / (UPDATE_HIGH - UPDATE_LOW) * eighths))
-    return -height if update_sick(bucket.mean) else height
+    return -height if update_sick(bucket.mean, weight) else height
 
 
 @functools.lru_cache(512)
@@ -313,7 +313,9 @@ def _weight_cells(
             out.append(_low(_number(glyph.scientific(ratio).rjust(room), not math.isfinite(ratio), ""), cells, tall))
         elif column == "update":
             value = weight.update_data_log10
-            out.append(_low(_number(glyph.fixed(value, room, 1, glyphs=g), update_sick(value), ""), cells, tall))
+            out.append(
+                _low(_number(glyph.fixed(value, room, 1, glyphs=g), update_sick(value, weight), ""), cells, tall)
+            )
         elif column == "shape":
             text = glyph.safe(g.times.join(str(n) for n in weight.shape), room, g)
             out.append(_low(((" ", ""), (text, "dim")), cells, tall))
@@ -339,7 +341,7 @@ def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, tall:
         blocks += _layer_cells(row.layer, row.layer.version, layer_columns, tall, scales, sick, g)
     else:
         blocks += [_blank(cells, tall) for _, cells in layer_columns]
-        if row.weight is not None and layer_columns:
+        if row.weight is not None and layer_columns and "shape" not in dict(plan.columns):
             shape = ("shape", layer_columns[0][1])
             blocks[1] = _weight_cells(row.weight, 0, (shape,), tall, g)[0]
     if row.weight is None:
@@ -350,7 +352,7 @@ def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, tall:
         ):
             if column == "spark":
                 step = history.snapshot.step if history.snapshot else 0
-                course = spark(row.weight.update, per_column(step, cells - 1), cells - 1, tall, g)
+                course = spark(row.weight, per_column(step, cells - 1), cells - 1, tall, g)
                 block = tuple(((" ", ""), *line) for line in course)
             blocks.append(block)
     return [[span for block in blocks for span in block[at]] for at in range(tall)]

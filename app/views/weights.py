@@ -33,7 +33,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines.append([(f" {g.above} {first} more above", "dim")])
     for at in range(first, last):
         weight = found[at].weight
-        sick = update_sick(weight.update_data_log10)
+        sick = update_sick(weight.update_data_log10, weight)
         line: Line = [
             (g.cursor if at == cursor else " ", "cursor"),
             (glyph.safe(weight.name, label - 1, g), ""),
@@ -51,7 +51,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             ),
         ]
         if cells >= 6:
-            line += [(" ", ""), *spark(found[at].update, per_column(step, cells), cells, 1, g)[0]]
+            line += [(" ", ""), *spark(found[at], per_column(step, cells), cells, 1, g)[0]]
         lines.append(fit(line, width, g))
     if last < len(found):
         lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
