@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from app.glyphs import rebin
 from makemore_core.snapshot import (
@@ -46,6 +46,9 @@ class Bucket(NamedTuple):
     high: float
     mean: float
 
+
+Key = TypeVar("Key")
+Trace = TypeVar("Trace")
 
 _Sums: TypeAlias = tuple[float, float, float, float]  # low, high, total, count
 
@@ -364,6 +367,7 @@ class History:
                     del points[1::2]
 
     def _take_layers(self, snapshot: Snapshot, still: bool, shows: bool) -> None:
+        self.layers = _numbered_anew(self.layers, [(layer.index, layer.kind) for layer in snapshot.layers])
         kept: dict[tuple[int, str], LayerTrace] = {}
         for layer in snapshot.layers:
             key = layer.index, layer.kind
@@ -385,6 +389,7 @@ class History:
         self.layers = kept
 
     def _take_weights(self, snapshot: Snapshot, still: bool, shows: bool) -> None:
+        self.weights = _numbered_anew(self.weights, [weight.name for weight in snapshot.weights])
         kept: dict[str, WeightTrace] = {}
         for weight in snapshot.weights:
             trace = self.weights.get(weight.name)
@@ -434,6 +439,12 @@ class History:
         if self.snapshot is None:
             return ()
         return tuple(mark for mark in self.snapshot.interventions if mark.attempt == self.attempt.number)
+
+
+def _numbered_anew(traces: dict[Key, Trace], keys: list[Key]) -> dict[Key, Trace]:
+    """The same traces by new keys: a normalisation that comes or goes on the live net numbers every layer anew."""
+    kinds = [[key[1:] if isinstance(key, tuple) else () for key in some] for some in (traces, keys)]
+    return dict(zip(keys, traces.values(), strict=True)) if kinds[0] == kinds[1] else traces
 
 
 def _ends(events: Iterable[Event], size: int) -> Iterator[tuple[Event, bool]]:

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +117,25 @@ def test_a_long_record_read_at_once_shows_what_a_live_view_shows() -> None:
         assert weight.update.columns(1024) == replayed.weights[name].update.columns(1024)
     assert live.attempt.loss.columns(1024) == replayed.attempt.loss.columns(1024)
     assert live.gradient_scale == replayed.gradient_scale
+
+
+def test_layers_that_are_numbered_anew_keep_their_own_past() -> None:
+    history = History()
+    history.feed(canned.course(until=5000))
+    before = [(trace, trace.std.last) for trace in history.layers.values()], list(history.weights.values())
+    last = canned.snapshot(step=5500, since=5000)
+    bare = msgspec.structs.replace(
+        last,
+        layers=tuple(msgspec.structs.replace(layer, index=1 + 2 * at) for at, layer in enumerate(last.layers)),
+        weights=tuple(msgspec.structs.replace(w, name=f"{2 * at}.weight") for at, w in enumerate(last.weights)),
+    )
+    history.feed([bare])
+    assert [index for index, _ in history.layers] == [1, 3, 5, 7, 9]
+    assert list(history.layers.values()) == [trace for trace, _ in before[0]]
+    assert list(history.weights.values()) == before[1]
+    other = tuple(msgspec.structs.replace(layer, kind="ReLU") for layer in bare.layers)
+    history.feed([msgspec.structs.replace(bare, step=6000, layers=other)])
+    assert not {id(trace) for trace, _ in before[0]} & {id(trace) for trace in history.layers.values()}
 
 
 def test_noise_below_what_a_cell_can_show_changes_nothing() -> None:

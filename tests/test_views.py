@@ -103,6 +103,14 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     assert picture[23] == "space pause  b BatchNorm  g/G gain  -/+ lr  n names  r restart  ? help  q quit"
 
 
+def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
+    course = canned.course(until=2000)
+    config = {**course[-1].config, "gain": 0.5, "norm": "none", "seed": 5}
+    course[-1] = msgspec.structs.replace(course[-1], config=config)
+    assert "  deep-batchnorm  norm none, gain 0.5  cpu plain" in text_of(draw(view(course), 160, 48))[0]
+    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm  2 changed  step 2,000/200,000 ")
+
+
 def test_a_twin_is_told_of_on_every_screen() -> None:
     course = canned.course(until=2000)
     course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from app import glyphs as glyph
@@ -10,6 +11,9 @@ from app.history import STILL
 from app.keys import footer
 from app.views.lines import Line, cut, ends, fit, width
 from app.views.state import View
+from makemore_core.command import shown
+from makemore_core.config import Value
+from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Snapshot, Splits
 
 WORDS = {
@@ -96,12 +100,17 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     room = cells - width(middle) - width(badge) - 2
     names = [escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)]
     preset = glyph.escape(snapshot.preset or "own settings", ascii=g.ascii)
+    other = changed_settings(snapshot)
+    told_short = f"{len(other)} changed" if other else ""
+    own = names[1] if names[1].startswith(preset) else preset  # `deep-tanh-3` tells the preset too
     for parts in (
-        (*names, preset, where),
-        (names[1], preset, where),
-        (names[0], preset, where),
-        (names[1] if names[1].startswith(preset) else preset, where),  # `deep-tanh-3` tells the preset too
-        (preset, where),
+        (*names, preset, ", ".join(other), where),
+        (names[1], preset, ", ".join(other), where),
+        (names[0], preset, ", ".join(other), where),
+        (own, ", ".join(other), where),
+        (own, told_short, where),
+        (preset, told_short, where),
+        (preset, told_short),
         (preset,),
     ):
         told = [part for part in dict.fromkeys(parts) if part]
@@ -114,6 +123,23 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         left.append((part + "  ", "title" if part == preset or (preset not in told and part == told[0]) else "dim"))
     left = fit(left, room + 2, g) if width(left) < room + 2 and cells >= 100 else left
     return ends([*left, *middle], badge, cells, g)
+
+
+@functools.lru_cache(64)
+def _settings_of(name: str) -> dict[str, Value]:
+    return PRESETS[name].config().as_dict()
+
+
+def changed_settings(snapshot: Snapshot) -> list[str]:
+    """In what the net and its training differ from the preset by whose name the run goes."""
+    if snapshot.preset not in PRESETS:
+        return []
+    settings = _settings_of(snapshot.preset)
+    return [
+        f"{name} {shown(value)}"
+        for name, value in snapshot.config.items()
+        if name in settings and value != settings[name] and name not in ("steps", "seed", "device", "engine")
+    ]
 
 
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
