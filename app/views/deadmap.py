@@ -46,9 +46,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     layer = next((layer for layer in data.layers if layer.index == data.layer), None)
     flat = f"|h| > {data.threshold:g}" if data.threshold is not None else "off or flat"
     kind = glyph.escape(layer.kind, ascii=g.ascii) if layer else ""
-    note = f"layer {data.layer} {kind}: {len(data.map)} units × {data.examples} examples, ink where {flat}"
-    note = g.text(note.replace("×", g.times))
-    lines: list[Line] = [heading("dead units", note, width, g)]
+    lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
     words = f" {glyph.percent(data.share).strip()} flat in this minibatch, {taken_at(view, NAME)}; "
     count = len(data.dead)
     told = (
@@ -58,6 +56,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     followed = _followed(data, view, width, height >= 16)
     room = height - len(lines) - len(followed) - (5 if height >= 12 else 3)
     across, down = _cell(len(data.map), data.examples, width - 2, room)
+    seen = min(data.examples, max(1, room) * down)
+    of = f"{seen} of {data.examples}" if seen < data.examples else f"{seen}"
+    note = f"layer {data.layer} {kind}: {len(data.map)} units × {of} examples, ink where {flat}"
+    lines[0] = heading("dead units", g.text(note.replace("×", g.times)), width, g)
     first = _first(chosen(view, "dead_unit"), len(data.map), (width - 2) * across)
     lines += _map(data, first, across, down, width - 2, max(1, room), view)
     lines.append(_shares(data, first, across, width - 2, view))
