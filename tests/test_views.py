@@ -304,3 +304,7 @@ def moved(weight: Weight, times: float) -> Weight:
         grad_data_ratio=weight.grad_data_ratio * times,
         update_data_log10=weight.update_data_log10 + math.log10(times),
     )
+
+
+def test_the_smallest_screen_keeps_step_and_loss() -> None:
+    assert text_of(draw(view(canned.course(until=2000)), 20, 5))[0] == " 2k 2.710   training"

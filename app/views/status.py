@@ -83,7 +83,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     )
     left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
     if cells < 34:
-        left = [(f" {glyph.short(snapshot.step)}", ""), left[-1]] if cells < 26 else left[1:]
+        left = [(f" {glyph.short(snapshot.step)} ", ""), left[-1]] if cells < 26 else left[1:]
     return ends(left, badge, cells, view.glyphs)
 
 
