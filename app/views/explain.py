@@ -13,7 +13,7 @@ COLUMNS: dict[str, str] = {
     "std": "The spread of those numbers. It should be about the same in every row; each row smaller than the one "
     "above means that the gain is too small.",
     "saturated": "The share beyond |tanh| 0.97, where the slope 1 - t*t is near 0 and the gradient stops. 5 % is "
-    "healthy, 20 % in the first layer too.",
+    "healthy at the start, 20 % in the first layer too; it grows as a net without a normalisation learns.",
     "gradient": "The derivative of the loss by what the layer gives, and its std. The same in every row: every "
     "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",
     "grad:data": "The gradient's std over the weights' own: how large a step along it would be for the weights.",
