@@ -112,7 +112,7 @@ class TerminalApp(App[None]):
 
     def key_b(self) -> None:
         self.query_one("#status", Static).update("blocked")
-        self.call_after_refresh(self.block)
+        self.set_timer(0.5, self.block)  # once the word is on the screen: a refresh may be one that was due before
 
     def block(self) -> None:
         while True:
