@@ -47,7 +47,7 @@ LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
 # cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.30, "survey": 0.32, "sample": 0.10}
+SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
 CREDIT = {"survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
