@@ -443,6 +443,8 @@ class History:
 
 def _numbered_anew(traces: dict[Key, Trace], keys: list[Key]) -> dict[Key, Trace]:
     """The same traces by new keys: a normalisation that comes or goes on the live net numbers every layer anew."""
+    if traces.keys() == set(keys):
+        return traces
     kinds = [[key[1:] if isinstance(key, tuple) else () for key in some] for some in (traces, keys)]
     return dict(zip(keys, traces.values(), strict=True)) if kinds[0] == kinds[1] else traces
 

@@ -28,16 +28,7 @@ class Key(NamedTuple):
 
 
 KEYS: tuple[Key, ...] = (
-    Key(
-        ("space",),
-        "pause",
-        "space",
-        "pause, and go on; past the end, for as many steps again",
-        "pause",
-        "train",
-        True,
-        0,
-    ),
+    Key(("space",), "pause", "space", "pause, and go on, past the last step too", "pause", "train", True, 0),
     Key((".",), "step", ".", "one step, then pause", "step", "train", True, 40),
     Key(("n",), "sample", "n", "sample names from the model", "names", "train", True, 10),
     Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train", True),

@@ -220,8 +220,8 @@ def evaluation(model: Model, examples: Distinct, infer: Callable[[Tensor], Tenso
     `infer` stands in for the model's own, for who wants to look at the net on the way.
     """
     first = 0
-    for start, x in enumerate(torch.split(examples.x, EVALUATION_BATCH)):
-        shift = start * EVALUATION_BATCH
+    for at, x in enumerate(torch.split(examples.x, EVALUATION_BATCH)):
+        shift = at * EVALUATION_BATCH
         last = int(torch.searchsorted(examples.row, shift + len(x)))
         row, y, times = (part[first:last] for part in examples[1:])
         losses = F.log_softmax((infer or model.infer)(x), 1)[row - shift, y]

@@ -155,7 +155,7 @@ class Session:
         self.net, self.twin = fresh
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
-        self._survey_cost = self._surveys_cost = 0.0  # seconds: of the last one, and of all before the present one
+        self._survey_cost = self._spent_before = 0.0  # seconds of the last survey, and of all before the present one
         self._next_probe = self._probes_cost = self._usual_cost = 0.0
 
     @property
@@ -308,10 +308,10 @@ class Session:
             with self._clock.looking("survey"):
                 if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
                     self._survey = chain(*(net.survey(whole=False) for net in self.nets))
-                    self._surveys_cost = self._clock.spent("survey")
+                    self._spent_before = self._clock.spent("survey")
                 done = next(self._survey, "done") == "done"
             if done:
-                self._survey, self._survey_cost = None, self._clock.spent("survey") - self._surveys_cost
+                self._survey, self._survey_cost = None, self._clock.spent("survey") - self._spent_before
         if self._affordable("sample"):
             self._sample_names()
 
@@ -382,7 +382,9 @@ class Session:
             case Twin(changes=changes):
                 return self._fresh(self.config, changes) if changes else None
             case Step() if self.state in ("finished", "diverged"):
-                raise ValueError(f"the run is {self.state}: restart it, or set steps higher")
+                raise ValueError(
+                    f"the run is {self.state}: restart it" + ", or set steps higher" * (self.state == "finished")
+                )
             case Checkpoint() if self.state == "diverged":
                 raise ValueError("the run is diverged: there is nothing worth saving")
             case Sample(n=n) if n > MOST_NAMES:

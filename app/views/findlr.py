@@ -45,20 +45,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     now = "" if snapshot is None or snapshot.lr is None else f"; the run trains at lr {snapshot.lr:g}"
     lines.append([(f" the mean of the latest losses{now}", "dim")])
     lines = block(lines, width, height - 1, g)
-    return [
-        *lines,
-        *block(
-            [
-                hint(
-                    "↑↓ test again  esc back" if data.suggestion is None else "enter takes it  ↑↓ test again  esc back",
-                    view,
-                )
-            ],
-            width,
-            1,
-            g,
-        ),
-    ]
+    takes = "" if data.suggestion is None else "enter takes it  "
+    return [*lines, *block([hint(f"{takes}↑↓ test again  esc back", view)], width, 1, g)]
 
 
 def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None) -> list[Line]:

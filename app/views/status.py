@@ -42,9 +42,7 @@ def loss_number(value: float | None, places: int = 3) -> str:
 
 
 def shown_loss(view: View) -> tuple[str, bool]:
-    """The loss to show and whether it is smoothed: in a pause, where single steps are taken, the
-    minibatch's own.
-    """
+    """The loss to show and whether it is smoothed: in a pause, where single steps are taken, the minibatch's own."""
     snapshot = view.history.snapshot
     if snapshot is None:
         return "-", False
