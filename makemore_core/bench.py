@@ -231,7 +231,7 @@ class Driven:
 
 
 def _cuda(data: Dataset, effort: Effort, notes: list[str]) -> Iterator[Figure]:
-    """The graph engine against eager modules on the same GPU."""
+    """The graph engine, with torch's kernels and with the fused ones, against eager modules on the same GPU."""
     if not torch.cuda.is_available():
         notes.append("CUDA graph engine: no GPU that torch can use here")
         return
@@ -239,8 +239,6 @@ def _cuda(data: Dataset, effort: Effort, notes: list[str]) -> Iterator[Figure]:
     train = data.examples(data.train, config.block_size)
     train = Split(train.x.cuda(), train.y.cuda())
     modules = Modules(shape_of(config, data.vocabulary), train, "cuda")
-    model = build(config, data.vocabulary, torch.Generator().manual_seed(config.seed)).to(torch.device("cuda"))
-    engine = GraphEngine(model, Optimizer(config, model.parameters()), train)
 
     def eager(n: int) -> float:
         began = time.perf_counter()
@@ -248,13 +246,26 @@ def _cuda(data: Dataset, effort: Effort, notes: list[str]) -> Iterator[Figure]:
         torch.cuda.synchronize()
         return time.perf_counter() - began
 
-    def graphed(n: int) -> float:
-        began = time.perf_counter()
-        for size in [1024] * (n // 1024) + [n % 1024] * (n % 1024 > 0):
-            batches = torch.randint(0, len(train.y), (size, config.batch_size), device="cuda")
-            engine.advance(batches, [config.lr] * size, False)
-        torch.cuda.synchronize()
-        return time.perf_counter() - began
+    def graphed(fuse: bool) -> tuple[GraphEngine, Stopwatch]:
+        model = build(config, data.vocabulary, torch.Generator().manual_seed(config.seed)).to(torch.device("cuda"))
+        engine = GraphEngine(model, Optimizer(config, model.parameters()), train, fuse=fuse)
 
-    speeds = take_turns({"graph": graphed, "eager": eager}, effort)
-    yield compare("six layers, batch 32, CUDA: graph engine / eager nn.Module", speeds, "graph", "eager", Asked(8, 20))
+        def run(n: int) -> float:
+            began = time.perf_counter()
+            for size in [1024] * (n // 1024) + [n % 1024] * (n % 1024 > 0):
+                batches = torch.randint(0, len(train.y), (size, config.batch_size), device="cuda")
+                engine.advance(batches, [config.lr] * size, False)
+            torch.cuda.synchronize()
+            return time.perf_counter() - began
+
+        return engine, run
+
+    sides: dict[str, Stopwatch] = {"torch's kernels": graphed(fuse=False)[1], "eager": eager}
+    engine, sides["graph"] = graphed(fuse=True)
+    engine.compiling.join()
+    speeds = take_turns(sides, effort)
+    if engine.problem:
+        notes.append(f"CUDA: {engine.problem}")
+    case = "six layers, batch 32, CUDA"
+    yield compare(f"{case}: graph engine / eager nn.Module", speeds, "graph", "eager", Asked(8, 20))
+    yield compare(f"{case}: graph engine with torch's kernels / eager nn.Module", speeds, "torch's kernels", "eager")

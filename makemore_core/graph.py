@@ -1,15 +1,17 @@
 """The engine for a GPU: many whole training steps captured in one CUDA graph, replayed with one launch.
 
-A net this small leaves a GPU waiting for its next kernel; a graph takes Python out of the way, and the fused
-normalisations of torch leave fewer kernels to wait for. The steps themselves run on any device, so that they are
-tested without a GPU.
+A net this small leaves a GPU waiting for its next kernel; a graph takes Python out of the way, and the kernels of
+`fused.py` take over from torch's when they have been compiled and agree with them on this machine. The steps
+themselves run on any device, so that they are tested without a GPU.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +24,11 @@ from makemore_core.layers import BatchNorm1d, Brick, GroupNorm, Residual
 from makemore_core.model import Model
 from makemore_core.optim import Optimizer
 
+if TYPE_CHECKING:
+    from makemore_core.fused import Fused  # needs triton, which comes with torch's builds for a GPU
+
 SIZES = (64, 8, 1)  # steps in a graph; any number of steps is a few replays
+GRAPHS = ((1, True), *((size, False) for size in SIZES))  # the last step of a call may be watched
 
 
 Result = TypeVar("Result")
@@ -46,28 +52,62 @@ class _Captured(NamedTuple):
 
 
 class GraphEngine:
-    """An `Engine` for nets and data on a GPU. Raises ValueError, in one line, where nothing can be captured."""
+    """An `Engine` for nets and data on a GPU. Raises ValueError, in one line, where nothing can be captured.
 
-    name = "graph"
+    It begins with torch's kernels. With `fuse`, the fused ones are compiled by a thread, `compiling`, and take over
+    between two calls; the name of the engine is "fused" from then on.
+    """
+
     fixed = frozenset({"batch_size", "momentum", "beta1", "beta2", "optimizer_eps", "norm_momentum"})
 
-    def __init__(self, model: Model, optimizer: Optimizer, train: Split) -> None:
+    def __init__(self, model: Model, optimizer: Optimizer, train: Split, *, fuse: bool = True) -> None:
         self.model, self.optimizer, self.train = model, optimizer, train
-        self._graphs: dict[tuple[int, int, bool], _Captured] = {}
+        self.name = "graph"
+        self.problem = ""  # why there are no fused kernels, in one line
         self._taps: Taps | None = None
+        self._compiled: Fused | None = None
         try:
-            self._graph(1, optimizer.config.batch_size, True)
+            self._graphs = {(size, watched): self._capture(size, watched) for size, watched in GRAPHS}
         except RuntimeError as error:
-            raise ValueError(f"no CUDA graphs: {str(error).partition(chr(10))[0]}") from None
+            raise ValueError(f"no CUDA graphs: {_first_line(error)}") from None
+        self.compiling = threading.Thread(
+            target=self._compile, args=(model.clone().to(torch.device("meta")),), name="kernels", daemon=True
+        )
+        if fuse:
+            self.compiling.start()
+
+    def _compile(self, shapes: Model) -> None:
+        # On the meta device, because a thread that asked the GPU for memory would spoil a capture.
+        try:
+            from makemore_core.fused import Fused
+
+            Fused(shapes, Split(*(part.to("meta") for part in self.train))).compile(self.optimizer.config.batch_size)
+            self._compiled = Fused(self.model, self.train)
+        except Exception as error:  # no triton, no compiler for it, a net that it does not know: torch's kernels stay
+            self.problem = f"no fused kernels: {_first_line(error)}"
+
+    def _take_over(self, fused: Fused, batch: Tensor) -> None:
+        try:
+            if not agrees(fused, batch):
+                raise RuntimeError("their gradients are not those of torch on this GPU")
+            self._graphs |= {
+                (size, watched): self._capture(size, watched, fused) for size, watched in GRAPHS if not watched
+            }
+            self.name = "fused"
+        except RuntimeError as error:
+            self.problem = f"no fused kernels: {_first_line(error)}"
 
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
+        if self._compiled is not None:
+            fused, self._compiled = self._compiled, None
+            self._take_over(fused, batches[0])
         factors = update_factors(self.optimizer, rates).to(batches.device, non_blocking=True)
         losses: list[Tensor] = []
         done, n = 0, len(batches)
         while done < n:
             watched = watch and done == n - 1
             size = next(size for size in SIZES if size <= n - done - (watch and not watched))
-            captured = self._graph(size, batches.shape[1], watched)
+            captured = self._graphs[size, watched]
             captured.batches.copy_(batches[done : done + size])
             captured.factors.copy_(factors[done : done + size])
             captured.graph.replay()
@@ -81,23 +121,17 @@ class GraphEngine:
         assert self._taps is not None
         return self._taps
 
-    def _graph(self, size: int, batch: int, watched: bool) -> _Captured:
-        key = (size, batch, watched)
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(size, batch, watched)
-        return self._graphs[key]
-
-    def _capture(self, size: int, batch: int, watched: bool) -> _Captured:
-        device = self.train.x.device
-        batches = torch.zeros((size, batch), dtype=torch.int64, device=device)
+    def _capture(self, size: int, watched: bool, fused: Fused | None = None) -> _Captured:
+        """A graph of so many steps. The net stays as it is, also where nothing can be captured."""
+        device, batch = self.train.x.device, self.optimizer.config.batch_size
+        # Rows of an even length: the kernels are compiled for addresses that are multiples of 16 bytes.
+        batches = torch.zeros((size, batch + batch % 2), dtype=torch.int64, device=device)[:, :batch]
         factors = torch.zeros((size, 3), device=device)
-        kept = [*self.model.parameters(), *self.model.buffers(), *(s for slots in self.optimizer.state for s in slots)]
-        before = [tensor.clone() for tensor in kept]
-        graph, (losses, taps) = capture(
-            lambda: steps(self.model, self.optimizer, self.train, batches, factors, watched), device
-        )
-        for tensor, value in zip(kept, before, strict=True):
-            tensor.copy_(value)
+        slots = [slot for slots in self.optimizer.state for slot in slots]
+        with kept([*self.model.parameters(), *self.model.buffers(), *slots]):
+            graph, (losses, taps) = capture(
+                lambda: steps(self.model, self.optimizer, self.train, batches, factors, watched, fused), device
+            )
         return _Captured(graph, batches, factors, losses, taps)
 
 
@@ -107,46 +141,102 @@ def capture(work: Callable[[], Result], device: torch.device) -> tuple[Replayed,
     """
     if device.type != "cuda":
         raise RuntimeError("the net is not on a GPU")
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
+    here = torch.cuda.current_stream()
+    try:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            work()
+        here.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = work()
+    finally:  # a capture that breaks off leaves its own stream behind
+        torch.cuda.set_stream(here)
     return graph, result
+
+
+@contextlib.contextmanager
+def kept(tensors: list[Tensor]) -> Iterator[None]:
+    """Tensors that have the same values afterwards as before, whatever becomes of what is done with them."""
+    before = [tensor.clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, value in zip(tensors, before, strict=True):
+            tensor.copy_(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 # ---- the steps that are captured
 
 
 def steps(
-    model: Model, optimizer: Optimizer, train: Split, batches: Tensor, factors: Tensor, watch: bool
+    model: Model,
+    optimizer: Optimizer,
+    train: Split,
+    batches: Tensor,
+    factors: Tensor,
+    watch: bool,
+    fused: Fused | None = None,
 ) -> tuple[Tensor, Taps | None]:
     """One update for each row of `batches` (n, B) with its row of `factors` (n, 3): the losses (n,), and with `watch`
     the taps of the last one. Nothing in it waits for the device or depends on the host's clock or counters.
     """
-    parameters = model.parameters()
     losses, taps = [], None
+    for i in range(len(batches)):
+        if watch and i == len(batches) - 1:
+            loss, gradients, outs, at_outs = pull(model, train, batches[i], watch)
+            taps = Taps(outs, at_outs, gradients, [parameter.clone() for parameter in model.parameters()])
+        elif fused is not None:
+            loss = torch.empty((), device=train.x.device)
+            gradients = fused.gradients(batches[i], loss)
+        else:
+            loss, gradients, _, _ = pull(model, train, batches[i])
+        update(optimizer, gradients, factors[i])
+        losses.append(loss)
+    return torch.stack(losses), taps
+
+
+def pull(
+    model: Model, train: Split, batch: Tensor, watch: bool = False
+) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
+    """By autograd: the loss of the examples `batch` (B,), the gradients of the parameters, and with `watch` the outs of
+    all bricks and their gradients.
+    """
+    parameters = model.parameters()
     try:
         for parameter in parameters:
             parameter.requires_grad_(True)
-        for i in range(len(batches)):
-            watched = watch and i == len(batches) - 1
-            logits, outs = forward(model, train.x[batches[i]])
-            loss = F.cross_entropy(logits, train.y[batches[i]])
-            gradients = list(torch.autograd.grad(loss, parameters + outs if watched else parameters))
-            before = [p.detach().clone() for p in parameters] if watched else []
-            update(optimizer, gradients[: len(parameters)], factors[i])
-            losses.append(loss.detach())
-            if watched:
-                own, at_outs = gradients[: len(parameters)], gradients[len(parameters) :]
-                taps = Taps([out.detach() for out in outs], at_outs, own, before)
+        logits, outs = forward(model, train.x[batch])
+        loss = F.cross_entropy(logits, train.y[batch])
+        gradients = list(torch.autograd.grad(loss, parameters + outs if watch else parameters))
     finally:
         for parameter in parameters:
             parameter.requires_grad_(False)
-    return torch.stack(losses), taps
+    own, at_outs = gradients[: len(parameters)], gradients[len(parameters) :]
+    return loss.detach(), own, [out.detach() for out in outs], at_outs
+
+
+def agrees(fused: Fused, batch: Tensor) -> bool:
+    """Whether the fused kernels give what torch's give for these examples, on this machine. The net stays as it is."""
+    buffers, ours = fused.model.buffers(), torch.empty((), device=batch.device)
+    with kept(buffers):
+        gradients = fused.gradients(batch, ours)
+        running = [buffer.clone() for buffer in buffers]
+    with kept(buffers):
+        loss, expected, _, _ = pull(fused.model, fused.train, batch)
+        # The gradient of a bias before BatchNorm is nothing but the rounding of larger ones.
+        rounding = 1e-5 * max(_largest(gradient) for gradient in expected)
+        pairs = zip([ours, *gradients, *running], [loss, *expected, *buffers], strict=True)
+        return all(torch.allclose(a, b, rtol=0.0, atol=1e-3 * _largest(b) + rounding, equal_nan=True) for a, b in pairs)
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.abs().max())
 
 
 def forward(model: Model, x: Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -34,7 +34,6 @@ class Trainer:
         if self.device.type == "cuda":  # minibatches are drawn where they are used
             self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.optimizer = Optimizer(config, self.model.parameters())
-        self._no_engine = ""
         self.engine: Engine = self.make_engine()
         self.step = 0
 
@@ -45,6 +44,7 @@ class Trainer:
 
     def make_engine(self) -> Engine:
         """The engine that the config asks for, over this trainer's tensors; `auto` starts with the plain one."""
+        self._no_engine = ""
         if self.config.engine == "manual":
             return ManualEngine(self.model, self.optimizer, self.train)
         plain = PlainEngine(self.model, self.optimizer, self.train)
@@ -57,11 +57,14 @@ class Trainer:
 
     def _faster(self, engine: Engine) -> Engine:
         try:
-            kind = GraphEngine if self.device.type == "cuda" else FastEngine
-            return kind(self.model, self.optimizer, self.train)
+            return self._fastest(self.model, self.optimizer, self.train)
         except ValueError as error:
             self._no_engine = str(error)
             return engine
+
+    @property
+    def _fastest(self) -> type[FastEngine | GraphEngine]:
+        return GraphEngine if self.device.type == "cuda" else FastEngine
 
     @property
     def notice(self) -> str:
@@ -105,7 +108,8 @@ class Trainer:
             if isinstance(leaf, BatchNorm1d):
                 leaf.momentum = config.norm_momentum
         # an engine that need not be made anew keeps what the last update left to look at
-        if changed - LIVE_FIELDS or changed & self.engine.fixed:
+        fixed = self._fastest.fixed if self._no_engine else self.engine.fixed  # what was refused may be possible now
+        if changed - LIVE_FIELDS or changed & fixed:
             self.engine = self.make_engine()
 
     def tensors(self) -> dict[str, Tensor]:

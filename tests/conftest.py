@@ -15,6 +15,9 @@ from makemore_core.dataset import Dataset, embedded_names, read
 hypothesis.settings.register_profile("makemore", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("makemore")
 
+# Without a GPU, Triton's kernels are run by its interpreter; it is asked for before they are imported.
+os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
+
 LECTURE_NAMES = "MAKEMORE_LECTURE_NAMES"
 
 

@@ -22,7 +22,7 @@ VIEWERS = [
     for name in ("config", "snapshot", "command", "presets", "dataset", "record", "rundir", "control", "doctor")
 ]
 SCREENLESS = ["app.__main__", "app.cli", "app.glyphs", "app.history", "app.headless", "app.report"]
-OPTIONAL = ("jax",)  # packages that a module may be for
+OPTIONAL = ("jax", "triton")  # packages that a module may be for
 
 TABLE = {
     "the app and what a viewer needs load no torch": (APP + VIEWERS, ("torch", "numpy", "safetensors")),

@@ -1,0 +1,178 @@
+"""The fused kernels without a GPU: run by Triton's interpreter against autograd, and compiled for a Hopper GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from makemore_core import graph, kernels
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset, Split
+from makemore_core.engine import PlainEngine
+from makemore_core.fused import MOST, Fused, launch
+from makemore_core.graph import GraphEngine, agrees, pull
+from makemore_core.model import Model, build
+from makemore_core.optim import Optimizer
+from tests.test_graph import DATASET, SMALL, again
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernels take no tensors of the CPU")
+
+
+def net(config: Config, dataset: Dataset = DATASET) -> tuple[Model, Split]:
+    model = build(config, dataset.vocabulary, torch.Generator().manual_seed(config.seed))
+    return model, dataset.examples(dataset.train, config.block_size)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"n_layer": 1, "block_size": 1},
+        {"n_hidden": 50, "batch_size": 33, "n_embd": 17, "block_size": 5},
+        {"batch_size": 1, "norm": "none"},
+        {"batch_size": MOST, "n_layer": 1},
+        {"norm_variance": "pytorch", "norm_momentum": 0.5},
+        {"norm": "none"},
+        {"norm": "none", "residual": True, "n_layer": 3},
+        {"norm_place": "after", "residual": True, "n_layer": 3},
+        {"bias": "on", "norm_output": False},
+        {"bias": "off", "norm": "none"},
+        *({"nonlinearity": name} for name in ("relu", "leaky_relu", "elu", "sigmoid", "identity")),
+        *({"nonlinearity": name, "norm_place": "after"} for name in ("relu", "identity")),
+    ],
+    ids=str,
+)
+def test_loss_gradients_and_running_statistics_are_those_of_autograd(
+    changes: dict[str, int | float | str | bool],
+) -> None:
+    config = SMALL.replace(changes)
+    model, train = net(config)
+    batch = torch.randint(0, len(train.y), (config.batch_size,), generator=torch.Generator().manual_seed(1))
+    twin = model.clone()
+    loss = torch.empty(())
+    ours = Fused(model, train).gradients(batch, loss)
+    expected_loss, expected, _, _ = pull(twin, train, batch)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    for gradient, reference in zip(ours, expected, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=2e-6 * largest)
+    for mine, theirs in zip(model.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_net_that_diverged_is_seen_to() -> None:
+    model, train = net(SMALL.replace({"norm": "none"}))
+    model.parameters()[1][0, 0] = float("nan")
+    loss = torch.empty(())
+    with pytest.warns(RuntimeWarning):  # numpy's, in the interpreter
+        Fused(model, train).gradients(torch.arange(19), loss)
+    assert bool(torch.isnan(loss))
+
+
+def test_two_launches_a_layer() -> None:
+    model, train = net(SMALL.replace({"n_layer": 5}))
+    launched = []
+
+    def count(kernel: Any, programs: int, **arguments: Any) -> None:
+        launched.append(kernel)
+        launch(kernel, programs, **arguments)
+
+    Fused(model, train).gradients(torch.arange(19), torch.empty(()), count)
+    assert [launched.count(kernel) for kernel in (kernels.forward, kernels.backward)] == [6, 6]
+    assert len(launched) == 14
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_they_take_over_between_two_calls_and_train_as_the_plain_engine_does(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    monkeypatch.setattr(graph, "SIZES", (3, 1))
+    monkeypatch.setattr(graph, "GRAPHS", ((1, True), (3, False), (1, False)))
+    config = SMALL.replace({"optimizer": optimizer, "lr": 0.01, "n_hidden": 16, "n_layer": 1})
+    model, train = net(config)
+    reference, _ = net(config)
+    ours = GraphEngine(model, Optimizer(config, model.parameters()), train)
+    plain = PlainEngine(reference, Optimizer(config, reference.parameters()), train)
+    assert ours.name == "graph"
+    ours.compiling.join()
+    generator = torch.Generator().manual_seed(1)
+    for n in (1, 5, 3):
+        batches = torch.randint(0, len(train.y), (n, config.batch_size), generator=generator)
+        expected = plain.advance(batches, [config.lr] * n, True)
+        torch.testing.assert_close(ours.advance(batches, [config.lr] * n, True), expected, rtol=1e-3, atol=1e-4)
+        assert (ours.name, ours.problem) == ("fused", "")
+    for part, expected_part in zip(ours.taps(), plain.taps(), strict=True):
+        for a, b in zip(part, expected_part, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()) + 1e-6)
+
+
+def test_kernels_that_are_wrong_on_a_machine_do_not_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    right = Fused.gradients
+
+    def wrong(self: Fused, batch: torch.Tensor, loss: torch.Tensor, *run: Any) -> list[torch.Tensor]:
+        gradients = right(self, batch, loss, *run)
+        gradients[3] = gradients[3] * 1.1
+        return gradients
+
+    monkeypatch.setattr(graph, "GRAPHS", ((1, True), (1, False)))
+    monkeypatch.setattr(graph, "SIZES", (1,))
+    model, train = net(SMALL)
+    before = [tensor.clone() for _, tensor in model.named_tensors()]
+    assert agrees(Fused(model, train), torch.arange(19))
+    monkeypatch.setattr(Fused, "gradients", wrong)
+    assert not agrees(Fused(model, train), torch.arange(19))
+    assert all(bool((a == b).all()) for a, (_, b) in zip(before, model.named_tensors(), strict=True))
+    engine = GraphEngine(model, Optimizer(SMALL, model.parameters()), train)
+    engine.compiling.join()
+    engine.advance(torch.arange(19).repeat(3, 1), [0.1] * 3, False)
+    assert (engine.name, engine.problem) == (
+        "graph",
+        "no fused kernels: their gradients are not those of torch on this GPU",
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"norm": "layer"}, "no kernels for LayerNorm"),
+        ({"norm": "group", "norm_groups": 4}, "no kernels for GroupNorm"),
+        ({"batch_size": MOST + 1}, "more than 128 examples in a batch"),
+    ],
+    ids=str,
+)
+def test_what_they_do_not_know_is_left_to_torch(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, int | str], why: str
+) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    config = SMALL.replace(change)
+    model, train = net(config)
+    engine = GraphEngine(model, Optimizer(config, model.parameters()), train)
+    engine.compiling.join()
+    engine.advance(torch.zeros((2, config.batch_size), dtype=torch.int64), [0.1] * 2, False)
+    assert (engine.name, engine.problem) == ("graph", f"no fused kernels: {why}")
+
+
+def test_they_compile_for_a_gpu_without_spilling() -> None:
+    """In a process of its own, where they are not interpreted; ptxas, which triton brings, tells of spills."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hopper"],
+        cwd=Path(__file__).parent.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    names = {line.split()[0] for line in done.stdout.splitlines()}
+    assert names == {"forward", "backward", "cross_entropy", "embedding"}
+    assert all(line.endswith(" 0 bytes spilled") for line in done.stdout.splitlines()), done.stdout
