@@ -29,11 +29,13 @@ from makemore_core.snapshot import (
 MOST_BUCKETS = 2048
 SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 MOST_GHOSTS = 4
-SHOWING = 60  # snapshots: what came before so many is less than a hundredth of what is shown
-SMOOTHED_SNAPSHOTS = 12  # histograms and statistics of a running net: the mean of about so many
+SHOWING = 120  # snapshots: what came before so many is less than a hundredth of what is shown
+SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
+LEAP = 4.0  # a scale that has moved by this factor is no noise: what came before is no part of the mean
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 UNBOUNDED_STDS = 3
+RATE = 2.0  # seconds: as steady as steps a second are shown
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
 STILL = ("paused", "finished", "stopped", "crashed", "diverged")
@@ -287,6 +289,7 @@ class History:
         self.layers: dict[tuple[int, str], LayerTrace] = {}
         self.weights: dict[str, WeightTrace] = {}
         self.rate = 0.0
+        self._seen: Snapshot | None = None  # the one that the layers are of
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
         self.version = 0
@@ -322,15 +325,16 @@ class History:
         self._take_losses(snapshot)
         self._take_splits(snapshot)
         still = snapshot.state in STILL
-        share = 1.0 if still else 0.25
         if snapshot.steps_per_second > 0:
-            self.rate += (snapshot.steps_per_second - self.rate) * (share if self.rate else 1.0)
-        if snapshot.layers or snapshot.weights:
-            fresh = before is None or before.step != snapshot.step or not self.layers
-            if fresh or still:
-                self._take_layers(snapshot, still, shows)
-                self._take_weights(snapshot, still, shows)
-                self._rescale()
+            share = 1.0 if still or before is None or not self.rate else _share(before, snapshot, RATE)
+            self.rate += (snapshot.steps_per_second - self.rate) * share
+        seen = self._seen
+        if (snapshot.layers or snapshot.weights) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
+            share = 1.0 if still or seen is None else _share(seen, snapshot, SMOOTHING)
+            self._take_layers(snapshot, share, shows)
+            self._take_weights(snapshot, share, shows)
+            self._rescale()
+            self._seen = snapshot
         if snapshot.twin is None:
             self.twin = None
         else:
@@ -344,7 +348,7 @@ class History:
         if len(self.attempt.loss):
             self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
         self.attempt = Attempt(snapshot.attempt)
-        self.layers, self.weights = {}, {}
+        self.layers, self.weights, self._seen = {}, {}, None
         self.rate = 0.0
         self.gradient_scale = self.activation_scale = 0.0
 
@@ -366,29 +370,30 @@ class History:
                 if len(points) > 1024:
                     del points[1::2]
 
-    def _take_layers(self, snapshot: Snapshot, still: bool, shows: bool) -> None:
+    def _take_layers(self, snapshot: Snapshot, share: float, shows: bool) -> None:
         self.layers = _numbered_anew(self.layers, [(layer.index, layer.kind) for layer in snapshot.layers])
         kept: dict[tuple[int, str], LayerTrace] = {}
         for layer in snapshot.layers:
             key = layer.index, layer.kind
             trace = self.layers.get(key)
             if trace is None:
-                trace = _begin_trace(layer, snapshot.step)
+                trace = _begin_trace(layer, seen_at(snapshot))
             elif not shows:
                 trace.layer, trace.seen = layer, 0
             else:
-                trace.seen += 1
-                _mix(trace, layer, 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen))
+                leapt = _leapt(trace.smooth.numbers, _layer_numbers(layer), SCALES_OF_LAYER)
+                trace.seen = 1 if leapt else trace.seen + 1
+                _mix(trace, layer, max(share, 1 / trace.seen))
             for series, value in (
                 (trace.std, layer.activation.std),
                 (trace.saturated, layer.activation.saturated),
                 (trace.gradient_std, layer.gradient.std),
             ):
-                series.add(snapshot.step, value)
+                series.add(seen_at(snapshot), value)
             kept[key] = trace
         self.layers = kept
 
-    def _take_weights(self, snapshot: Snapshot, still: bool, shows: bool) -> None:
+    def _take_weights(self, snapshot: Snapshot, share: float, shows: bool) -> None:
         self.weights = _numbered_anew(self.weights, [weight.name for weight in snapshot.weights])
         kept: dict[str, WeightTrace] = {}
         for weight in snapshot.weights:
@@ -398,20 +403,21 @@ class History:
             elif not shows:
                 trace.seen = 0
             else:
-                trace.seen += 1
-                share = 1.0 if still else max(1 / SMOOTHED_SNAPSHOTS, 1 / trace.seen)
+                leapt = _leapt(trace.smooth, _weight_numbers(weight), SCALES_OF_WEIGHT)
+                trace.seen = 1 if leapt else trace.seen + 1
+                mixed = max(share, 1 / trace.seen)
                 trace.smooth = [
-                    _towards(a, b, share) for a, b in zip(trace.smooth, _weight_numbers(weight), strict=True)
+                    _towards(a, b, mixed) for a, b in zip(trace.smooth, _weight_numbers(weight), strict=True)
                 ]
                 shown = [
-                    new if still else steady(old, new, digit(new) if at < 4 else 0.1)
+                    new if mixed >= 1.0 else steady(old, new, digit(new) if at < 4 else 0.1)
                     for at, (old, new) in enumerate(zip(_weight_numbers(trace.weight), trace.smooth, strict=True))
                 ]
                 before, trace.weight = trace.weight, Weight(weight.name, weight.shape, weight.layer, *shown)
                 trace.version += trace.weight != before
                 trace.newest = weight
-            trace.update.add(snapshot.step, weight.update_data_log10)
-            trace.grad.add(snapshot.step, weight.grad_data_ratio)
+            trace.update.add(seen_at(snapshot), weight.update_data_log10)
+            trace.grad.add(seen_at(snapshot), weight.grad_data_ratio)
             kept[weight.name] = trace
         self.weights = kept
 
@@ -498,8 +504,31 @@ def steady(shown: float, new: float, unit: float) -> float:
     return shown if abs(new - shown) < STEADY * unit else new
 
 
+def seen_at(snapshot: Snapshot) -> int:
+    """The step that the layers and weights of a snapshot are of."""
+    return snapshot.step if snapshot.layers_step is None else snapshot.layers_step
+
+
+def _share(before: Snapshot, now: Snapshot, seconds: float) -> float:
+    """The weight of the newest in a mean over about so many seconds: nearly all where the one before is older."""
+    return 1 - math.exp(-max(0.0, now.time - before.time) / seconds)
+
+
+def _leapt(before: Sequence[float], now: Sequence[float], scales: Sequence[int]) -> bool:
+    """Whether one of the numbers that are scales has become many times as large or as small."""
+    return any(
+        max(before[at], now[at]) > LEAP * min(before[at], now[at])
+        for at in scales
+        if math.isfinite(before[at]) and math.isfinite(now[at])
+    )
+
+
 def _weight_numbers(weight: Weight) -> tuple[float, float, float, float, float]:
     return weight.grad_mean, weight.grad_std, weight.data_std, weight.grad_data_ratio, weight.update_data_log10
+
+
+# Which of the numbers are scales: std of activation and gradient; std of gradient and data, and their ratio.
+SCALES_OF_LAYER, SCALES_OF_WEIGHT = (1, 4), (1, 2, 3)
 
 
 def _layer_numbers(layer: Layer) -> tuple[float, float, float, float, float]:

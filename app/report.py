@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from app.glyphs import short
 from app.headless import line, number
 from app.terminal import Exit, visible
 from makemore_core import config as settings
@@ -97,14 +98,16 @@ def list_all(as_json: bool) -> int:
         state = snapshot.state if snapshot else rundir.liveness(folder)
         step, steps = (snapshot.step, snapshot.steps) if snapshot else (0, 0)
         loss = snapshot.smoothed_loss if snapshot else None
-        val = snapshot.splits.val if snapshot and snapshot.splits else None
+        splits = snapshot.splits if snapshot else None
+        val, val_step = (splits.val, splits.step) if splits else (None, None)
         age = time.time() - (snapshot.time if snapshot else folder.stat().st_mtime)
         if as_json:
-            row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss, "val": val}
-            row["age"] = round(age, 1)
+            row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss}
+            row |= {"val": val, "val_step": val_step, "age": round(age, 1)}
             click.echo(msgspec.json.encode(row))
         else:
-            losses = f"loss {number(loss):>7}  val {number(val):>7}"
+            at = "" if val_step is None else f"at {short(val_step)}"
+            losses = f"loss {number(loss):>7}  val {number(val):>7} {at:9}"
             say(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {losses}  {ago(age)}")
     return Exit.DONE
 

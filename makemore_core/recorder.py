@@ -82,6 +82,7 @@ class FolderRecorder(Recorder):
         self._server: ControlServer | None = None
         self._record: RecordWriter | None = None
         self._newest = b""
+        self._layers: tuple[int, int | None] | None = None  # attempt and step of the layers recorded last
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT
         self._unsaved = self._unwritten = ""  # what went wrong with the last checkpoint, and the state file
@@ -129,7 +130,9 @@ class FolderRecorder(Recorder):
 
     def snapshot(self, snapshot: Snapshot) -> None:
         self._newest = to_json(snapshot)
-        self._append(self._newest)
+        again = snapshot.state == "running" and self._layers == (snapshot.attempt, snapshot.layers_step)
+        self._append(to_json(_without_layers(snapshot)) if again else self._newest)
+        self._layers = snapshot.attempt, snapshot.layers_step
         if self._server is not None:
             self._server.tell(snapshot.state, snapshot.step)
         if snapshot.state != "running":
@@ -213,6 +216,11 @@ class FolderRecorder(Recorder):
         if self._server is not None:
             self._server.close()
         self._lock.release()
+
+
+def _without_layers(snapshot: Snapshot) -> Snapshot:
+    twin = snapshot.twin and _without_layers(snapshot.twin)
+    return msgspec.structs.replace(snapshot, layers=(), weights=(), twin=twin)
 
 
 def dataset_of(manifest: rundir.Manifest) -> Dataset:

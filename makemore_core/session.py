@@ -48,9 +48,10 @@ MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay sma
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
 # cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
 SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
-CREDIT = {"survey": 0.06, "sample": 0.0}
+CREDIT = {"probe": 0.3, "survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
+BEAT = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
 
 class Request(NamedTuple):
@@ -138,6 +139,7 @@ class Session:
         self.message = ""
         self._pause_at: int | None = None
         self._told = "", "", False
+        self._published = 0.0
         self._over = False  # somebody has ended it
         self._sampling_seed, self._names, self._temperature = SAMPLING_SEED, NAMES, 1.0
         self._begin(self._fresh(self.config, self.twin_changes))
@@ -239,14 +241,17 @@ class Session:
             self._finish()
         elif self._pause_at is not None and self.trainer.step >= self._pause_at:
             self.state, self._pause_at = "paused", None
-        if probed or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
+        late = not self.watch.every and now - self._published > BEAT
+        if probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
             self._publish()
         if probed:
             cost, self._probes_cost = self._clock.spent("probe") - self._probes_cost, self._clock.spent("probe")
             # smoothed: one that a busy machine made dear does not leave the view blind for seconds
             self._usual_cost += (cost - self._usual_cost) * (0.25 if self._usual_cost else 1.0)
-            share = SHARES["probe"] * self.watch.budget
-            self._next_probe = now + max(1 / self.watch.per_second, self._usual_cost / share)
+            pause = self._usual_cost / (SHARES["probe"] * self.watch.budget)
+            if self._probes_cost < CREDIT["probe"]:
+                pause = min(pause, BEAT)
+            self._next_probe = now + max(1 / self.watch.per_second, pause)
 
     def _slice(self) -> int:
         """How many updates to run before looking up again."""
@@ -511,6 +516,7 @@ class Session:
             snapshot, self._told = self.snapshot(), self._news()
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)
+        self._published = time.monotonic()
 
 
 def _nobody(_: str | None) -> None:

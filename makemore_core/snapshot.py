@@ -101,14 +101,14 @@ class Intervention(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
-    """The state of a run after `step` updates; the statistics are those of the last update.
+    """The state of a run after `step` updates; `layers` and `weights` are of the update that led to `layers_step`.
 
     `loss` is that of the last minibatch, `smoothed_loss` the mean of about the last 500, `losses` those of the updates
     `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part of a long record was thinned,
     `losses` are only the extremes, in order, of the last `losses_span` updates, whose mean is `losses_mean`. `attempt`
     counts the restarts. `overhead` is the share (0..1) of the time that went into looking: probes, evaluations,
     samples. `expected_loss` is that of the uniform guess, ln V. `time` is seconds since the epoch. A snapshot taken
-    before the first update has no layers.
+    before the first update has no layers, nor has one in a record whose layers are those of the one before.
     """
 
     run: str
@@ -135,6 +135,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     splits: Splits | None = None
     layers: tuple[Layer, ...] = ()
     weights: tuple[Weight, ...] = ()
+    layers_step: int | None = None
     names: tuple[str, ...] = ()
     names_step: int | None = None
     names_temperature: float = 1.0

@@ -31,6 +31,7 @@ class Watched:
         self.smoothed_loss: float | None = None
         self.losses: list[float] = []  # since the last snapshot
         self.probe = Probe((), ())
+        self.probe_step: int | None = None
         self.watched = False  # whether the last update can be probed
         self.splits: Splits | None = None
         self.dead: dict[int, int] = {}
@@ -60,7 +61,7 @@ class Watched:
 
     def look(self) -> None:
         """Probe the last update, which was run with `watch`."""
-        self.probe = self.trainer.probe(self.dead)
+        self.probe, self.probe_step = self.trainer.probe(self.dead), self.trainer.step
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
@@ -125,6 +126,7 @@ class Watched:
             splits=self.splits,
             layers=self.probe.layers,
             weights=self.probe.weights,
+            layers_step=self.probe_step,
             names=tuple(self.names),
             names_step=self.names_step,
             names_temperature=self.names_temperature,

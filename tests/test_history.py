@@ -197,3 +197,32 @@ def test_a_still_copy_stays_as_it_is() -> None:
         still.attempt.loss.columns(8), row.layer, list(row.activation_counts), row.std.columns(8), still.attempt.val,
     ) == before  # fmt: skip
     assert history.attempt.loss.end == 20_000
+
+
+def test_what_has_become_many_times_smaller_is_not_shown_by_what_it_was() -> None:
+    """A deep net whose gradients are gone after some steps, with ten snapshots a second or one every few seconds."""
+    for seconds in (0.1, 5.0):
+        history = History()
+        for at in range(8):
+            snapshot = canned.snapshot(step=1 + 1000 * at, since=1000 * at)
+            small = 1e-9 ** min(1.0, at / 3)
+            layers = tuple(
+                msgspec.structs.replace(layer, gradient=msgspec.structs.replace(layer.gradient, std=1e-3 * small))
+                for layer in snapshot.layers
+            )
+            weights = tuple(msgspec.structs.replace(w, grad_std=w.grad_std * small) for w in snapshot.weights)
+            history.feed([msgspec.structs.replace(snapshot, layers=layers, weights=weights, time=seconds * at)])
+        assert all(trace.layer.gradient.std < 1e-11 for trace in history.layers.values())
+        for name, trace in history.weights.items():
+            newest = next(w for w in weights if w.name == name)
+            assert trace.weight.grad_std == pytest.approx(newest.grad_std, rel=1e-6)
+
+
+def test_a_snapshot_between_two_looks_adds_nothing_to_what_was_seen() -> None:
+    history = History()
+    first = msgspec.structs.replace(canned.snapshot(step=1000), layers_step=1000)
+    history.feed([first])
+    key, trace = next(iter(history.layers.items()))
+    history.feed([msgspec.structs.replace(first, step=step, losses=(), time=first.time + 1) for step in (1500, 2000)])
+    assert history.layers[key] is trace
+    assert (trace.std.end, trace.seen, history.snapshot and history.snapshot.step) == (1001, 1, 2000)

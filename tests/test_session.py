@@ -385,7 +385,8 @@ def test_looking_keeps_to_its_budget(
     shares = [snapshot.overhead for snapshot in script.snapshots]
     assert all(0 <= share <= 1 for share in shares)
     seconds = ran.trainer.step * 0.001
-    assert shares[-1] * seconds <= budget * seconds + CREDIT["survey"] + sum(prices.values())
+    credit = CREDIT["survey"] + CREDIT["probe"] * (dear == "look")
+    assert shares[-1] * seconds <= budget * seconds + credit + sum(prices.values())
     assert shares[-1] >= 0.3 * budget  # what may be spent is spent
     assert script.snapshots[-1].splits is not None
     assert script.snapshots[-1].names
@@ -400,6 +401,18 @@ def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.Mon
     looked = sorted({snapshot.step for snapshot in script.snapshots})
     assert 13 <= len(looked) <= 22
     assert max(b - a for a, b in itertools.pairwise(looked)) <= 160  # and a slice of updates or two
+
+
+def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlowMotion(monkeypatch, {"watch": 0.0, "look": 1.0, "survey": 0.0, "sample": 0.0})
+    config = SMALL.replace({"steps": 10_000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # ten seconds
+
+    _, script = play(few_names, config=config, watch=Watch(per_second=10.0))
+
+    told = sorted({snapshot.step for snapshot in script.snapshots})
+    assert max(b - a for a, b in itertools.pairwise(told)) <= 1200
+    probed = {snapshot.layers_step for snapshot in script.snapshots if snapshot.layers}
+    assert probed == {1, 10_000}
 
 
 def test_a_recorder_need_not_do_anything(few_names: Dataset) -> None:

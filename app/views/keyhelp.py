@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.history import GRADIENT_STDS, SMOOTHED_SNAPSHOTS
+from app.history import GRADIENT_STDS, SMOOTHING
 from app.keys import GROUPS, KEYS
 from app.views.lines import Line, beside, heading
 from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, UPDATE_WITHIN, View
@@ -83,7 +83,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
     (
         "smoothing",
         (
-            f"while training runs, bars and numbers are means of about {SMOOTHED_SNAPSHOTS} snapshots; "
+            f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
             "paused, they are those of the last update"
         ),
     ),

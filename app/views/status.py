@@ -152,7 +152,9 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
     if snapshot.expected_loss is not None:
         facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
     overhead = snapshot.overhead * 100
-    facts.append([("probes ", "dim"), (glyph.word(overhead) or f"{overhead:.1f} %", "")])
+    facts.append(
+        [("probes ", "dim"), (glyph.word(overhead) or f"{overhead:.1f} %", ""), (_seen_at(view, snapshot), "dim")]
+    )
     if cells >= 110:
         if snapshot.lr is not None:
             facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
@@ -182,6 +184,13 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
 def _age(snapshot: Snapshot, splits: Splits) -> str:
     """At what step the losses of the splits were taken, where that is long ago."""
     return f" at {glyph.short(splits.step)}" if splits.step < min(0.8 * snapshot.step, snapshot.step - 5000) else ""
+
+
+def _seen_at(view: View, snapshot: Snapshot) -> str:
+    """At what step the layers were looked at, where that is some seconds ago."""
+    at = snapshot.layers_step
+    behind = snapshot.state == "running" and at is not None and snapshot.step - at > 3 * max(1.0, view.history.rate)
+    return f" at {glyph.short(at or 0)}" if behind else ""
 
 
 def keys_line(view: View, cells: int) -> Line:
