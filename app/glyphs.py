@@ -213,14 +213,14 @@ def fixed(value: float, width: int, decimals: int = 2, *, plus: bool = False, gl
     return text.replace("-", glyphs.minus).rjust(width)
 
 
-def scientific(value: float) -> str:
-    """Two digits and a power of ten: `2.6e-3`."""
+def scientific(value: float, glyphs: Glyphs | None = None) -> str:
+    """Two digits and a power of ten: `2.6e-3`; the minus before a number is that of the glyphs."""
     if (text := word(value)) is not None:
         return text
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+    return (mantissa.replace("-", glyphs.minus) if glyphs else mantissa) + f"e{int(exponent)}"
 
 
 def percent(share: float, width: int = 4) -> str:

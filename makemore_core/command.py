@@ -35,11 +35,13 @@ class Set(msgspec.Struct, frozen=True, tag="set"):
     """Change fields of the configuration.
 
     Some need a new net: the run restarts from its seed, unless `live` and the change can be applied to the weights
-    as they are. Fields that only the coming updates read (lr and the like) never restart.
+    as they are. Fields that only the coming updates read (lr and the like) never restart. With `fresh` the run begins
+    anew whatever is changed, and out of a pause.
     """
 
     changes: dict[str, int | float | bool | str]
     live: bool = False
+    fresh: bool = False
 
 
 class Restart(msgspec.Struct, frozen=True, tag="restart"):

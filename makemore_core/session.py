@@ -10,6 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from itertools import chain
 from typing import NamedTuple
 
@@ -236,7 +237,8 @@ class Session:
                     net.look()
         if self.net.diverged:
             self.state = "diverged"
-            self.message = "the loss is no longer a number: lower the learning rate or the gain"
+            since = self.net.diverged_at
+            self.message = f"the loss is no number from step {since} on: lower the learning rate or the gain"
         elif self.trainer.step >= self.config.steps:
             self._finish()
         elif self._pause_at is not None and self.trainer.step >= self._pause_at:
@@ -310,7 +312,7 @@ class Session:
 
     def _look_around(self) -> None:
         if self._survey is not None or self._affordable("survey", self._survey_cost):
-            with self._clock.looking("survey"):
+            with self._looking("survey"):
                 if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
                     self._survey = chain(*(net.survey(whole=False) for net in self.nets))
                     self._spent_before = self._clock.spent("survey")
@@ -320,13 +322,17 @@ class Session:
         if self._affordable("sample"):
             self._sample_names()
 
+    def _looking(self, account: str) -> AbstractContextManager[None]:
+        """Time that is charged to looking; while nothing is trained it takes nothing away."""
+        return self._clock.looking(account) if self.state == "running" else contextlib.nullcontext()
+
     def _affordable(self, account: str, cost: float = 0.0) -> bool:
         clock = self._clock
         earned = SHARES[account] * self.watch.budget * clock.elapsed + CREDIT[account]
         return clock.elapsed > FIRST_LOOK and clock.spent(account) + cost <= earned
 
     def _sample_names(self) -> None:
-        with self._clock.looking("sample"):
+        with self._looking("sample"):
             for net in self.nets:
                 net.sample(self._names, self._sampling_seed, self._temperature)
 
@@ -378,10 +384,10 @@ class Session:
         if self._over:
             raise ValueError("the run has been stopped")
         match command:
-            case Set(changes=changes, live=live):
+            case Set(changes=changes):
                 after = self.config.replace(changes)
                 self._twin_config(after)
-                return None if self._keeps_weights(after, live) else self._fresh(after, self.twin_changes)
+                return None if self._keeps_weights(after, command) else self._fresh(after, self.twin_changes)
             case Restart():
                 return self._fresh(self.config, self.twin_changes)
             case Twin(changes=changes):
@@ -396,12 +402,12 @@ class Session:
                 raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
 
-    def _keeps_weights(self, after: Config, live: bool) -> bool:
-        if self.state == "diverged":
-            return False  # they are worth nothing
+    def _keeps_weights(self, after: Config, command: Set) -> bool:
+        if command.fresh or self.state == "diverged":  # whose weights are worth nothing
+            return False
         before = self.config.as_dict()
         changed = {name for name, value in after.as_dict().items() if value != before[name]}
-        return changed <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if live else LIVE_FIELDS)
+        return changed <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS)
 
     def _apply(self, command: Command, fresh: Fresh | None) -> None:
         """Raises ValueError where it could not be done after all."""
@@ -452,7 +458,7 @@ class Session:
         if not changed:
             self.message = ", ".join(f"{name} is {shown(before[name])} already" for name in command.changes)
             return
-        what = Set(changed, command.live)
+        what = Set(changed, command.live, command.fresh)
         self.config = after
         if fresh is not None:
             self._restart(what, fresh, before)
@@ -469,7 +475,8 @@ class Session:
     def _restart(self, command: Command, fresh: Fresh | None, before: Mapping[str, Value] | None = None) -> None:
         assert fresh is not None
         self.attempt += 1
-        self.state = "paused" if self.state == "paused" or self._pause_at is not None else "running"
+        waits = self.state == "paused" or self._pause_at is not None
+        self.state = "paused" if waits and not (isinstance(command, Set) and command.fresh) else "running"
         self._pause_at = None
         self._begin(fresh)
         self._mark(command, before or self.config.as_dict())
@@ -485,7 +492,7 @@ class Session:
 
         if command.name not in EXHIBITS:
             raise ValueError(f"{command.name}: no such exhibit; there are {', '.join(EXHIBITS)}")
-        with self._clock.looking("exhibit"):
+        with self._looking("exhibit"):
             try:
                 data = EXHIBITS[command.name](self.trainer, command.options)
             except ValueError:
@@ -512,7 +519,7 @@ class Session:
         )
 
     def _publish(self) -> None:
-        with self._clock.looking("probe"):
+        with self._looking("probe"):
             snapshot, self._told = self.snapshot(), self._news()
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)

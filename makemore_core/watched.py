@@ -16,6 +16,7 @@ from makemore_core.snapshot import SMOOTHED, Snapshot, Splits, State
 from makemore_core.trainer import Trainer
 
 NAMES = 12  # shown until somebody asks for another number
+FORGETTING = 1 - math.exp(-1 / SMOOTHED)  # the weight of a loss in the smoothed one
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
 
 
@@ -29,6 +30,7 @@ class Watched:
         self.loss: float | None = None
         self.first_loss: float | None = None
         self.smoothed_loss: float | None = None
+        self.diverged_at: int | None = None  # the first update, counted from 0, whose loss was no number
         self.losses: list[float] = []  # since the last snapshot
         self.probe = Probe((), ())
         self.probe_step: int | None = None
@@ -46,13 +48,17 @@ class Watched:
             self.first_loss = losses[0]
         self.watched = watch
         self.losses += losses
-        self.loss = losses[-1]
-        mean, before = sum(losses) / len(losses), self.smoothed_loss
-        if before is None or not math.isfinite(before + mean):
-            before = mean
-        # the weight of the new ones in a mean that forgets exponentially; early on, in the plain mean
-        share = max(1 - math.exp(-len(losses) / SMOOTHED), len(losses) / self.trainer.step)
-        self.smoothed_loss = before + (mean - before) * share
+        self.loss, smoothed = losses[-1], self.smoothed_loss
+        # One by one, so that it does not depend on how many come at once: a mean that forgets, at first the plain one.
+        for step, loss in enumerate(losses, start=self.trainer.step - len(losses) + 1):
+            if smoothed is None or not math.isfinite(smoothed + loss):
+                smoothed = loss
+            else:
+                smoothed += (loss - smoothed) * max(FORGETTING, 1 / step)
+        self.smoothed_loss = smoothed
+        if self.diverged and self.diverged_at is None:
+            first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
+            self.diverged_at = self.trainer.step - len(losses) + first
 
     @property
     def diverged(self) -> bool:

@@ -85,7 +85,7 @@ def test_a_run_that_diverges_is_told_and_exits_1(makemore: Commands) -> None:
     assert ended.status == 1
     last = objects(ended.out)[-1]
     assert (last["state"], last["loss"], last["loss_kind"]) in [("diverged", None, kind) for kind in ("nan", "inf")]
-    assert "diverged: the loss is no longer a number" in ended.err
+    assert "diverged: the loss is no number from step" in ended.err
 
 
 def test_on_a_terminal_a_bar_and_ctrl_c_saves(tmp_path: Path, few_names_file: Path) -> None:

@@ -265,7 +265,7 @@ def test_every_command_is_in_the_record_before_it_is_applied(
 
     assert known == [(type(command).__name__, number) for number, command in enumerate(commands, start=1)]
     assert [(entry["command"], entry.get("change")) for entry in entries(folder)][2:5] == [
-        ({"type": "set", "changes": {"lr": 0.5}, "live": False}, 0),
+        ({"type": "set", "changes": {"lr": 0.5}, "live": False, "fresh": False}, 0),
         ({"type": "sample", "n": 3, "temperature": 1.0}, None),
         ({"type": "restart"}, 1),
     ]

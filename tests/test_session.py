@@ -145,6 +145,14 @@ def test_restarted_while_paused_it_stays_paused(few_names: Dataset) -> None:
     assert (restarted.state, restarted.step) == ("paused", 0)
 
 
+def test_an_experiment_begins_anew_whatever_it_changes_and_out_of_a_pause(few_names: Dataset) -> None:
+    changed = Set({"lr": 0.05}, fresh=True)
+    for script in ((at(20, changed),), (at(20, Pause()), once("paused", changed))):
+        ran, played = play(few_names, *script)
+        assert ran.attempt == 1
+        assert played.losses == Trainer(SMALL.replace({"lr": 0.05}), few_names).advance(SMALL.steps)
+
+
 def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
     ran, script = play(few_names, once("finished", Set({"steps": 150})), stay=True)
 
@@ -451,6 +459,8 @@ def test_names_are_sampled_at_the_temperature_asked_for(few_names: Dataset) -> N
 def test_the_smoothed_loss_is_the_mean_at_first_and_then_of_the_latest(few_names: Dataset) -> None:
     config = SMALL.replace({"steps": 6000, "n_layer": 1, "n_hidden": 4, "lr": 0.5})
     _, script = play(few_names, config=config, watch=Watch(every=60))
+    _, other = play(few_names, config=config, watch=Watch(every=49))
+    assert other.snapshots[-1].smoothed_loss == script.snapshots[-1].smoothed_loss  # however many came at once
     losses: list[float] = []
     for snapshot in script.snapshots:
         losses += snapshot.losses

@@ -20,6 +20,7 @@ from app.views.curve import Axis, line
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import Finding, View, rows, window
 from app.views.table import layout, per_column, table
+from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Intervention, Snapshot, Weight
 from tests import canned
 
@@ -92,7 +93,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     state = view(canned.course(until=20_000), findings=())
     picture = text_of(draw(state, 80, 24))
     assert picture[0] == "deep-batchnorm  cpu plain  step 20,000/200,000  4,990/s  eta 0:36       training"
-    assert picture[1] == "━━━────────────────────────────  loss 2.227  val 2.218  ln V 3.296  probes 1.1 %"
+    assert picture[1] == "━━────────────────────  loss 2.227  val 2.218 at 20k    ln V 3.296  probes 1.1 %"
     head = "act −1..1 mean std sat. grad±0.01 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
@@ -111,10 +112,18 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm  2 changed  step 2,000/200,000 ")
 
 
+def test_a_run_goes_by_the_preset_that_its_settings_are() -> None:
+    course = canned.course(until=2000)
+    for name in ("mlp-original", "deep-tanh-gain3"):
+        config = {**course[-1].config, **PRESETS[name].config().replace({"steps": 7, "seed": 5}).as_dict()}
+        course[-1] = msgspec.structs.replace(course[-1], config=config)
+        assert text_of(draw(view(course), 80, 24))[0].startswith(f"{name}  cpu plain")
+
+
 def test_a_twin_is_told_of_on_every_screen() -> None:
     course = canned.course(until=2000)
     course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))
-    assert "  val 2.642  twin 2.500  ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+    assert "  val 2.642 at 2k     twin 2.500  ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
 
 
 def test_a_sick_value_has_a_sign_beside_its_colour() -> None:

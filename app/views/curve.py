@@ -340,6 +340,7 @@ def _loss_curve(
         canvas.put(rows_ - 1 - axis.dot(expected) // size.up, 0, text, "expected", over=False)
     _put_marks(canvas, marks, per_cell, cells, g)
     _put_points(canvas, now.val, axis, per_cell, cells, g)
+    _put_labels(canvas, marks, per_cell, cells, g)
     if now.loss.broken is not None:
         text = f"!not finite from step {now.loss.broken:,}"
         canvas.put(rows_ // 2, max(0, min(cells - len(text), now.loss.broken // per_cell)), text, "sick")
@@ -366,12 +367,16 @@ def _put_points(
 
 
 def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cells: int, g: Glyphs) -> None:
-    """A line down the plot for each change, its label at the top, on the next row where labels would touch."""
+    """A line down the plot for each change."""
+    for mark in marks:
+        for row in range(len(canvas.chars)):
+            canvas.put(row, min(cells - 1, mark.step // per_cell), g.mark, "mark", over=False)
+
+
+def _put_labels(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cells: int, g: Glyphs) -> None:
+    """What was changed at the top of its line, on the next row where labels would touch; nothing strikes it through."""
     free: list[int] = [0] * 3  # the first free column of each row of labels
     rows_ = len(canvas.chars)
-    for mark in marks:  # lines first, so that no label is struck through
-        for row in range(rows_):
-            canvas.put(row, min(cells - 1, mark.step // per_cell), g.mark, "mark", over=False)
     for mark in marks:
         at = min(cells - 1, mark.step // per_cell)
         text = glyph.clip(glyph.escape(g.text(mark.what), ascii=g.ascii), 22, g)

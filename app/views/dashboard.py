@@ -8,6 +8,8 @@ from app.views.lines import Line, beside, block, heading
 from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, View
 from app.views.table import needed, table
 
+WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
+
 # From the input to the output, cold to warm.
 LINE_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
@@ -65,7 +67,10 @@ def _titled(title: str, note: str | Line, width: int, height: int, g: glyph.Glyp
 
 
 def _loss_note(view: View, width: int) -> str:
+    bounds = view.history.attempt.loss.bounds()
     parts = ["log scale"] if view.log else []
+    if bounds and bounds[1] > WIDE * bounds[0] and not view.log:
+        parts = ["y: log scale"]
     if 30 <= width < 60:
         parts.append(f"range, mean, {view.glyphs.point} val")
     if width >= 60:
@@ -91,9 +96,10 @@ def names(view: View, width: int, height: int) -> list[Line]:
     g, snapshot = view.glyphs, view.history.snapshot
     if snapshot is None:
         return []
-    note = "" if snapshot.names_step is None else f"at step {snapshot.names_step:,}"
-    if snapshot.names_temperature != 1.0:
-        note += f", temperature {snapshot.names_temperature:g}"
+    at = "" if snapshot.names_step is None else f"at step {snapshot.names_step:,}"
+    warm = snapshot.names_temperature
+    longest = [", ".join(filter(None, (at, f"temperature {warm:g}"))), f"{at}, T {warm:g}", f"T {warm:g}"]
+    note = at if warm == 1.0 else next((text for text in longest if len(text) + 9 <= width), longest[-1])
     lines = [heading("names", note, width, g)]
     if not snapshot.names:
         lines.append([(" none sampled yet", "dim")])
@@ -135,16 +141,19 @@ def letter(at: int) -> str:
     return "abcdefghijklmnopqrstuvwxyz"[at % 26]
 
 
-def legend(view: View, width: int) -> Line:
-    """The weights' names, each in the style of its line: in full, or by the number of their row, as many as fit."""
+def legend(view: View, width: int, *, rows: bool = True) -> Line:
+    """The weights' names, each in the style of its line: in full, or short, as many as fit; with `rows` by the number
+    of the row of the table that they stand in.
+    """
     line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
     g, weights = view.glyphs, view.history.weights
     texts = [glyph.clip(glyph.escape(name, ascii=g.ascii), 14, g) for name in weights]
     room = width - 40
     if sum(len(text) + (2 if g.coloured else 4) for text in texts) > room:
-        rows_ = [None if name == "C" else trace.weight.layer for name, trace in weights.items()]
+        layers = [trace.weight.layer if rows and name != "C" else None for name, trace in weights.items()]
         texts = [
-            text.removesuffix(".weight") if row is None else str(row) for text, row in zip(texts, rows_, strict=True)
+            text.removesuffix(".weight") if layer is None else str(layer)
+            for text, layer in zip(texts, layers, strict=True)
         ]
     if not g.coloured:
         texts = [f"{letter(at)}={text}" for at, text in enumerate(texts)]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import LayerTrace, Series, WeightTrace
 from app.views.curve import round_values
 from app.views.lines import Line, beside, block, heading
+from app.views.lines import width as cells
 from app.views.state import UPDATE_GUIDE, View, is_bounded, rows, selected
 from app.views.table import per_column
 from makemore_core.snapshot import SATURATED, Histogram
@@ -22,6 +23,9 @@ from makemore_core.snapshot import SATURATED, Histogram
 # plotext knows colours by number, views know styles by name
 _NUMBERS = {"ghost": 244, "activation": 74, "gradient": 173, "update": 107, "guide": 241, "sick": 203}
 _STYLES = {str(number): name for name, number in _NUMBERS.items()}
+
+
+NOT_FINITE = ", now not finite"
 
 
 class Trace(NamedTuple):
@@ -102,12 +106,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         assert row.weight is not None
         return [
             *lines,
-            *_numbers_of_weight(row.weight, g),
+            *_numbers_of_weight(row.weight, width, g),
             *plot("update:data, log10; its guide is -3", _updates(row.weight, width), width, height - 3, g),
         ]
-    lines.append(_numbers(row.layer, is_bounded(row)))
+    lines += _numbers(row.layer, is_bounded(row), width, g)
     if row.weight is not None:
-        lines += _numbers_of_weight(row.weight, g)
+        lines += _numbers_of_weight(row.weight, width, g)
     rest = height - len(lines)
     if rest < 12:
         return lines + _activation(row.layer, width, rest, g)
@@ -125,22 +129,36 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     return lines
 
 
-def _numbers(trace: LayerTrace, limited: bool) -> Line:
+Fact: TypeAlias = tuple[str, str, str]  # name, value, style
+
+
+def _facts(facts: Sequence[Fact], width: int) -> list[Line]:
+    """As many on a line as fit whole."""
+    lines: list[Line] = [[]]
+    for name, text, style in facts:
+        fact: Line = [(f" {name} ", "dim"), (text + " ", style)]
+        if lines[-1] and cells(lines[-1]) + cells(fact) > width:
+            lines.append([])
+        lines[-1] += fact
+    return lines
+
+
+def _numbers(trace: LayerTrace, limited: bool, width: int, g: Glyphs) -> list[Line]:
     activation, gradient = trace.layer.activation, trace.layer.gradient
     dead = "not checked yet" if activation.dead is None else f"{activation.dead} of {activation.units}"
     share = f"|a| > {SATURATED:g}" if limited else "in the flat region"
     facts = (
-        ("mean", f"{activation.mean:+.3f}", "activation"),
-        ("std", f"{activation.std:.3f}", "activation"),
+        ("mean", glyph.fixed(activation.mean, 6, 3, plus=True, glyphs=g).strip(), "activation"),
+        ("std", glyph.fixed(activation.std, 5, 3, glyphs=g).strip(), "activation"),
         (share, glyph.percent(activation.saturated, 0), "activation"),
         ("dead", dead, ""),
-        ("gradient mean", glyph.scientific(gradient.mean), "gradient"),
-        ("std", glyph.scientific(gradient.std), "gradient"),
+        ("gradient mean", glyph.scientific(gradient.mean, g), "gradient"),
+        ("std", glyph.scientific(gradient.std, g), "gradient"),
     )
-    return [span for name, text, style in facts for span in ((f" {name} ", "dim"), (text + " ", style))]
+    return _facts(facts, width)
 
 
-def _numbers_of_weight(trace: WeightTrace, g: Glyphs) -> list[Line]:
+def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
     weight = trace.weight
     facts = (
         ("weight", glyph.escape(weight.name, ascii=g.ascii), ""),
@@ -148,14 +166,15 @@ def _numbers_of_weight(trace: WeightTrace, g: Glyphs) -> list[Line]:
         ("data std", glyph.scientific(weight.data_std), ""),
         ("grad std", glyph.scientific(weight.grad_std), ""),
         ("grad:data", glyph.scientific(weight.grad_data_ratio), ""),
-        ("update:data", f"{weight.update_data_log10:.2f}", "update"),
+        ("update:data", glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip(), "update"),
     )
-    return [[span for name, text, style in facts for span in ((f" {name} ", "dim"), (text + " ", style))]]
+    return _facts(facts, width)
 
 
-def _shares(counts: Sequence[float]) -> list[float]:
+def _bars(name: str, box: Histogram, counts: Sequence[float], style: str) -> list[Trace]:
+    """The shares of a histogram, in %; none where nothing finite was counted."""
     total = sum(counts)
-    return [100 * count / total if total else 0.0 for count in counts]
+    return [Trace(name, _centres(box), [100 * count / total for count in counts], style)] if total else []
 
 
 def _centres(box: Histogram) -> list[float]:
@@ -165,18 +184,16 @@ def _centres(box: Histogram) -> list[float]:
 
 def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     first, now = trace.first.activation.histogram, trace.layer.activation.histogram
-    return plot("activation, % of outputs", [
-        Trace(f"step {trace.first_step:,}", _centres(first), _shares(first.counts), "ghost"),
-        Trace("now", _centres(now), _shares(trace.activation_counts), "activation"),
-    ], width, height, g)  # fmt: skip
+    bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
+    own = _bars("now", now, trace.activation_counts, "activation")
+    return plot("activation, % of outputs" + NOT_FINITE * (not own), bars + own, width, height, g)
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     first, now = trace.first.gradient.histogram, trace.layer.gradient.histogram
-    return plot("gradient at the output, %", [
-        Trace(f"step {trace.first_step:,}", _centres(first), _shares(first.counts), "ghost"),
-        Trace("now", _centres(now), _shares(trace.gradient_counts), "gradient"),
-    ], width, height, g)  # fmt: skip
+    bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
+    own = _bars("now", now, trace.gradient_counts, "gradient")
+    return plot("gradient at the output, %" + NOT_FINITE * (not own), bars + own, width, height, g)
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:

@@ -14,7 +14,9 @@ from app.views.state import View
 from makemore_core.command import shown
 from makemore_core.config import Value
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Snapshot, Splits
+from makemore_core.snapshot import Snapshot
+
+OF_THE_RUN = ("steps", "seed", "device", "engine")  # and not of an experiment
 
 WORDS = {
     "running": ("training", "good"), "paused": ("paused", "note"), "finished": ("finished", "good"),
@@ -77,7 +79,9 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         return [*_first(view, snapshot, [], cells - width(told) - width(badge)), *told, *badge]
     loss, _ = shown_loss(view)
     name = glyph.clip(
-        glyph.escape(snapshot.preset or snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs
+        glyph.escape(goes_by(snapshot)[0] if snapshot.preset else snapshot.run, ascii=view.glyphs.ascii),
+        14 if cells > 44 else 9,
+        view.glyphs,
     )
     left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
     if cells < 34:
@@ -97,8 +101,8 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         middle += [("  eta ", "dim"), (eta, "")]
     room = cells - width(middle) - width(badge) - 2
     names = [escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)]
-    preset = glyph.escape(snapshot.preset or "own settings", ascii=g.ascii)
-    other = changed_settings(snapshot)
+    preset, other = goes_by(snapshot)
+    preset = glyph.escape(preset, ascii=g.ascii)
     told_short = f"{len(other)} changed" if other else ""
     own = names[1] if names[1].startswith(preset) else preset  # `deep-tanh-3` tells the preset too
     for parts in (
@@ -124,20 +128,26 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
 
 
 @functools.lru_cache(64)
-def _settings_of(name: str) -> dict[str, Value]:
-    return PRESETS[name].config().as_dict()
+def settings_of(name: str) -> dict[str, Value]:
+    """What a preset says of the net and its training."""
+    return {key: value for key, value in PRESETS[name].config().as_dict().items() if key not in OF_THE_RUN}
 
 
-def changed_settings(snapshot: Snapshot) -> list[str]:
-    """In what the net and its training differ from the preset by whose name the run goes."""
-    if snapshot.preset not in PRESETS:
-        return []
-    settings = _settings_of(snapshot.preset)
-    return [
-        f"{name} {shown(value)}"
-        for name, value in snapshot.config.items()
-        if name in settings and value != settings[name] and name not in ("steps", "seed", "device", "engine")
-    ]
+def goes_by(snapshot: Snapshot) -> tuple[str, list[str]]:
+    """The preset that the settings are by now; else the one that the run began with, and what differs from it."""
+    return _goes_by(snapshot.preset, tuple(snapshot.config.items()))
+
+
+@functools.lru_cache(8)
+def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tuple[str, list[str]]:
+    now = dict(settings)
+    if preset in PRESETS:
+        different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
+        same = (name for name in PRESETS if all(now.get(key) == value for key, value in settings_of(name).items()))
+        if not different or (other := next(same, None)) is None:
+            return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
+        return other, []
+    return preset or "own settings", []
 
 
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
@@ -146,15 +156,14 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
     splits = snapshot.splits
     facts: list[Line] = [[("loss " if smoothed else "batch loss ", "dim"), (loss, "loss")]]
     if splits is not None and splits.val is not None:
-        facts.append([("val ", "dim"), (loss_number(splits.val), "val"), (_age(snapshot, splits), "dim")])
+        facts.append([("val ", "dim"), (loss_number(splits.val), "val"), (f" at {glyph.short(splits.step):<5}", "dim")])
     if snapshot.twin is not None:
         facts.append([("twin ", "dim"), (loss_number(snapshot.twin.smoothed_loss), "twin")])
     if snapshot.expected_loss is not None:
         facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
-    overhead = snapshot.overhead * 100
-    facts.append(
-        [("probes ", "dim"), (glyph.word(overhead) or f"{overhead:.1f} %", ""), (_seen_at(view, snapshot), "dim")]
-    )
+    if snapshot.state == "running":
+        share = f"{100 * snapshot.overhead:.1f} %"
+        facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
     if cells >= 110:
         if snapshot.lr is not None:
             facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
@@ -179,11 +188,6 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
         done, left = glyph.progress(snapshot.step / snapshot.steps, room, g)
         return [(done, "progress"), (left, "faint"), *right]
     return [(g.progress_left * room, "faint"), *right]
-
-
-def _age(snapshot: Snapshot, splits: Splits) -> str:
-    """At what step the losses of the splits were taken, where that is long ago."""
-    return f" at {glyph.short(splits.step)}" if splits.step < min(0.8 * snapshot.step, snapshot.step - 5000) else ""
 
 
 def _seen_at(view: View, snapshot: Snapshot) -> str:

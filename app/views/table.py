@@ -107,7 +107,7 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     """The heads of the columns, each in several lengths, the longest first."""
     g, history = view.glyphs, view.history
     kinds = {is_bounded(row) for row in table if row.layer is not None}
-    edge = "1" if kinds != {False} else _scale(history.activation_scale)
+    edge = "1" if kinds != {False} else _scale(history.activation_scale or 1.0)
     mixed = f" (unbounded {g.plus_minus}{_scale(history.activation_scale)})" if len(kinds) == 2 else ""
     grad = _scale(history.gradient_scale)
     return {
@@ -170,7 +170,10 @@ def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs)
     """
     eighths = LEVELS * tall
     shown: list[int] = []
-    for bucket in trace.update.columns(per_column)[:cells]:  # between two looks the last one stands
+    columns = trace.update.columns(per_column)[:cells]
+    while columns and columns[-1] is None and trace.update.broken is not None:
+        columns = columns[:-1]  # not finite any more
+    for bucket in columns:  # between two looks the last one stands
         shown.append(_spark_level(bucket, eighths, trace.weight) or (shown[-1] if shown else 0))
     return _spark(tuple(shown), cells, tall, g)
 

@@ -41,7 +41,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         if wide:
             line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
         line += [
-            (glyph.scientific(weight.grad_mean).rjust(10), "dim"),
+            (glyph.scientific(weight.grad_mean, g).rjust(10), "dim"),
             (glyph.scientific(weight.grad_std).rjust(9), ""),
             (glyph.scientific(weight.data_std).rjust(9), ""),
             (glyph.scientific(weight.grad_data_ratio).rjust(10), ""),
@@ -57,6 +57,6 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
-        lines.append(heading("update:data over steps", legend(view, width), width, g))
+        lines.append(heading("update:data over steps", legend(view, width, rows=False), width, g))
         lines += updates_over_steps(view, width, plot - 1)
     return lines
