@@ -70,7 +70,7 @@ def _loss_note(view: View, width: int) -> str:
     bounds = view.history.attempt.loss.bounds()
     parts = ["log scale"] if view.log else []
     if bounds and bounds[1] > WIDE * bounds[0] and not view.log:
-        parts = ["y: log scale"]
+        parts = ["y for a log scale"]
     if 30 <= width < 60:
         parts.append(f"range, mean, {view.glyphs.point} val")
     if width >= 60:

@@ -25,7 +25,7 @@ _NUMBERS = {"ghost": 244, "activation": 74, "gradient": 173, "update": 107, "gui
 _STYLES = {str(number): name for name, number in _NUMBERS.items()}
 
 
-NOT_FINITE = ", now not finite"
+NONE_NOW = ", none now"  # nothing finite
 
 
 class Trace(NamedTuple):
@@ -186,14 +186,14 @@ def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[L
     first, now = trace.first.activation.histogram, trace.layer.activation.histogram
     bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
     own = _bars("now", now, trace.activation_counts, "activation")
-    return plot("activation, % of outputs" + NOT_FINITE * (not own), bars + own, width, height, g)
+    return plot("activation, % of outputs" + NONE_NOW * (not own), bars + own, width, height, g)
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     first, now = trace.first.gradient.histogram, trace.layer.gradient.histogram
     bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
     own = _bars("now", now, trace.gradient_counts, "gradient")
-    return plot("gradient at the output, %" + NOT_FINITE * (not own), bars + own, width, height, g)
+    return plot("gradient at the output, %" + NONE_NOW * (not own), bars + own, width, height, g)
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:

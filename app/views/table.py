@@ -135,7 +135,11 @@ NUMBERS = ("mean", "std", "saturated", "dead", "grad std", "grad:data", "update"
 
 def header(view: View, plan: Layout, table: Sequence[Row]) -> Line:
     """The heads of the columns, in the longest form that fits."""
-    titles = _titles(view, table)
+    titles, shown = _titles(view, table), dict(plan.columns)
+    if "gradient" not in shown:
+        titles["grad std"] = ("grad std", "gr std")
+    if "spark" not in shown:
+        titles["update"] = ("update:data", "upd:d", "upd")
     line: Line = [(" layer".ljust(plan.label)[: plan.label], "dim")]
     if plan.label < 6:
         line = [(" " * plan.label, "")]
