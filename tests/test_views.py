@@ -16,7 +16,7 @@ from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, changed, look, sgr
 from app.views import SCREENS, draw
-from app.views.curve import Axis, line
+from app.views.curve import Axis, line, loss_curve
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import Finding, View, rows, window
 from app.views.table import layout, per_column, table
@@ -317,3 +317,15 @@ def moved(weight: Weight, times: float) -> Weight:
 
 def test_the_smallest_screen_keeps_step_and_loss() -> None:
     assert text_of(draw(view(canned.course(until=2000)), 20, 5))[0] == " 2k 2.710   training"
+
+
+def test_a_run_of_few_steps_fills_the_plot() -> None:
+    losses = (3.0, 40.0, 9e3, 2e6, math.nan, math.nan)
+    few = msgspec.structs.replace(canned.snapshot(step=6), losses=losses, interventions=(), state="diverged")
+    history = History()
+    history.feed([few])
+    lines = text_of(loss_curve(View(history=history, title="run"), 70, 12))
+    assert "!not finite from step 4" in "\n".join(lines)
+    assert lines[1].strip("2.0e6┤ ") == "▛▀▀▀▀▀▀▀"  # eight cells a step, the last of which has a number
+    assert lines[-1].split()[0] == "└0"
+    assert [word for word in lines[-1].split() if word.isdigit()] == ["2", "4", "6"]

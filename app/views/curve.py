@@ -35,6 +35,17 @@ class Trail(NamedTuple):
     reaches: Sequence[Reach]
     style: str
 
+    def wider(self, times: int) -> Trail:
+        """The same with so many columns for each of its own: it rises or falls in the first of them."""
+        if times == 1:
+            return self
+        out: list[Reach] = []
+        level: int | None = None
+        for reach in self.reaches:
+            level = reach and (reach[1] if level is None or reach[0] > level else reach[0])
+            out += [reach, *[None if level is None else (level, level)] * (times - 1)]
+        return Trail(out, self.style)
+
 
 GHOST_WITHIN = 15  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
 
@@ -86,6 +97,11 @@ def _column(
                 break
         cells.append(cell)
     return tuple(cells)
+
+
+def stretch(last: int, dots: int) -> int:
+    """Columns of dots to a step, a power of two, for a run of fewer steps than dots."""
+    return 1 << max(0, (dots // max(1, last)).bit_length() - 1)
 
 
 class Canvas:
@@ -272,11 +288,13 @@ def _frame(body: list[Line], ticks: dict[int, str], gutter: int, g: Glyphs) -> l
     return out
 
 
-def _foot(width: int, gutter: int, per_cell: int, g: Glyphs) -> Line:
+def _foot(width: int, gutter: int, per_cell: float, g: Glyphs) -> Line:
     """The axis of steps, with round numbers under their steps."""
     chars = list(g.rule * width)
     free = 0
     for step in round_values(0, per_cell * width, max(1, width // 16)):
+        if step % 1:
+            continue
         at, text = int(step / per_cell), glyph.short(step)
         start = max(0, at - len(text) // 2)
         if start + len(text) < width and start >= free:
@@ -305,15 +323,17 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     if axis is None:
         return [[(" " * gutter + "no loss yet", "dim")]]
     now, ghosts = history.attempt, tuple(history.ghosts)
-    last = max(now.loss.end, snapshot.step, *(ghost.loss.end for ghost in ghosts), 1)
-    per_dot = per_column(last, cells * size.across)
+    # behind a loss that is no number there is nothing to see
+    ends = snapshot.step if now.loss.broken is None else now.loss.broken + 1
+    last = max(ends, *(ghost.loss.end for ghost in ghosts), 1)
+    per_dot, wide = per_column(last, cells * size.across), stretch(last, cells * size.across)
     # all that the picture depends on: between two beats of the history it is not drawn again
     key = (
         history.beat,
         tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
         history.marks, snapshot.expected_loss,
     )  # fmt: skip
-    return _loss_curve(now, ghosts, axis, per_dot, cells, rows_, gutter, foot, view.glyphs, key)
+    return _loss_curve(now, ghosts, axis, per_dot, wide, cells, rows_, gutter, foot, view.glyphs, key)
 
 
 _Key: TypeAlias = tuple[object, ...]
@@ -321,8 +341,8 @@ _Key: TypeAlias = tuple[object, ...]
 
 @functools.lru_cache(8)
 def _loss_curve(
-    now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, per_dot: int, cells: int, rows_: int, gutter: int,
-    foot: int, g: Glyphs, key: _Key,
+    now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, per_dot: int, wide: int, cells: int, rows_: int,
+    gutter: int, foot: int, g: Glyphs, key: _Key,
 ) -> list[Line]:  # fmt: skip
     marks, expected = key[-2], key[-1]
     assert isinstance(marks, tuple)
@@ -333,8 +353,8 @@ def _loss_curve(
     trails += [Trail(line_of(ghost.loss, per_dot, axis), "ghost") for ghost in reversed(ghosts)]
     trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
     trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
-    canvas = Canvas(cells, rows_, trails, g)
-    per_cell = per_dot * size.across
+    canvas = Canvas(cells, rows_, [trail.wider(wide) for trail in trails], g)
+    per_cell = per_dot * size.across / wide
     if expected is not None and axis.inside(expected):
         text = "ln V".rjust(cells, g.dashes) if cells >= 24 else g.dashes * cells
         canvas.put(rows_ - 1 - axis.dot(expected) // size.up, 0, text, "expected", over=False)
@@ -343,7 +363,7 @@ def _loss_curve(
     _put_labels(canvas, marks, per_cell, cells, g)
     if now.loss.broken is not None:
         text = f"!not finite from step {now.loss.broken:,}"
-        canvas.put(rows_ // 2, max(0, min(cells - len(text), now.loss.broken // per_cell)), text, "sick")
+        canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / per_cell))), text, "sick")
     if not gutter:
         return canvas.lines()
     ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}
@@ -354,31 +374,31 @@ def _loss_curve(
 
 
 def _put_points(
-    canvas: Canvas, points: Sequence[tuple[int, float]], axis: Axis, per_cell: int, cells: int, g: Glyphs
+    canvas: Canvas, points: Sequence[tuple[int, float]], axis: Axis, per_cell: float, cells: int, g: Glyphs
 ) -> None:
     """Validation losses, the newest always, the others not closer than four cells to the next."""
     free = cells
     rows_ = len(canvas.chars)
     for step, value in reversed(points):
-        at = min(cells - 1, max(0, step - 1) // per_cell)
+        at = min(cells - 1, int(max(0, step - 1) / per_cell))
         if math.isfinite(value) and at < free:
             canvas.point(rows_ - 1 - axis.dot(value) * rows_ // axis.dots, at, g.point, "val")
             free = at - 3
 
 
-def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cells: int, g: Glyphs) -> None:
+def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: float, cells: int, g: Glyphs) -> None:
     """A line down the plot for each change."""
     for mark in marks:
         for row in range(len(canvas.chars)):
-            canvas.put(row, min(cells - 1, mark.step // per_cell), g.mark, "mark", over=False)
+            canvas.put(row, min(cells - 1, int(mark.step / per_cell)), g.mark, "mark", over=False)
 
 
-def _put_labels(canvas: Canvas, marks: Sequence[Intervention], per_cell: int, cells: int, g: Glyphs) -> None:
+def _put_labels(canvas: Canvas, marks: Sequence[Intervention], per_cell: float, cells: int, g: Glyphs) -> None:
     """What was changed at the top of its line, on the next row where labels would touch; nothing strikes it through."""
     free: list[int] = [0] * 3  # the first free column of each row of labels
     rows_ = len(canvas.chars)
     for mark in marks:
-        at = min(cells - 1, mark.step // per_cell)
+        at = min(cells - 1, int(mark.step / per_cell))
         text = glyph.clip(glyph.escape(g.text(mark.what), ascii=g.ascii), 22, g)
         room = next((row for row in range(min(3, rows_ // 3)) if free[row] <= at), None)
         if room is None:
@@ -423,31 +443,31 @@ def lines_over_steps(
         return []
     axis = Axis(low, high, rows_ * size.up, log)
     last = max((course.series.end for course in courses), default=1)
-    per_dot = per_column(max(1, last), cells * size.across)
+    per_dot, wide = per_column(max(1, last), cells * size.across), stretch(last, cells * size.across)
     names = tuple(courses), tuple(guides)
-    return _lines_over_steps(*names, axis, per_dot, cells, rows_, gutter, foot, view.glyphs, view.history.beat)
+    return _lines_over_steps(*names, axis, per_dot, wide, cells, rows_, gutter, foot, view.glyphs, view.history.beat)
 
 
 @functools.lru_cache(16)
 def _lines_over_steps(
-    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, per_dot: int, cells: int,
-    rows_: int, gutter: int, foot: int, g: Glyphs, beat: int,
+    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, per_dot: int, wide: int,
+    cells: int, rows_: int, gutter: int, foot: int, g: Glyphs, beat: int,
 ) -> list[Line]:  # fmt: skip
     del beat
     size = grain(g)
     trails = [Trail(line_of(course.series, per_dot, axis, joined=True), course.style) for course in courses]
-    canvas = Canvas(cells, rows_, trails, g)
+    canvas = Canvas(cells, rows_, [trail.wider(wide) for trail in trails], g)
     for value, style in guides:
         canvas.put(rows_ - 1 - axis.dot(value) // size.up, 0, g.guide * cells, style, over=False)
     for course in courses if not g.coloured else ():
         columns = course.series.columns(per_dot)
         if columns and (end := columns[-1]) is not None:
-            at = min(cells - 1, (len(columns) - 1) // size.across)
+            at = min(cells - 1, (len(columns) * wide - 1) // size.across)
             canvas.put(rows_ - 1 - axis.dot(end.mean) // size.up, at, course.letter, "title")
     if not gutter:
         return canvas.lines()
     ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}
     out = _frame(canvas.lines(), ticks, gutter - 1, g)
     if foot:
-        out.append(_foot(cells, gutter - 1, per_dot * size.across, g))
+        out.append(_foot(cells, gutter - 1, per_dot * size.across / wide, g))
     return out
