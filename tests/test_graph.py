@@ -150,8 +150,9 @@ def test_what_a_graph_has_built_in_makes_a_new_one(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("fuse", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str) -> None:
+def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str, fuse: bool) -> None:
     config = SMALL.replace({"optimizer": optimizer, "lr": 0.01})
     device = torch.device("cuda")
     train = DATASET.examples(DATASET.train, config.block_size)
@@ -160,9 +161,12 @@ def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str) -> None:
     plain = PlainEngine(nets[0], Optimizer(config, nets[0].parameters()), train)
     nets[1].to(device)
     on_device = type(train)(train.x.to(device), train.y.to(device))
-    replayed = GraphEngine(nets[1], Optimizer(config, nets[1].parameters()), on_device)
+    replayed = GraphEngine(nets[1], Optimizer(config, nets[1].parameters()), on_device, fuse=fuse)
+    if fuse:
+        replayed.compiling.join()
     expected = plain.advance(batches, [config.lr] * 75, True)
     losses = replayed.advance(batches.to(device), [config.lr] * 75, True)
+    assert (replayed.name, replayed.problem) == ("fused" if fuse else "graph", "")
     torch.testing.assert_close(losses.cpu(), expected, rtol=1e-3, atol=1e-4)
     for ours, reference in zip(replayed.taps().gradients, plain.taps().gradients, strict=True):
         torch.testing.assert_close(ours.cpu(), reference, rtol=1e-2, atol=1e-5)
