@@ -313,11 +313,14 @@ def later_changes(folder: Path, known: int) -> list[tuple[int, int, Command]]:
 
 
 def load_trainer(folder: Path) -> Trainer:
-    """The net of a run's last good checkpoint, to look at. Raises ValueError where there is none."""
+    """The net of a run's last good checkpoint, on the CPU, to look at. Raises ValueError where there is none."""
     manifest = rundir.read_manifest(folder)
     kept, loaded = last_checkpoint(folder)
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
     trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"}), dataset_of(manifest))
-    trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
+    tensors, own = _with(PREFIXES[0], loaded.tensors), trainer.generator.get_state()
+    if "generator" in tensors and len(tensors["generator"]) != len(own):  # a GPU's: nothing is drawn to look
+        tensors["generator"] = own
+    trainer.restore(tensors, kept.step, kept.nets[0].count)
     return trainer
