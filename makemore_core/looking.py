@@ -49,7 +49,7 @@ def real(options: Options, name: str, default: float, low: float, high: float) -
 
 def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
     """The minibatch that the next update will see, or as many examples drawn in its stead."""
-    batch = find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size)[0]
+    batch = next(find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size))[0]
     return Split(trainer.train.x[batch], trainer.train.y[batch])
 
 
