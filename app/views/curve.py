@@ -147,7 +147,7 @@ class Axis(NamedTuple):
             share = (math.log(max(value, 1e-12)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             share = (value - self.low) / (self.high - self.low)
-        return min(self.dots - 1, max(0, int(share * self.dots)))
+        return int(min(self.dots - 1, max(0.0, share * self.dots)))
 
     def inside(self, value: float) -> bool:
         """Whether the value lies on the scale."""
