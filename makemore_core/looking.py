@@ -26,8 +26,11 @@ OWN_SEED = 2147483647 + 20  # of everything that an exhibit draws
 
 
 def whole(options: Options, name: str, default: int, low: int, high: int) -> int:
-    """A whole number from the options. Raises ValueError naming it, its value and what is allowed."""
-    value = options.get(name, default)
+    """A whole number from the options, or what is allowed that is nearest to `default`.
+
+    Raises ValueError naming it, its value and what is allowed.
+    """
+    value = options.get(name, min(max(low, default), high))
     if isinstance(value, str) and value.lstrip("-").isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -36,8 +39,13 @@ def whole(options: Options, name: str, default: int, low: int, high: int) -> int
 
 
 def real(options: Options, name: str, default: float, low: float, high: float) -> float:
-    """A number from the options. Raises ValueError naming it, its value and what is allowed."""
-    value = options.get(name, default)
+    """A number from the options, or `default`, whatever it is.
+
+    Raises ValueError naming it, its value and what is allowed.
+    """
+    if name not in options:
+        return default
+    value = options[name]
     try:
         number = float(value)
     except ValueError:
