@@ -130,7 +130,12 @@ class Build:
                 why = next((line for line in lines if "error" in line), lines[0] if lines else "it said nothing")
                 raise OSError(f"the C compiler failed: {why}")
         if not _sound(self._target):
-            kernels = self._made.read_bytes()
+            try:
+                kernels = self._made.read_bytes()
+            except FileNotFoundError:  # another process that had it made too may have finished in this moment
+                if _sound(self._target):
+                    return
+                raise
             replace_file(self._target, kernels + hashlib.sha256(kernels).digest())
         self._made.unlink(missing_ok=True)
 

@@ -277,6 +277,28 @@ def test_the_second_start_finds_the_kernels_in_a_private_folder(
 
 @needs_compiler
 @pytest.mark.usefixtures("short_source")
+def test_of_two_first_starts_one_may_finish_while_the_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, beside = Build(), Build()
+    for compiler in (first._compiler, beside._compiler):
+        assert compiler is not None
+        compiler.wait()
+    sound = fast._sound
+
+    def just_not_yet(target: Path) -> bool:
+        found = sound(target)
+        monkeypatch.setattr(fast, "_sound", sound)
+        assert first.library()
+        return found
+
+    monkeypatch.setattr(fast, "_sound", just_not_yet)
+    assert beside.missing() is None
+
+
+@needs_compiler
+@pytest.mark.usefixtures("short_source")
 def test_damaged_kernels_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound, damaged = tmp_path / "sound", tmp_path / "damaged"
     monkeypatch.setenv("XDG_CACHE_HOME", str(sound))
