@@ -54,7 +54,7 @@ def batchnorm(trainer: Trainer, options: Options) -> Data:
     data["losses"] = {
         "running": {"train": _loss(running, train), "val": _loss(running, val)},
         "calibrated": {"train": _loss(calibrated, train), "val": _loss(calibrated, val)},
-        "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, trainer.val)},
+        "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, val)},
     }
     data["company"] = _company(trainer, options)
     return data

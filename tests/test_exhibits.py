@@ -212,6 +212,14 @@ def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs() -> None:
     assert net.layers[4].running_mean.tolist() == pytest.approx(outs.mean(0).tolist(), abs=1e-5)
 
 
+def test_the_losses_of_batchnorm_are_over_the_same_examples() -> None:
+    trainer = trained("mlp-batchnorm", 20)
+    over = look(trainer, "batchnorm", examples=100)["losses"]
+    for split in (trainer.train, trainer.val):
+        split.y[100:] = 1
+    assert look(trainer, "batchnorm", examples=100)["losses"] == over
+
+
 def test_an_example_moves_with_its_company() -> None:
     trainer = trained("deep-batchnorm", 100)
     company = look(trainer, "batchnorm", example=5)["company"]
