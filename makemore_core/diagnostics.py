@@ -148,8 +148,8 @@ def _counts(x: Tensor, ends: Tensor) -> Tensor:
     # not histc: it takes its range as numbers, for which it would wait for the device
     low, high = ends[:, :1], ends[:, 1:]
     bins = x.sub(low).mul_(BINS / (high - low)).clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
-    counts = torch.zeros((len(x), BINS + 1), device=x.device)
-    return counts.scatter_add_(1, bins, torch.ones((), device=x.device).expand_as(x))[:, :BINS]
+    counts = torch.zeros((len(x), BINS + 1), dtype=torch.float64, device=x.device)  # float32 would stop at 2^24
+    return counts.scatter_add_(1, bins, counts.new_ones(()).expand_as(x))[:, :BINS]
 
 
 def _transfer(*tables: Tensor) -> list[list[list[float]]]:
