@@ -269,13 +269,29 @@ def test_a_live_change_and_back_is_the_same_net(
     torch.testing.assert_close(back(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_norm_that_comes_live_is_fresh_and_leaves_the_weights(few_names: Dataset) -> None:
+def test_a_norm_that_comes_live_is_fresh_and_leaves_the_hidden_weights(few_names: Dataset) -> None:
     trainer = trained(few_names, norm="none")
     after = trainer.config.replace({"norm": "batch"})
     model = adapt(trainer.model, trainer.config, after)
     assert [leaf.kind for leaf in model.leaves()][:3] == ["Linear", "BatchNorm1d", "Tanh"]
-    assert all(torch.equal(a.weight, b.weight) for a, b in zip(linears(trainer.model), linears(model), strict=True))
+    hidden = zip(linears(trainer.model)[:-1], linears(model)[:-1], strict=True)
+    assert all(torch.equal(a.weight, b.weight) for a, b in hidden)
     assert norms(model)[0].gamma.tolist() == [1.0] * 20
+
+
+@pytest.mark.parametrize(("norm", "other"), [("batch", "none"), ("none", "batch"), ("layer", "batch")])
+def test_logits_are_shrunk_once_when_a_norm_comes_or_goes(norm: str, other: str, few_names: Dataset) -> None:
+    trainer = Trainer(Config(n_hidden=20, norm=norm, engine="plain"), few_names)
+    after = trainer.config.replace({"norm": other})
+    live, fresh = adapt(trainer.model, trainer.config, after), Trainer(after, few_names).model
+    x = some_examples().x
+    torch.testing.assert_close(live(x).std(), fresh(x).std(), rtol=0.1, atol=0.0)
+
+
+def test_weights_whose_factor_of_zero_stays_are_kept(few_names: Dataset) -> None:
+    trainer = trained(few_names, norm="none", last_shrink=0.0)
+    louder = adapt(trainer.model, trainer.config, trainer.config.replace({"gain": 2.0}))
+    assert torch.equal(linears(louder)[-1].weight, linears(trainer.model)[-1].weight)
 
 
 def test_weights_of_gain_zero_are_drawn_again_since_no_factor_brings_them_back(few_names: Dataset) -> None:
