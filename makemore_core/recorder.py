@@ -73,9 +73,8 @@ class Kept(msgspec.Struct):
 class FolderRecorder(Recorder):
     """Records a session in its run folder, which has been made. A disk that fails never stops or slows training."""
 
-    def __init__(self, folder: Path, *, readonly: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._readonly = readonly
         self._lock = rundir.RunLock(folder)
         self._lock.acquire()
         self._queue: deque[tuple[Command, str, int]] = deque()
@@ -91,7 +90,7 @@ class FolderRecorder(Recorder):
         self._record = RecordWriter(self.folder / rundir.RECORD)
         with contextlib.suppress(OSError):  # no socket to be had: the run can still be watched by its files
             handle = functools.partial(self._enqueue, session.channel)
-            self._server = ControlServer(self.folder, handle=handle, readonly=self._readonly)
+            self._server = ControlServer(self.folder, handle=handle)
 
     def _enqueue(self, channel: Channel, command: Command, who: str, token: int) -> str | None:
         self._queue.append((command, who, token))
@@ -223,16 +222,14 @@ def dataset_of(manifest: rundir.Manifest) -> Dataset:
     return dataset
 
 
-def open_run(
-    folder: Path, channel: Channel, *, watch: Watch | None = None, stay: bool = False, readonly: bool = False
-) -> Session:
+def open_run(folder: Path, channel: Channel, *, watch: Watch | None = None, stay: bool = False) -> Session:
     """A session that begins a run, or goes on from its last good checkpoint as if it had never stopped, bit for bit.
 
     Changes that were recorded after the checkpoint are made again, each before the update it was made before.
     Raises ValueError where the run is being trained, has no good checkpoint, or its data has changed.
     """
     manifest = rundir.read_manifest(folder)
-    recorder = FolderRecorder(folder, readonly=readonly)
+    recorder = FolderRecorder(folder)
     try:
         return _session(manifest, recorder, channel, watch, stay)
     except BaseException:
