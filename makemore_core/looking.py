@@ -5,7 +5,7 @@ It stands alone because an exhibit must leave a run as it was, and here is how.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from torch import Tensor
 from makemore_core import find_lr
 from makemore_core.config import Value
 from makemore_core.dataset import Split
-from makemore_core.layers import Brick, Residual
 from makemore_core.model import Model
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
@@ -64,19 +63,6 @@ def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
 def floats(tensor: Tensor) -> list[Json]:
     """The numbers of a tensor, in order."""
     return [float(x) for x in tensor.detach().flatten().tolist()]
-
-
-def evaluation_pass(model: Model, x: Tensor) -> Iterator[tuple[int, Brick, Tensor]]:
-    """Every brick with its index and what it gives in evaluation, without a trace left in it."""
-    out, index = model.embedding.infer(x), 0
-    for layer in model.layers:
-        entered = out
-        for leaf in layer.leaves():
-            out = leaf.infer(out)
-            yield index, leaf, out
-            index += 1
-        if isinstance(layer, Residual):
-            out = entered + out
 
 
 def train_pass(net: Model, x: Tensor, y: Tensor) -> list[Tensor]:

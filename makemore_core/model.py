@@ -50,6 +50,18 @@ class Model:
                 out = layer.infer(out)
         return out
 
+    def infer_by_brick(self, x: Tensor) -> Iterator[tuple[int, Brick, Tensor]]:
+        """The same brick by brick, to look at: each with its index and what it gives; the logits come last."""
+        out, index = self.embedding.infer(x), 0
+        for layer in self.layers:
+            entered = out
+            for leaf in layer.leaves():
+                out = leaf.infer(out)
+                yield index, leaf, out
+                index += 1
+            if isinstance(layer, Residual):
+                out = entered + out
+
     def backward(self, dlogits: Tensor) -> None:
         """The backward pass by hand: fills `.grad` of every parameter from d loss / d logits (B, V)."""
         for layer in reversed(self.layers):
