@@ -42,7 +42,7 @@ from makemore_core.layers import (
     Tanh,
 )
 from makemore_core.model import Model
-from makemore_core.optim import Optimizer
+from makemore_core.optim import SLOTS, Optimizer
 
 SOURCE = Path(__file__).with_name("fast.c")
 # No -ffast-math: a net that diverges has to be seen to diverge, and the same steps have to give the same bits.
@@ -53,7 +53,7 @@ STALE = 3600.0  # seconds after which a part of a compilation passes for abandon
 LANES, GRAD_ROWS, PANEL = 32, 8, 48  # as in fast.c, or more
 ALIGN = 16  # floats in a cache line
 
-RULES = ("sgd", "momentum", "rmsprop", "adam", "adamw")
+RULES = tuple(SLOTS)  # in the order of fast.c
 KINDS: tuple[type[Brick], ...] = (Linear, BatchNorm1d, GroupNorm, Tanh, ReLU, LeakyReLU, ELU, Sigmoid, Identity)
 ADD = len(KINDS)  # the end of a residual connection
 
