@@ -360,11 +360,6 @@ def test_evaluation_of_a_single_example_is_that_examples_loss(few_names: Dataset
     assert sum(losses) / 20 == pytest.approx(twenty, rel=1e-5)
 
 
-def test_evaluation_of_nothing_is_not_a_number() -> None:
-    nothing = Split(torch.zeros((0, 3), dtype=torch.int64), torch.zeros(0, dtype=torch.int64))
-    assert evaluate(net(), nothing) != evaluate(net(), nothing)
-
-
 def test_sampling_draw_for_draw_at_a_temperature_in_any_alphabet(tmp_path: Path) -> None:
     """An independent loop; that of the notebook, on the names, stands with the lecture's numbers."""
     path = tmp_path / "items.txt"
