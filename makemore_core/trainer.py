@@ -132,7 +132,7 @@ class Trainer:
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "generator"}
         if wanted != given or "generator" not in tensors:
             raise ValueError("the checkpoint belongs to another net: names or shapes of its tensors differ")
-        trained_on = STATES.get(len(tensors["generator"]), self.device.type)
+        trained_on = STATES.get(tensors["generator"].numel(), self.device.type)
         if trained_on != self.device.type:
             raise ValueError(
                 f"the run was trained on {trained_on} and goes on only there: "
