@@ -59,7 +59,8 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     changes = {name: other[name] for name, value in config.as_dict().items() if value != other[name]}
     if words and not changes:
         raise ValueError(f"twin {' '.join(words)}: differs in nothing from the run itself")
-    config.twin(changes)
+    if twin.batch_size != config.batch_size:
+        raise ValueError(f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each")
     return changes
 
 

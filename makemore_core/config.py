@@ -119,13 +119,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """
         return msgspec.structs.replace(self, **{field(name): parse(name, value) for name, value in changes.items()})
 
-    def twin(self, changes: Mapping[str, Value | str]) -> Config:
-        """The same for a net that is trained in lock-step with this one. Raises ValueError where that cannot be."""
-        twin = self.replace(changes)
-        if twin.batch_size != self.batch_size:
-            raise ValueError(f"batch_size={twin.batch_size}: a twin sees the same minibatches, {self.batch_size} each")
-        return twin
-
     def as_dict(self) -> dict[str, Value]:
         """Plain values by field name, in the order of the fields."""
         return {name: getattr(self, name) for name in self.__struct_fields__}

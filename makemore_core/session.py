@@ -145,7 +145,7 @@ class Session:
 
     def _fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Fresh:
         """Raises ValueError where there can be no such net here."""
-        twin = config.twin(twin_changes)
+        twin = self._twin_config(config, twin_changes)
         with _fitting("there can be no such net here"):
             return Fresh(Watched(config, self.dataset), Watched(twin, self.dataset) if twin_changes else None)
 
@@ -166,6 +166,15 @@ class Session:
     def nets(self) -> list[Watched]:
         """The run's own net, and its twin where there is one."""
         return [self.net, self.twin] if self.twin else [self.net]
+
+    def _twin_config(self, config: Config, changes: Mapping[str, Value] | None = None) -> Config:
+        """Raises ValueError where the two could not be trained in lock-step."""
+        twin = config.replace(self.twin_changes if changes is None else changes)
+        if twin.batch_size != config.batch_size:
+            raise ValueError(
+                f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each"
+            )
+        return twin
 
     # -- the loop
 
@@ -365,7 +374,7 @@ class Session:
         match command:
             case Set(changes=changes, live=live):
                 after = self.config.replace(changes)
-                after.twin(self.twin_changes)
+                self._twin_config(after)
                 fresh = None if self._keeps_weights(after, live) else self._fresh(after, self.twin_changes)
                 if after.batch_size != self.config.batch_size:
                     self._try(after.batch_size, fresh)
@@ -454,7 +463,7 @@ class Session:
         self._mark(what, before)
         self.net.reconfigure(after)
         if self.twin:
-            self.twin.reconfigure(after.twin(self.twin_changes))
+            self.twin.reconfigure(self._twin_config(after))
         self._survey = None
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
