@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from app import glyphs as glyph
 from app.views.answers import GainRow, Gains, answer, chosen, hint, keep, none_yet
 from app.views.curve import Axis, Canvas, Trail, grain, tick_text
@@ -115,12 +113,7 @@ def _reaches(row: GainRow, dots: int, axis: Axis) -> list[tuple[int, int] | None
     out: list[tuple[int, int] | None] = []
     before: int | None = None
     for at in range(dots):
-        std = row.std[min(len(row.std) - 1, at * len(row.std) // dots)]
-        if math.isnan(std):  # from where the numbers were too large on
-            out.append(None)
-            before = None
-            continue
-        dot = axis.dot(std)
+        dot = axis.dot(row.std[min(len(row.std) - 1, at * len(row.std) // dots)])
         low, high = (dot, dot) if before is None else (min(dot, before), max(dot, before))
         out.append((low, high))
         before = dot
