@@ -24,7 +24,7 @@ from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
-SAVING = 30.0  # seconds that a run may take to save and stop
+SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
 class Printer(Protocol):

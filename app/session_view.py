@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app import launch
 from app.driver import run_app
-from app.headless import stopped_by_signals, without_terminal_if_lost
+from app.headless import SAVING, stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
 from app.terminal import Exit, by_signal
 from app.views.state import Finding
@@ -17,8 +17,6 @@ from makemore_core.command import Channel, Command, Stop
 from makemore_core.doctor import Chart
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
-
-SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
 class OwnRun:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from textual import events
 from textual.app import App, ComposeResult
@@ -40,13 +41,13 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
 from makemore_core.snapshot import Event, Snapshot
 
 GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
 LR_LADDER = (1.0, 2.0, 5.0)
-NONLINEARITIES = ("tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity")
+NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
 MOST_UNEXAMINED = 256

@@ -22,6 +22,7 @@ from makemore_core.snapshot import Event, Snapshot, State, from_json
 
 LONGEST_EXHIBIT = 16 * 1024 * 1024
 PIECE = 1024 * 1024  # bytes of the record that are held at once
+NOTICE = 10.0  # seconds for which damaged records are told of
 SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has become of the trainer
 
 
@@ -59,15 +60,12 @@ class Attached:
         self._look: _Look | None = None
         self._exhibited = 0  # when an exhibit was last put into its folder
         self._seen: dict[str, tuple[int, int]] = {}
-
-    @property
-    def damaged(self) -> int:
-        """How many records were skipped because they are damaged."""
-        return self._reader.damaged
+        self._damaged, self._noticed = 0, 0.0  # records that could not be read, and when there were more of them
 
     def drain(self) -> Iterator[Event]:
         """Everything new since the last call, one by one, so that a long record need not be held in memory."""
         self._first()
+        heard = self._heard
         for payload in self._payloads():
             try:
                 event = from_json(payload)
@@ -76,6 +74,7 @@ class Attached:
             if isinstance(event, Snapshot):
                 self._newest, self._told, self._heard = event, event.state, time.monotonic()
             yield event
+        yield from self._damage(heard)
         yield from self._exhibits()
         yield from self._refusals()
         yield from self._turn()
@@ -83,6 +82,19 @@ class Attached:
     def _payloads(self) -> Iterator[bytes]:
         while payloads := self._reader.read(most=PIECE):
             yield from payloads
+
+    def _damage(self, heard: float) -> Iterator[Event]:
+        """The newest snapshot once more with a word of the records that had to be skipped, where it came after `heard`.
+
+        For a while only, and at once where there are more of them.
+        """
+        damaged, now = self._reader.damaged, time.monotonic()
+        if damaged > self._damaged:
+            self._damaged, self._noticed, heard = damaged, now, -1.0
+        if damaged and self._newest is not None and heard < self._heard and now < self._noticed + NOTICE:
+            word = f"{damaged:,} damaged {'record' if damaged == 1 else 'records'} skipped"
+            message = "; ".join(filter(None, (self._newest.message, word)))
+            yield msgspec.structs.replace(self._newest, losses=(), message=message)
 
     def _exhibits(self) -> Iterator[Event]:
         """What was taken from the net on somebody's request; each is one file, replaced by the next of its name."""

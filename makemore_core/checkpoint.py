@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,10 +34,8 @@ _TEMPORARY = ".tmp-"
 class Loaded(NamedTuple):
     """What was saved; `skipped` says in a line each why newer checkpoints were not taken."""
 
-    step: int
     tensors: dict[str, torch.Tensor]
     rest: dict[str, Json]
-    path: Path
     skipped: list[str]
 
 
@@ -65,18 +63,12 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, J
     return inside / name
 
 
-def load(folder: Path, *, fits: Callable[[Loaded], None] | None = None) -> Loaded:
-    """The newest good checkpoint of a run. `fits` raises ValueError for one that its caller cannot use.
-
-    Raises ValueError, in one line, where there is none.
-    """
+def load(folder: Path) -> Loaded:
+    """The newest good checkpoint of a run. Raises ValueError, in one line, where there is none."""
     skipped: list[str] = []
     for _, path in sorted(_found(folder / CHECKPOINTS), reverse=True):
         try:
-            loaded = _read(path, skipped)
-            if fits is not None:
-                fits(loaded)
-            return loaded
+            return _read(path, skipped)
         except ValueError as error:
             skipped.append(f"checkpoint {path.name} was not taken: {error}")
     if skipped:
@@ -118,19 +110,18 @@ def _read(path: Path, skipped: list[str]) -> Loaded:
         data = _checked(path)
         kept = json.loads(data[REST])
         rest, table = kept["rest"], kept["tensors"]
-        step = rest["step"]
         tensors = safetensors.torch.load(data[TENSORS])
     except OSError as error:
         raise ValueError(_line(f"{error.strerror or error}")) from None
     except (SafetensorError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise ValueError(_line(f"{error}")) from None
-    if not isinstance(step, int) or not isinstance(table, dict):
-        raise ValueError(f"{REST} does not say at which step it was saved")
+    if not isinstance(rest, dict) or not isinstance(table, dict):
+        raise ValueError(f"{REST} does not say what was saved")
     for name in sorted(table.keys() | tensors.keys()):
         found = [str(tensors[name].dtype), *tensors[name].shape] if name in tensors else None
         if found != table.get(name):
             raise ValueError(_line(f"tensor {name} is {found}, and {table.get(name)} was saved"))
-    return Loaded(step, tensors, rest, path, skipped)
+    return Loaded(tensors, rest, skipped)
 
 
 def _checked(path: Path) -> dict[str, bytes]:

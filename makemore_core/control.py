@@ -116,16 +116,13 @@ class ControlServer:
     """Listens for one run; the trainer never waits for it, nor for anybody who is connected.
 
     `handle(command, who, token)` is called in the server's thread, in the order of arrival: it queues the command
-    and returns None, or refuses it with one line. What was queued is answered by `acknowledge(token, step)`. With
-    `readonly` every command is refused. Raises OSError where no socket can be made.
+    and returns None, or refuses it with one line. What was queued is answered by `acknowledge(token, step)`.
+    Raises OSError where no socket can be made.
     """
 
-    def __init__(
-        self, folder: Path, *, handle: Callable[[Command, str, int], str | None], readonly: bool = False
-    ) -> None:
+    def __init__(self, folder: Path, *, handle: Callable[[Command, str, int], str | None]) -> None:
         self._folder = folder
         self._handle = handle
-        self._readonly = readonly
         self._told: tuple[State, int, float] = ("running", 0, time.monotonic())
         self._clients: dict[int, _Client] = {}
         self._waiting: dict[int, tuple[_Client, msgspec.Raw]] = {}
@@ -286,7 +283,7 @@ class ControlServer:
         except ValueError as error:
             self._refuse(client, str(error), request.id)
             return
-        if (client.readonly or self._readonly) and not isinstance(command, Look):  # which changes nothing
+        if client.readonly and not isinstance(command, Look):  # which changes nothing
             self._refuse(client, "this connection is read-only", request.id)
         elif len(self._waiting) >= MOST_WAITING:
             self._refuse(client, "too many commands are waiting, try again", request.id)

@@ -42,8 +42,6 @@ def distinct(split: Split) -> Distinct:
     """The same examples, each context once: a few thousand in names, where the net would see 200,000."""
     import torch
 
-    if not len(split.y):
-        return Distinct(split.x, split.y, split.y, split.y)
     symbols = 1 + int(max(split.x.max(), split.y.max()))
     context = torch.zeros_like(split.y)
     for character in split.x.unbind(1):  # numbered anew after each character, so that no number grows too large
@@ -55,7 +53,10 @@ def distinct(split: Split) -> Distinct:
 
 
 class Dataset(NamedTuple):
-    """The items of a file, shuffled and split 80/10/10 by item, and their alphabet (sorted, without the edge mark)."""
+    """The items of a file, shuffled and split 80/10/10, at least one in each, and their alphabet.
+
+    The alphabet is sorted and without the edge mark.
+    """
 
     path: str
     sha256: str
@@ -70,7 +71,7 @@ class Dataset(NamedTuple):
         return len(self.alphabet) + 1
 
     def examples(self, items: tuple[str, ...], block_size: int) -> Split:
-        """All contexts of `block_size` characters, padded with the edge mark, and what follows each.
+        """All contexts of `block_size` characters, padded with the edge mark, and what follows each; at least one item.
 
         In the order of the lecture's loop (part 3, `build_dataset`).
         """
@@ -90,7 +91,7 @@ class Dataset(NamedTuple):
         counts = lengths + 1
         within = torch.arange(int(counts.sum())) - torch.repeat_interleave(torch.cumsum(counts, 0) - counts, counts)
         first = torch.repeat_interleave(starts, counts) + within
-        windows = flow.unfold(0, block_size + 1, 1)[first] if len(items) else flow.new_zeros((0, block_size + 1))
+        windows = flow.unfold(0, block_size + 1, 1)[first]
         return Split(windows[:, :-1].contiguous(), windows[:, -1].contiguous())
 
     def text(self, indices: list[int]) -> str:

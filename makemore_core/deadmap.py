@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from makemore_core import part4
-from makemore_core.diagnostics import rows
-from makemore_core.layers import Linear, Nonlinearity, Tanh
-from makemore_core.looking import Data, Options, evaluation_pass, floats, present_batch, train_pass, whole
+from makemore_core.diagnostics import DeadUnits, rows
+from makemore_core.layers import Linear, Tanh
+from makemore_core.looking import Data, Options, floats, present_batch, train_pass, whole
 from makemore_core.model import EVALUATION_BATCH, Model
 from makemore_core.snapshot import FLAT
 from makemore_core.trainer import Trainer
@@ -20,16 +20,16 @@ def dead_map(trainer: Trainer, options: Options) -> Data:
     """Units × examples where the nonlinearity is flat: |h| > 0.99, or exactly off for relu-like ones (part 3).
 
     Options: `layer`, the index of a row (default: the one with most dead units, else the flattest), `examples` (of
-    the present minibatch by default), `unit`, to follow one to its incoming weights and their gradient. `map` holds
-    a row of bits a unit in hexadecimal, the first example first. A unit is dead if it is flat for every example of
-    the whole training split.
+    the present minibatch by default, at most 1,000), `unit`, to follow one to its incoming weights and their gradient.
+    `map` holds a row of bits a unit in hexadecimal, the first example first. A unit is dead if it is flat for every
+    example of the whole training split.
     """
     net = trainer.model.clone()
     x, y = present_batch(trainer, whole(options, "examples", trainer.config.batch_size, 1, MOST_EXAMPLES))
     found = rows(net)
     outs = train_pass(net, x, y)
     flat = {index: brick.flat(outs[index].detach(), FLAT) for index, brick in found}
-    dead = dead_units(trainer, x)
+    dead = _dead_units(trainer, x)
     if not flat:
         raise ValueError("dead-map: this net has no nonlinearity that could be flat")
     worst = max(flat, key=lambda index: (int(dead[index].sum()), float(flat[index].float().mean())))
@@ -64,21 +64,17 @@ def bits(row: Tensor) -> str:
     return "".join(f"{int(text[start : start + 4].ljust(4, '0'), 2):x}" for start in range(0, len(text), 4))
 
 
-@torch.no_grad()
-def dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
+def _dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
     """Per row a boolean for each unit: flat for every example of the training split.
 
     Looks at `first` (N, T), then at the split slice by slice, only as long as a unit is left that may be dead.
     """
-    flat: dict[int, Tensor] = {}
+    dead = DeadUnits(trainer.model)
     for x in [first, *torch.split(trainer.train_contexts.x, EVALUATION_BATCH)]:
-        for index, brick, out in evaluation_pass(trainer.model, x):
-            if isinstance(brick, Nonlinearity):
-                here = brick.flat(out, FLAT).all(0)
-                flat[index] = here & flat.get(index, torch.ones_like(here))
-        if not any(bool(units.any()) for units in flat.values()):
+        dead.look(x)
+        if not dead.any():
             break
-    return flat
+    return dead.units()
 
 
 def _follow(net: Model, layer: int, unit: int, out: Tensor, trainer: Trainer, dead: bool) -> Data:

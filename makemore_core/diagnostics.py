@@ -148,8 +148,8 @@ def _counts(x: Tensor, ends: Tensor) -> Tensor:
     # not histc: it takes its range as numbers, for which it would wait for the device
     low, high = ends[:, :1], ends[:, 1:]
     bins = x.sub(low).mul_(BINS / (high - low)).clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
-    counts = torch.zeros((len(x), BINS + 1), device=x.device)
-    return counts.scatter_add_(1, bins, torch.ones((), device=x.device).expand_as(x))[:, :BINS]
+    counts = torch.zeros((len(x), BINS + 1), dtype=torch.float64, device=x.device)  # float32 would stop at 2^24
+    return counts.scatter_add_(1, bins, counts.new_ones(()).expand_as(x))[:, :BINS]
 
 
 def _transfer(*tables: Tensor) -> list[list[list[float]]]:
@@ -187,7 +187,7 @@ def _matrices(model: Model) -> list[_Matrix]:
 
 
 class DeadUnits:
-    """Counts the units that are flat (beyond 0.99 for tanh) for every example shown to it, by index of the row.
+    """The units that are flat (beyond 0.99 for tanh) for every example shown to it, by index of the row.
 
     Fed slice by slice with a whole split; a unit of one batch is no evidence.
     """
@@ -199,26 +199,17 @@ class DeadUnits:
     @torch.no_grad()
     def look(self, x: Tensor) -> Tensor:
         """Contexts (N, T) -> logits (N, V), in evaluation, taking note of the units on the way."""
-        if self._flat and not any(bool(units.any()) for units in self._flat.values()):
-            return self._model.infer(x)  # none is left that may be dead
-        out = self._model.embedding.infer(x)
-        index = 0
-        for layer in self._model.layers:
-            out, index = self._through(layer, out, index)
+        if self._flat and not self.any():
+            return self._model.infer(x)
+        for index, brick, out in self._model.infer_by_brick(x):
+            if isinstance(brick, Nonlinearity):
+                flat = brick.flat(out, FLAT).all(0)
+                self._flat[index] = flat & self._flat.get(index, torch.ones_like(flat))
         return out
 
-    def _through(self, brick: Brick, x: Tensor, index: int) -> tuple[Tensor, int]:
-        leaves = list(brick.leaves())
-        if leaves != [brick]:  # a residual connection
-            out = x
-            for leaf in leaves:
-                out, index = self._through(leaf, out, index)
-            return x + out, index
-        out = brick.infer(x)
-        if isinstance(brick, Nonlinearity):
-            flat = brick.flat(out, FLAT).all(0)
-            self._flat[index] = flat & self._flat.get(index, torch.ones_like(flat))
-        return out, index + 1
+    def any(self) -> bool:
+        """Whether a unit is left that may be dead."""
+        return any(bool(flat.any()) for flat in self._flat.values())
 
     def units(self) -> dict[int, Tensor]:
         """Per row a boolean for each unit."""

@@ -42,7 +42,7 @@ from makemore_core.layers import (
     Tanh,
 )
 from makemore_core.model import Model
-from makemore_core.optim import Optimizer
+from makemore_core.optim import SLOTS, Optimizer
 
 SOURCE = Path(__file__).with_name("fast.c")
 # No -ffast-math: a net that diverges has to be seen to diverge, and the same steps have to give the same bits.
@@ -53,7 +53,7 @@ STALE = 3600.0  # seconds after which a part of a compilation passes for abandon
 LANES, GRAD_ROWS, PANEL = 32, 8, 48  # as in fast.c, or more
 ALIGN = 16  # floats in a cache line
 
-RULES = ("sgd", "momentum", "rmsprop", "adam", "adamw")
+RULES = tuple(SLOTS)  # in the order of fast.c
 KINDS: tuple[type[Brick], ...] = (Linear, BatchNorm1d, GroupNorm, Tanh, ReLU, LeakyReLU, ELU, Sigmoid, Identity)
 ADD = len(KINDS)  # the end of a residual connection
 
@@ -130,7 +130,12 @@ class Build:
                 why = next((line for line in lines if "error" in line), lines[0] if lines else "it said nothing")
                 raise OSError(f"the C compiler failed: {why}")
         if not _sound(self._target):
-            kernels = self._made.read_bytes()
+            try:
+                kernels = self._made.read_bytes()
+            except FileNotFoundError:  # another process that had it made too may have finished in this moment
+                if _sound(self._target):
+                    return
+                raise
             replace_file(self._target, kernels + hashlib.sha256(kernels).digest())
         self._made.unlink(missing_ok=True)
 

@@ -22,6 +22,7 @@ from makemore_core.trainer import Trainer
 
 LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
 UPDATES = 1000
+DRAWN = 1_000_000  # indices that are held at once
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
 LEAST = 0.15  # nats that the loss has to fall, several times the noise of the running mean
@@ -49,20 +50,27 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     optimizer = Optimizer(trainer.config, model.parameters())
     optimizer.state = [[slot.clone() for slot in slots] for slots in trainer.optimizer.state]
     optimizer.count = trainer.optimizer.count
-    batches = upcoming(trainer, updates, trainer.config.batch_size)
     rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
     kind = FastEngine if isinstance(trainer.engine, FastEngine) else PlainEngine
-    losses: list[float] = kind(model, optimizer, trainer.train).advance(batches, rates, False).tolist()
+    engine, losses = kind(model, optimizer, trainer.train), list[float]()
+    for batches in upcoming(trainer, updates, trainer.config.batch_size):
+        losses += engine.advance(batches, rates[len(losses) : len(losses) + len(batches)], False).tolist()
     smooth = smoothed(losses)
     return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth))
 
 
-def upcoming(trainer: Trainer, n: int, size: int) -> Tensor:
-    """The `n` minibatches (n, size) of indices that training would draw next, from a copy of its generator."""
+def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
+    """The `n` minibatches of `size` indices that training would draw next, from a copy of its generator.
+
+    As many (k, size) at a time as make up at most `DRAWN` indices, at least one.
+    """
     generator = torch.Generator(trainer.generator.device)
     generator.set_state(trainer.generator.get_state())
-    drawn = torch.randint(0, len(trainer.train.y), (n, size), generator=generator, device=generator.device)
-    return drawn.to(trainer.device)
+    most = max(1, DRAWN // size)
+    for first in range(0, n, most):
+        shape = min(most, n - first), size
+        drawn = torch.randint(0, len(trainer.train.y), shape, generator=generator, device=generator.device)
+        yield drawn.to(trainer.device)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:

@@ -5,7 +5,7 @@ It stands alone because an exhibit must leave a run as it was, and here is how.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from torch import Tensor
 from makemore_core import find_lr
 from makemore_core.config import Value
 from makemore_core.dataset import Split
-from makemore_core.layers import Brick, Residual
 from makemore_core.model import Model
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
@@ -26,8 +25,11 @@ OWN_SEED = 2147483647 + 20  # of everything that an exhibit draws
 
 
 def whole(options: Options, name: str, default: int, low: int, high: int) -> int:
-    """A whole number from the options. Raises ValueError naming it, its value and what is allowed."""
-    value = options.get(name, default)
+    """A whole number from the options, or what is allowed that is nearest to `default`.
+
+    Raises ValueError naming it, its value and what is allowed.
+    """
+    value = options.get(name, min(max(low, default), high))
     if isinstance(value, str) and value.lstrip("-").isdecimal():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -36,8 +38,13 @@ def whole(options: Options, name: str, default: int, low: int, high: int) -> int
 
 
 def real(options: Options, name: str, default: float, low: float, high: float) -> float:
-    """A number from the options. Raises ValueError naming it, its value and what is allowed."""
-    value = options.get(name, default)
+    """A number from the options, or `default`, whatever it is.
+
+    Raises ValueError naming it, its value and what is allowed.
+    """
+    if name not in options:
+        return default
+    value = options[name]
     try:
         number = float(value)
     except ValueError:
@@ -49,26 +56,13 @@ def real(options: Options, name: str, default: float, low: float, high: float) -
 
 def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
     """The minibatch that the next update will see, or as many examples drawn in its stead."""
-    batch = find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size)[0]
+    batch = next(find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size))[0]
     return Split(trainer.train.x[batch], trainer.train.y[batch])
 
 
 def floats(tensor: Tensor) -> list[Json]:
     """The numbers of a tensor, in order."""
     return [float(x) for x in tensor.detach().flatten().tolist()]
-
-
-def evaluation_pass(model: Model, x: Tensor) -> Iterator[tuple[int, Brick, Tensor]]:
-    """Every brick with its index and what it gives in evaluation, without a trace left in it."""
-    out, index = model.embedding.infer(x), 0
-    for layer in model.layers:
-        entered = out
-        for leaf in layer.leaves():
-            out = leaf.infer(out)
-            yield index, leaf, out
-            index += 1
-        if isinstance(layer, Residual):
-            out = entered + out
 
 
 def train_pass(net: Model, x: Tensor, y: Tensor) -> list[Tensor]:

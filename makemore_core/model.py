@@ -50,6 +50,18 @@ class Model:
                 out = layer.infer(out)
         return out
 
+    def infer_by_brick(self, x: Tensor) -> Iterator[tuple[int, Brick, Tensor]]:
+        """The same brick by brick, to look at: each with its index and what it gives; the logits come last."""
+        out, index = self.embedding.infer(x), 0
+        for layer in self.layers:
+            entered = out
+            for leaf in layer.leaves():
+                out = leaf.infer(out)
+                yield index, leaf, out
+                index += 1
+            if isinstance(layer, Residual):
+                out = entered + out
+
     def backward(self, dlogits: Tensor) -> None:
         """The backward pass by hand: fills `.grad` of every parameter from d loss / d logits (B, V)."""
         for layer in reversed(self.layers):
@@ -141,7 +153,7 @@ def _hidden(config: Config, fan_in: int, generator: torch.Generator) -> list[Bri
 
 
 def _output(config: Config, fan_in: int, vocabulary: int, generator: torch.Generator) -> list[Brick]:
-    normalised = config.norm != "none" and config.norm_output
+    normalised = _normalises_logits(config)
     linear = Linear(fan_in, vocabulary, _has_bias(config, normalised), generator)
     if config.fan_in == "on":
         linear.weight /= fan_in**0.5
@@ -152,6 +164,10 @@ def _output(config: Config, fan_in: int, vocabulary: int, generator: torch.Gener
     norm = _norm(config, vocabulary)
     norm.gamma *= config.last_shrink
     return [linear, norm]
+
+
+def _normalises_logits(config: Config) -> bool:
+    return config.norm != "none" and config.norm_output
 
 
 def _has_bias(config: Config, norm_follows: bool) -> bool:
@@ -177,9 +193,9 @@ def _norm(config: Config, features: int) -> Norm:
 def adapt(model: Model, before: Config, after: Config) -> Model:
     """The net that `after` describes with the weights that `model` has: what a live change does.
 
-    Gain and fan-in division multiply the hidden weights by what they would have differed at the start; a norm comes
-    in fresh, as the identity it is after initialisation; a nonlinearity is swapped. Weights that
-    were drawn with gain 0, which no factor brings back, are drawn again.
+    Every weight is multiplied by what gain, fan-in division and last_shrink would have made of it at the start; a norm
+    that comes in is as it is at the start, so `last_shrink` moves between the last weight and the gamma behind it; a
+    nonlinearity is swapped. Weights that were drawn with a factor of 0, which no other brings back, are drawn again.
     """
     vocabulary, device = len(model.embedding.weight), model.embedding.weight.device
     fresh = build(after, vocabulary, torch.Generator().manual_seed(after.seed)).to(device)
@@ -187,9 +203,11 @@ def adapt(model: Model, before: Config, after: Config) -> Model:
     old = [leaf for leaf in model.leaves() if isinstance(leaf, Linear)]
     new = [leaf for leaf in fresh.leaves() if isinstance(leaf, Linear)]
     for index, (source, target) in enumerate(zip(old, new, strict=True)):
-        last = index == len(old) - 1
-        if _scale(before, source, last):
-            target.weight = source.weight * (_scale(after, source, last) / _scale(before, source, last))
+        had, has = (_scale(config, source, index == len(old) - 1) for config in (before, after))
+        if had == has:
+            target.weight = source.weight
+        elif had:
+            target.weight = source.weight * (has / had)
         if target.bias is not None and source.bias is not None:
             target.bias = source.bias
         elif target.bias is not None:
@@ -204,13 +222,12 @@ def adapt(model: Model, before: Config, after: Config) -> Model:
 
 def _scale(config: Config, linear: Linear, last: bool) -> float:
     divided = config.fan_in == "on" or (config.fan_in == "hidden" and not last)
-    return (1.0 if last else gain(config)) / (linear.weight.shape[0] ** 0.5 if divided else 1.0)
+    shrink = 1.0 if _normalises_logits(config) else config.last_shrink
+    return (shrink if last else gain(config)) / (linear.weight.shape[0] ** 0.5 if divided else 1.0)
 
 
 def evaluate(model: Model, split: Split) -> float:
-    """Mean cross-entropy over a whole split, with the running statistics; NaN for an empty one."""
-    if len(split.y) == 0:
-        return float("nan")
+    """Mean cross-entropy over a whole split, with the running statistics."""
     return sum(evaluation(model, distinct(split))) / len(split.y)
 
 

@@ -54,7 +54,7 @@ def batchnorm(trainer: Trainer, options: Options) -> Data:
     data["losses"] = {
         "running": {"train": _loss(running, train), "val": _loss(running, val)},
         "calibrated": {"train": _loss(calibrated, train), "val": _loss(calibrated, val)},
-        "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, trainer.val)},
+        "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, val)},
     }
     data["company"] = _company(trainer, options)
     return data
@@ -83,14 +83,12 @@ def _loss(net: Model, split: Split) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def _batch_loss(trainer: Trainer, split: Split, most: int = 100) -> float | None:
-    """Mean loss of up to `most` minibatches, each normalised by its own statistics, as in training."""
-    if not len(split.y):
-        return None
+def _batch_loss(trainer: Trainer, split: Split, n: int = 100) -> float:
+    """Mean loss of `n` minibatches, each normalised by its own statistics, as in training."""
     net, generator = trainer.model.clone(), torch.Generator().manual_seed(OWN_SEED)
-    size = (most, trainer.config.batch_size)
+    size = (n, trainer.config.batch_size)
     batches = torch.randint(0, len(split.y), size, generator=generator).to(trainer.device)
-    return sum(float(F.cross_entropy(net(split.x[batch]), split.y[batch])) for batch in batches) / most
+    return sum(float(F.cross_entropy(net(split.x[batch]), split.y[batch])) for batch in batches) / n
 
 
 def _company(trainer: Trainer, options: Options) -> Data:

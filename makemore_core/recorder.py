@@ -73,9 +73,8 @@ class Kept(msgspec.Struct):
 class FolderRecorder(Recorder):
     """Records a session in its run folder, which has been made. A disk that fails never stops or slows training."""
 
-    def __init__(self, folder: Path, *, readonly: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._readonly = readonly
         self._lock = rundir.RunLock(folder)
         self._lock.acquire()
         self._queue: deque[tuple[Command, str, int]] = deque()
@@ -92,7 +91,7 @@ class FolderRecorder(Recorder):
         self._record = RecordWriter(self.folder / rundir.RECORD)
         with contextlib.suppress(OSError):  # no socket to be had: the run can still be watched by its files
             handle = functools.partial(self._enqueue, session.channel)
-            self._server = ControlServer(self.folder, handle=handle, readonly=self._readonly)
+            self._server = ControlServer(self.folder, handle=handle)
 
     def _enqueue(self, channel: Channel, command: Command, who: str, token: int) -> str | None:
         self._queue.append((command, who, token))
@@ -231,16 +230,14 @@ def dataset_of(manifest: rundir.Manifest) -> Dataset:
     return dataset
 
 
-def open_run(
-    folder: Path, channel: Channel, *, watch: Watch | None = None, stay: bool = False, readonly: bool = False
-) -> Session:
+def open_run(folder: Path, channel: Channel, *, watch: Watch | None = None, stay: bool = False) -> Session:
     """A session that begins a run, or goes on from its last good checkpoint as if it had never stopped, bit for bit.
 
     Changes that were recorded after the checkpoint are made again, each before the update it was made before.
     Raises ValueError where the run is being trained, has no good checkpoint, or its data has changed.
     """
     manifest = rundir.read_manifest(folder)
-    recorder = FolderRecorder(folder, readonly=readonly)
+    recorder = FolderRecorder(folder)
     try:
         return _session(manifest, recorder, channel, watch, stay)
     except BaseException:
@@ -321,11 +318,14 @@ def later_changes(folder: Path, known: int) -> list[tuple[int, int, Command]]:
 
 
 def load_trainer(folder: Path) -> Trainer:
-    """The net of a run's last good checkpoint, to look at. Raises ValueError where there is none."""
+    """The net of a run's last good checkpoint, on the CPU, to look at. Raises ValueError where there is none."""
     manifest = rundir.read_manifest(folder)
     kept, loaded = last_checkpoint(folder)
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
     trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"}), dataset_of(manifest))
-    trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
+    tensors, own = _with(PREFIXES[0], loaded.tensors), trainer.generator.get_state()
+    if "generator" in tensors and tensors["generator"].numel() != own.numel():  # a GPU's: nothing is drawn to look
+        tensors["generator"] = own
+    trainer.restore(tensors, kept.step, kept.nets[0].count)
     return trainer

@@ -37,6 +37,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, field, parse
 from makemore_core.dataset import Dataset
+from makemore_core.looking import present_batch, train_pass
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
 from makemore_core.trainer import Trainer
@@ -148,10 +149,8 @@ class Session:
     def _fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Fresh:
         """Raises ValueError where there can be no such net here."""
         twin = self._twin_config(config, twin_changes)
-        try:
+        with _fitting("there can be no such net here"):
             return Fresh(Watched(config, self.dataset), Watched(twin, self.dataset) if twin_changes else None)
-        except (RuntimeError, MemoryError) as error:  # torch's words for a net that does not fit
-            raise ValueError(f"there can be no such net here: {str(error).splitlines()[0]}") from None
 
     def _begin(self, fresh: Fresh) -> None:
         """From the first update on."""
@@ -387,7 +386,10 @@ class Session:
             case Set(changes=changes):
                 after = self.config.replace(changes)
                 self._twin_config(after)
-                return None if self._keeps_weights(after, command) else self._fresh(after, self.twin_changes)
+                fresh = None if self._keeps_weights(after, command) else self._fresh(after, self.twin_changes)
+                if after.batch_size != self.config.batch_size:
+                    self._try(after.batch_size, fresh)
+                return fresh
             case Restart():
                 return self._fresh(self.config, self.twin_changes)
             case Twin(changes=changes):
@@ -401,6 +403,12 @@ class Session:
             case Sample(n=n) if n > MOST_NAMES:
                 raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
+
+    def _try(self, batch_size: int, fresh: Fresh | None) -> None:
+        """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
+        with _fitting(f"batch_size={batch_size}: does not fit here"):
+            for net in filter(None, fresh or self.nets):
+                train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
 
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
@@ -468,6 +476,8 @@ class Session:
         if self.twin:
             self.twin.reconfigure(self._twin_config(after))
         self._survey = None
+        if "batch_size" in changed:
+            self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
         self.message = say(what, before)
         if self.state == "finished" and self.trainer.step < after.steps:
             self.state = "running"
@@ -524,6 +534,15 @@ class Session:
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)
         self._published = time.monotonic()
+
+
+@contextlib.contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """A `with` block for what may be too large. Raises ValueError, in one line: what, and torch's words for it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"{what}: {(str(error) or 'no memory').splitlines()[0]}") from None
 
 
 def _nobody(_: str | None) -> None:

@@ -16,6 +16,8 @@ from makemore_core.layers import BatchNorm1d
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
+STATES = {5056: "cpu", 16: "cuda"}  # bytes of a generator's state, by which they tell whose it is
+
 
 class Trainer:
     """`step` counts the updates done. The net, the minibatches and the optimiser follow from the config's seed."""
@@ -122,7 +124,7 @@ class Trainer:
         return state
 
     def restore(self, tensors: dict[str, Tensor], step: int, count: int) -> None:
-        """Go on where `tensors` were taken. Raises ValueError where they belong to another net."""
+        """Go on where `tensors` were taken. Raises ValueError where they belong to another net or kind of device."""
         own = dict(self.model.named_tensors())
         for position, slots in enumerate(self.optimizer.state):
             own |= {f"optimizer.{position}.{slot}": tensor for slot, tensor in enumerate(slots)}
@@ -130,6 +132,12 @@ class Trainer:
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "generator"}
         if wanted != given or "generator" not in tensors:
             raise ValueError("the checkpoint belongs to another net: names or shapes of its tensors differ")
+        trained_on = STATES.get(tensors["generator"].numel(), self.device.type)
+        if trained_on != self.device.type:
+            raise ValueError(
+                f"the run was trained on {trained_on} and goes on only there: "
+                f"on {self.device.type} it would see other minibatches"
+            )
         try:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError):

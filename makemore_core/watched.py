@@ -85,21 +85,16 @@ class Watched:
         """
         trainer, minibatches = self.trainer, self.smoothed_loss
         model, step = trainer.model.clone(), trainer.step
-        val = test = None
-        if len(trainer.val.y):
-            total = 0.0
-            for part in evaluation(model, trainer.val_contexts):
-                total += part
-                yield
-            val = total / len(trainer.val.y)
-        dead, total = DeadUnits(model), 0.0
+        dead, val, train = DeadUnits(model), 0.0, 0.0
+        for part in evaluation(model, trainer.val_contexts):
+            val += part
+            yield
         for part in evaluation(model, trainer.train_contexts, dead.look):
-            total += part
+            train += part
             yield
         self.dead = dead.counts()
-        if whole:
-            test = evaluate(model, trainer.split(self.dataset.test))
-        self.splits = Splits(total / len(trainer.train.y), val, test, step, minibatches)
+        test = evaluate(model, trainer.split(self.dataset.test)) if whole else None
+        self.splits = Splits(train / len(trainer.train.y), val / len(trainer.val.y), test, step, minibatches)
 
     def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED, temperature: float = 1.0) -> None:
         """Fresh names."""

@@ -188,6 +188,22 @@ def test_a_run_that_is_over_is_seen_whole(tmp_path: Path, few_names_file: Path, 
     assert {s.attempt for s in viewer.snapshots} == {0, 1}
 
 
+def test_records_that_cannot_be_read_are_told(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder).run()
+    segment = min((folder / rundir.RECORD).iterdir())
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([lines[0], lines[1][:-9] + b"\n", *lines[2:]]))
+
+    viewer = Viewer(folder)
+    viewer.look()
+    assert [s.message for s in viewer.snapshots if "skipped" in s.message] == [viewer.newest.message]
+    assert viewer.newest.message.endswith("1 damaged record skipped")
+    assert (viewer.newest.losses, viewer.newest.step) == ((), 150)
+    viewer.look()
+    assert len([s for s in viewer.snapshots if "skipped" in s.message]) == 1
+
+
 def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, few_names_file: Path) -> None:
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
     viewer = Viewer(folder)

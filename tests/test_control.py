@@ -196,12 +196,6 @@ def test_readonly_is_enforced_by_the_trainer(run: Run) -> None:
     assert [command for command, _ in run.applied] == [Look("gain")]
 
 
-def test_a_whole_run_can_be_read_only(tmp_path: Path) -> None:
-    server = ControlServer(tmp_path, handle=lambda *_: None, readonly=True)
-    assert ControlClient(tmp_path).request(Pause()).error == "this connection is read-only"
-    server.close()
-
-
 # -- the socket itself
 
 

@@ -61,12 +61,6 @@ def test_each_context_once_and_every_example_counted(words: list[str], block_siz
     assert counted == Counter((tuple(x), y) for x, y in zip(split.x.tolist(), split.y.tolist(), strict=True))
 
 
-def test_no_items_make_no_examples() -> None:
-    split = made(["ab"]).examples((), 3)
-    assert (tuple(split.x.shape), tuple(split.y.shape)) == ((0, 3), (0,))
-    assert [len(part) for part in distinct(split)] == [0, 0, 0, 0]
-
-
 def test_the_embedded_names() -> None:
     dataset = read()
     assert len(items(dataset)) == 32_952

@@ -194,6 +194,12 @@ def test_nan_is_counted_nowhere_and_outliers_at_the_edges() -> None:
     assert sum(counts) == 7
 
 
+def test_counts_are_exact_however_many() -> None:
+    n = 2**24 + 2
+    counts = diagnostics._counts(torch.zeros((1, n)), torch.tensor([[-1.0, 1.0]]))
+    assert int(counts[0, BINS // 2]) == n
+
+
 def test_gradients_that_vanish_still_have_a_spread() -> None:
     """Their squares would be 0 in float32."""
     x = torch.randn(3, 500, generator=torch.Generator().manual_seed(1)) * torch.tensor([[1e-30], [1.0], [1e30]])

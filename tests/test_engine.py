@@ -167,7 +167,8 @@ def test_tensors_of_another_net_are_refused(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [torch.zeros(5056, dtype=torch.uint8), torch.zeros(7, dtype=torch.uint8), torch.zeros(5056)]
+    "state",
+    [*(torch.zeros(size, dtype=torch.uint8) for size in (5056, 7, ())), torch.zeros(5056)],
 )
 def test_a_generator_that_is_none_is_refused_before_anything_is_changed(state: Tensor, dataset: Dataset) -> None:
     first, second = trainer(dataset), trainer(dataset)

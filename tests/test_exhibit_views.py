@@ -17,10 +17,11 @@ from app.views.lines import text_of, width
 from app.views.state import Finding, Pressed, View
 from makemore_core import dataset
 from makemore_core.command import Command, Look, Restart, Set
-from makemore_core.config import Value
+from makemore_core.config import Config, Value
+from makemore_core.depth import through_depth
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Event, Exhibit, Snapshot
+from makemore_core.snapshot import Event, Exhibit, Snapshot, from_json, to_json
 from makemore_core.trainer import Trainer
 
 SCREENS = ("dead-map", "backward", "find-lr", "batchnorm", "gain", "presets", "doctor", "explain")
@@ -74,6 +75,14 @@ def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
         assert [width(line) for line in lines] == [80] * 24
         asks = screen(name).look
         assert (asks is None) or "…" in "".join(text_of(lines)) or "cannot be read" in "".join(text_of(lines))
+
+
+@pytest.mark.parametrize("gain", [1.0, 200.0, 1e300])
+def test_gains_whose_numbers_grow_without_bound_are_drawn(gain: float) -> None:
+    grown = through_depth(Config(nonlinearity="relu", gain=gain), {"depth": 200})
+    taken = History()
+    taken.feed([from_json(to_json(Exhibit("gain", 1, grown)))])
+    assert f"{gain:g}" in words(View(taken, screen="gain"))
 
 
 def test_dead_units_are_marked_and_a_unit_followed() -> None:

@@ -127,6 +127,24 @@ def test_bad_options(name: str, options: dict[str, Value], complaint: str) -> No
         EXHIBITS[name](trained("deep-batchnorm", 1, n_layer=2), options)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "key", "value"),
+    [
+        ("dead-map", {"batch_size": 2048}, "examples", 1000),
+        ("gain", {"n_hidden": 1}, "units", 2),
+        ("gain", {"gain": -1.0}, "recommended", 5 / 3),
+        ("gain", {"gain": 200.0}, "recommended", 5 / 3),
+    ],
+)
+def test_any_net_can_be_asked_for_its_own_defaults(
+    name: str, changes: dict[str, Value], key: str, value: float
+) -> None:
+    shown = look(trained("deep-tanh", 1, n_layer=2, **changes), name)
+    assert shown[key] == pytest.approx(value)
+    if "gain" in changes:
+        assert [row["gain"] for row in shown["gains"] if row["own"]] == [changes["gain"]]
+
+
 # --- the backward pass
 
 
@@ -192,6 +210,14 @@ def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs() -> None:
     for brick in [net.embedding, *net.layers[:4]]:
         outs = brick.infer(outs)
     assert net.layers[4].running_mean.tolist() == pytest.approx(outs.mean(0).tolist(), abs=1e-5)
+
+
+def test_the_losses_of_batchnorm_are_over_the_same_examples() -> None:
+    trainer = trained("mlp-batchnorm", 20)
+    over = look(trainer, "batchnorm", examples=100)["losses"]
+    for split in (trainer.train, trainer.val):
+        split.y[100:] = 1
+    assert look(trainer, "batchnorm", examples=100)["losses"] == over
 
 
 def test_an_example_moves_with_its_company() -> None:

@@ -6,6 +6,7 @@ import math
 
 import msgspec
 import pytest
+import torch
 
 from makemore_core import dataset, find_lr
 from makemore_core.presets import PRESETS
@@ -40,6 +41,18 @@ def test_the_run_goes_on_as_if_nothing_had_been(names: dataset.Dataset, optimize
     assert tested.step == alone.step
     assert tested.advance(10) == alone.advance(10)
     assert all(bool((a == b).all()) for a, b in zip(tested.tensors().values(), alone.tensors().values(), strict=True))
+
+
+def test_minibatches_are_drawn_a_few_at_a_time_and_are_those_of_training(
+    names: dataset.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(PRESETS["mlp-kaiming"].config().replace({"n_hidden": 20, "engine": "plain"}), names)
+    at_once = find_lr.range_test(trainer, 30)
+    monkeypatch.setattr(find_lr, "DRAWN", 4 * trainer.config.batch_size)
+    drawn = list(find_lr.upcoming(trainer, 10, trainer.config.batch_size))
+    assert [len(batches) for batches in drawn] == [4, 4, 2]
+    assert find_lr.range_test(trainer, 30) == at_once
+    assert torch.equal(torch.cat(drawn), trainer.draw(10))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.dataset import Dataset
-from makemore_core.model import sample
+from makemore_core.model import Model, sample
 from makemore_core.session import CREDIT, Recorder, Request, Session
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
@@ -243,6 +243,43 @@ def test_a_net_that_cannot_be_made_here_leaves_the_run_as_it_is(
 
     assert script.outcomes[0].error == "there can be no such net here: not enough memory"
     assert (ran.attempt, ran.config, ran.twin_changes) == (0, SMALL, {})
+
+
+@pytest.mark.parametrize("also", [{}, {"n_hidden": 17}], ids=["live", "a new net"])
+def test_a_minibatch_that_does_not_fit_is_refused_and_changes_nothing(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, also: dict[str, Value]
+) -> None:
+    call = Model.__call__
+
+    def fitting(net: Model, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 1000:
+            raise RuntimeError("can't allocate memory\nand where that was")
+        return call(net, x)
+
+    monkeypatch.setattr(Model, "__call__", fitting)
+    asked, script = play(few_names, at(50, Set({"batch_size": 1_000_000} | also)), watch=UNWATCHED)
+
+    assert script.outcomes[0].error == "batch_size=1000000: does not fit here: can't allocate memory"
+    assert (asked.state, asked.attempt, asked.config) == ("finished", 0, SMALL)
+    assert_same(weights(asked), weights(play(few_names)[0]))
+
+
+def test_the_first_slice_of_larger_minibatches_is_one_of_them(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slices: list[tuple[int, int]] = []
+    advance = Session._advance
+
+    def noted(session: Session, n: int, watch: bool) -> None:
+        slices.append((session.config.batch_size, n))
+        advance(session, n, watch)
+
+    monkeypatch.setattr(Session, "_advance", noted)
+    config = SMALL.replace({"steps": 10_000})
+    play(few_names, at(1000, Set({"batch_size": 500})), at(1001, Stop()), config=config, watch=UNWATCHED)
+
+    assert max(n for size, n in slices if size == 8) > 1
+    assert next(n for size, n in slices if size == 500) == 1
 
 
 def test_a_view_that_fails_does_not_hurt_the_training(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

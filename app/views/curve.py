@@ -158,12 +158,12 @@ class Axis(NamedTuple):
     log: bool = False
 
     def dot(self, value: float) -> int:
-        """The dot a value falls on; what lies outside falls on the edge."""
+        """The dot a value falls on; what lies outside falls on the edge, NaN, which grew too large, on the upper."""
         if self.log:
             share = (math.log(max(value, 1e-12)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             share = (value - self.low) / (self.high - self.low)
-        return min(self.dots - 1, max(0, int(share * self.dots)))
+        return int(max(0.0, min(self.dots - 1, share * self.dots)))
 
     def inside(self, value: float) -> bool:
         """Whether the value lies on the scale."""
