@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from math import inf, nan
 
 import pytest
 
@@ -11,7 +12,9 @@ from app.glyphs import ASCII, UNICODE, Glyphs
 from app.history import History
 from app.studio import Studio
 from app.views import draw, screen
+from app.views.answers import stretched
 from app.views.batchnorm import normalised
+from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.lines import text_of, width
 from app.views.state import Finding, Pressed, View
@@ -87,6 +90,18 @@ def test_dead_units_are_marked_and_a_unit_followed() -> None:
     assert "their gradient" in words(shown, 80, 24)
 
 
+def test_a_layer_or_unit_that_the_net_no_longer_has_is_not_asked_for() -> None:
+    asked = screen("dead-map").look
+    assert asked is not None
+    assert asked(view("dead-map", dead_layer=2, dead_unit=199)) == Look("dead-map", {"layer": 2, "unit": 199})
+    assert asked(view("dead-map", dead_layer=2, dead_unit=200)) == Look("dead-map", {"layer": 2})
+    gone = view("dead-map", "deep-tanh", dead_layer=8, dead_unit=3)  # as b numbers the layers: 1 3 5 7 9
+    assert asked(gone) == Look("dead-map")
+    shown = gone.history.exhibits["dead-map"].data["layer"]
+    assert isinstance(shown, int)
+    assert pressed(gone, "up").options["dead_layer"] == (shown - 2 if shown > 1 else 9)
+
+
 def test_flags() -> None:
     assert flags("88", 5) == [True, False, False, False, True]
     assert flags("not hexadecimal", 3) == [False] * 3
@@ -132,6 +147,17 @@ def test_batchnorms_statistics_and_company() -> None:
     assert "this net has no BatchNorm: b puts it in" in words(view("batchnorm", "deep-tanh"))
 
 
+def test_a_net_without_numbers_has_no_company() -> None:
+    shown = view("batchnorm", bn_part=1)
+    data = shown.history.exhibits["batchnorm"].data
+    company = data["company"]
+    assert isinstance(company, dict)
+    diverged = replace(shown, history=History())
+    company = company | {name: [nan] * 27 for name in ("alone_probabilities", "std", "low", "high")}
+    diverged.history.exhibits["batchnorm"] = Exhibit("batchnorm", 30, {**data, "company": company})
+    assert "its logits are no numbers" in words(diverged)
+
+
 def test_gains_are_marked() -> None:
     shown = words(view("gain", "deep-tanh"))
     assert "5/3" in shown
@@ -142,6 +168,19 @@ def test_gains_are_marked() -> None:
     assert asked is not None
     assert asked(view("gain", gain_depth=100)) == Look("gain", {"depth": 100})
     assert asked(view("gain", gain_depth=10)) is None  # it does not change while the net trains
+
+
+def test_a_spread_that_leaves_all_numbers_is_a_line_that_ends() -> None:
+    shown = view("gain")
+    data = shown.history.exhibits["gain"].data
+    rows = [dict(row) | {"std": [3.0**n for n in range(80)] + [inf, nan]} for row in data["gains"]]  # type: ignore
+    exploded = replace(shown, history=History())
+    exploded.history.exhibits["gain"] = Exhibit("gain", 30, {**data, "gains": rows})
+    assert "layer 10" in words(exploded)
+
+
+def test_a_line_has_no_gap_where_it_leaves_the_bottom() -> None:
+    assert stretched([0.0, 9.0, nan, 5.0], 4, Axis(0.0, 10.0, 10)) == [(0, 0), (1, 9), None, (5, 5)]
 
 
 def test_enter_takes_the_rate_that_was_found() -> None:

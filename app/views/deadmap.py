@@ -15,25 +15,31 @@ _ASCII = " .:+#"  # by count
 
 def look(view: View) -> Look:
     """The layer and unit under the cursor; the worst layer until one is chosen."""
-    options = {
-        name: view.options[f"dead_{name}"] for name in ("layer", "unit") if f"dead_{name}" in view.options
-    }  # fmt: skip
-    return Look(NAME, options)
+    return Look(NAME, dict(_cursor(view)))
+
+
+def _cursor(view: View) -> dict[str, int]:
+    """The layer and unit that were chosen, as far as the net still has them: a change may number its layers anew."""
+    units = {trace.newest.index: trace.newest.activation.units for trace in view.history.layers.values()}
+    layer, unit = chosen(view, "dead_layer", -1), chosen(view, "dead_unit", -1)
+    if layer not in units:
+        return {}
+    return {"layer": layer, "unit": unit} if unit in range(units[layer]) else {"layer": layer}
 
 
 def press(view: View, key: str) -> Pressed | None:
     """Left and right move along the units, up and down along the layers."""
     data = answer(view, NAME, DeadMap)
-    if data is None or key not in ("left", "right", "up", "down"):
+    if data is None or not data.map or not data.layers or key not in ("left", "right", "up", "down"):
         return None
     if key in ("left", "right"):
         count = len(data.map)
         at = chosen(view, "dead_unit", -1 if key == "right" else count)
         return Pressed(keep(view, dead_layer=data.layer, dead_unit=(at + (1 if key == "right" else -1)) % count))
     indices = [layer.index for layer in data.layers]
-    at = indices.index(chosen(view, "dead_layer", data.layer)) + (1 if key == "down" else -1)
-    options = {name: value for name, value in view.options.items() if name != "dead_unit"}
-    return Pressed(keep(view, **{**options, "dead_layer": indices[at % len(indices)]}, dead_unit=0))
+    here = _cursor(view).get("layer", data.layer)  # the answer may be older than the net, or another's
+    at = (indices.index(here) if here in indices else 0) + (1 if key == "down" else -1)
+    return Pressed(keep(view, dead_layer=indices[at % len(indices)], dead_unit=0))
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:
@@ -163,7 +169,7 @@ def _followed(data: DeadMap, view: View, width: int, bars: bool) -> list[Line]:
 
 
 def _incoming(unit: Unit, view: View, width: int) -> list[Line]:
-    """What comes into the unit: its weights, the gradient that reaches them, and the next update."""
+    """What comes into the unit: its weights, and the gradient that reaches them."""
     mean = sum(map(abs, unit.weights)) / len(unit.weights)
     gradient = sum(map(abs, unit.weights_gradient)) / max(1, len(unit.weights_gradient))
     bias = "" if unit.bias is None else f", bias {unit.bias:.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.views.answers import GainRow, Gains, answer, chosen, hint, keep, none_yet
+from app.views.answers import Gains, answer, chosen, hint, keep, none_yet, stretched
 from app.views.curve import Axis, Canvas, Trail, grain, tick_text
 from app.views.lines import Line, beside, block, heading
 from app.views.state import Pressed, View
@@ -97,7 +97,9 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
     bounded = all(max(row.std, default=0.0) <= 1.0 for row in data.gains)
     axis = Axis(0.0, 1.0, rows * size.up) if bounded else Axis(1e-3, 1e3, rows * size.up, log=True)
     selected = _row(view, data)
-    trails = [Trail(_reaches(row, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)]
+    trails = [
+        Trail(stretched(row.std, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)
+    ]
     canvas = Canvas(cells, rows, [Trail(trails[selected].reaches, "cursor"), *trails], g)
     values = (0.0, 0.25, 0.5, 0.75, 1.0) if bounded else (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
     ticks = {rows - 1 - axis.dot(value) // size.up: tick_text(value, gutter - 1, g) for value in values}
@@ -107,14 +109,3 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
         out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
     end = f" layer {data.depth}"
     return [*out, [(" " * (gutter - 1) + g.corner + "1 " + end.rjust(cells - 2, g.rule), "axis")]]
-
-
-def _reaches(row: GainRow, dots: int, axis: Axis) -> list[tuple[int, int] | None]:
-    out: list[tuple[int, int] | None] = []
-    before: int | None = None
-    for at in range(dots):
-        dot = axis.dot(row.std[min(len(row.std) - 1, at * len(row.std) // dots)])
-        low, high = (dot, dot) if before is None else (min(dot, before), max(dot, before))
-        out.append((low, high))
-        before = dot
-    return out
