@@ -10,7 +10,7 @@ import locale
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,19 +133,13 @@ class Studio(App[int]):
 
     def tick(self) -> None:
         """Take in what came, and repaint if it shows."""
-        try:
-            came = self.stream.drain()
-        except OSError as error:
-            if not self.state.lost:
-                self.state = replace(self.state, lost=True)
-                self.say(f"the run cannot be read: {error}", "sick")
-            came = []
-        if came:
-            self.history.feed(self.charted(came))
+        version = self.history.version
+        self.history.feed(self.came())
+        if self.history.version != version:
             self.place_cursor()
             self.point_at_twin()
             self.settle_pending()
-            self.examine()
+        self.examine()
         now = self.clock()
         if self.state.message and now >= self.message_until:
             self.state = replace(self.state, message="")
@@ -181,20 +175,25 @@ class Studio(App[int]):
         self.drawn, self.drawn_at = key, self.clock()
         self.panel.show(draw(self.state, size.width, size.height))
 
-    def charted(self, came: Iterable[Event]) -> Iterator[Event]:
-        """The events as they are, the snapshots among them kept for the doctor; he takes long records in pieces."""
-        for event in came:
-            if self.doctor is not None and isinstance(event, Snapshot):
-                self.unexamined.append(event)
-                if len(self.unexamined) >= MOST_UNEXAMINED:
-                    self.doctor(self.unexamined)
-                    self.unexamined = []
-            yield event
+    def came(self) -> Iterator[Event]:
+        """What is new, the snapshots among it kept for the doctor; he takes long records in pieces."""
+        try:
+            for event in self.stream.drain():
+                if self.doctor is not None and isinstance(event, Snapshot):
+                    if len(self.unexamined) >= MOST_UNEXAMINED:
+                        self.doctor(self.unexamined)
+                        self.unexamined = []
+                    self.unexamined.append(event)
+                yield event
+        except OSError as error:  # at any event: what came before it counts
+            if not self.state.lost:
+                self.state = replace(self.state, lost=True)
+                self.say(f"the run cannot be read: {error}", "sick")
 
     def examine(self) -> None:
-        """Ask the doctor, once a second at most: findings do not come faster."""
+        """Ask the doctor about what came, once a second at most: findings do not come faster."""
         now = self.clock()
-        if self.doctor is None or self.history.snapshot is None or now - self.examined < 1.0:
+        if self.doctor is None or not self.unexamined or now - self.examined < 1.0:
             return
         self.examined = now
         self.state = replace(self.state, findings=tuple(self.doctor(self.unexamined)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from app.studio import Studio, ascii_wanted, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
 from makemore_core.command import Pause, Restart, Resume, Sample, Set, Step, Stop
-from tests.canned import HUNDRED, FakeStream, Shape, nan
+from makemore_core.snapshot import Event
+from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
 
 DEADLINE = 20.0
 
@@ -256,13 +257,24 @@ async def test_training_starts_behind_the_first_picture() -> None:
 async def test_a_stream_that_breaks_is_lost_not_a_crash() -> None:
     async with running() as (pilot, app, stream):
 
-        def broken() -> list[object]:
+        def broken() -> Iterator[Event]:
+            yield snapshot(step=7777)
             raise OSError("Stale file handle")
 
         stream.drain = broken  # type: ignore[assignment,method-assign]
         await until(pilot, lambda: app.state.lost)
         assert picture(app).splitlines()[0].endswith("lost")
         assert "Stale file handle" in picture(app)
+        assert app.history.snapshot.step == 7777  # type: ignore[union-attr]
+
+
+async def test_the_doctor_sees_what_came_last_though_nothing_comes_after_it() -> None:
+    seen: list[int] = []
+    async with running(findings=lambda came: seen.extend(one.step for one in came) or []) as (pilot, app, stream):
+        app.examined = app.clock()  # he has just been asked
+        coming = [snapshot(step=7777)]
+        stream.drain = lambda: [coming.pop()] if coming else []  # type: ignore[method-assign]
+        await until(pilot, lambda: 7777 in seen)
 
 
 async def test_a_net_that_diverges_and_windows_that_change_size() -> None:
