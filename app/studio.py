@@ -19,7 +19,7 @@ from textual.app import App, ComposeResult
 from textual.driver import Driver
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.history import History
+from app.history import STILL, History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
@@ -41,9 +41,10 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
+from makemore_core.doctor import GAINS
 from makemore_core.snapshot import Event, Snapshot
 
-GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
+GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
 LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = ("tanh", "relu", "leaky_relu", "elu", "sigmoid", "identity")
@@ -240,6 +241,7 @@ class Studio(App[int]):
         if not self.state.prompt:
             return
         event.stop()
+        self.state = replace(self.state, message="")
         if self.state.prompt == "filter":
             self.type_filter(event)
         elif self.state.prompt == "twin":
@@ -256,7 +258,7 @@ class Studio(App[int]):
         if self.diverged():
             return
         if self.history.snapshot.state == "finished":  # train on, for as many steps again
-            self.change("steps", 2 * self.history.snapshot.steps)
+            self.change("steps", 2 * self.last_step())
             return
         paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
@@ -270,14 +272,32 @@ class Studio(App[int]):
             self.say("diverged: r restarts from the seed, D says what to change")
         return over
 
+    def last_step(self) -> int:
+        """Of a finished run, once what was asked for is done."""
+        snapshot, steps = self.history.snapshot, self.setting("steps")
+        return max(snapshot.step if snapshot else 0, steps if isinstance(steps, int) else 0)
+
     def action_step(self) -> None:
-        if self.changes_allowed() and not self.diverged():
+        if not self.changes_allowed() or self.diverged():
+            return
+        if self.history.snapshot is not None and self.history.snapshot.state == "finished":
+            self.change("steps", self.last_step() + 1)
+        else:
             self.stream.send(Step(1))
             self.pending["paused"] = (True, self.clock() + PENDING_SECONDS)
             self.say("one step")
 
+    def names_possible(self) -> bool:
+        """Whether the net can be sampled from; says why not."""
+        if not self.changes_allowed():
+            return False
+        diverged = self.history.snapshot is not None and self.history.snapshot.state == "diverged"
+        if diverged:
+            self.say("no names: the logits of a diverged net are no numbers")
+        return not diverged
+
     def action_sample(self) -> None:
-        if self.changes_allowed():
+        if self.names_possible():
             self.stream.send(Sample(temperature=self.temperature()))
             self.say("sampling names")
 
@@ -287,7 +307,7 @@ class Studio(App[int]):
 
     def action_temperature(self) -> None:
         """Sample at the next temperature of the ladder, and again at the first after the last."""
-        if self.changes_allowed():
+        if self.names_possible():
             after = neighbour(TEMPERATURES, self.temperature(), 1)
             temperature = after if after != self.temperature() else TEMPERATURES[0]
             self.stream.send(Sample(temperature=temperature))
@@ -359,8 +379,8 @@ class Studio(App[int]):
         value = self.change_of("gain")
         if value is None:
             return
-        number = float(value) if not isinstance(value, str) else 1.0
-        new = neighbour(GAINS, number, way)
+        number = GAINS.get(str(self.setting("nonlinearity")), 1.0) if value == "auto" else float(value)
+        new = neighbour(GAIN_LADDER, number, way)
         if new == number:
             self.say(f"gain {shown(number)} is the {'largest' if way > 0 else 'smallest'} on the ladder")
         else:
@@ -396,13 +416,16 @@ class Studio(App[int]):
     # --- looking ---
 
     def action_freeze(self) -> None:
+        snapshot = self.history.snapshot
         if self.state.frozen:
             self.state = replace(self.state, frozen=False, history=self.history)
             self.say("the view moves again")
+        elif snapshot is not None and snapshot.state in STILL and snapshot.state != "paused":
+            self.say(f"{snapshot.state}: nothing moves that could be frozen")
         else:
             self.state = replace(self.state, frozen=True, history=self.history.still())
-            step = self.history.snapshot.step if self.history.snapshot else 0
-            self.say(f"view frozen at step {step:,}; training goes on")
+            trains = "" if snapshot is not None and snapshot.state == "paused" else "; training goes on"
+            self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}")
 
     def action_log(self) -> None:
         self.state = replace(self.state, log=not self.state.log)
@@ -488,7 +511,7 @@ class Studio(App[int]):
     # --- what is typed ---
 
     def action_filter(self) -> None:
-        self.state = replace(self.state, prompt="filter")
+        self.state = replace(self.state, prompt="filter", message="")
         self.paint()
 
     def type_filter(self, event: events.Key) -> None:
@@ -506,7 +529,8 @@ class Studio(App[int]):
             self.say("the twin is gone")
         else:
             norm = self.setting("norm")
-            self.state = replace(self.state, prompt="twin", typed="norm=none" if norm != "none" else "norm=batch")
+            typed = "norm=none" if norm != "none" else "norm=batch"
+            self.state = replace(self.state, prompt="twin", typed=typed, message="")
             self.paint()
 
     def type_twin(self, event: events.Key) -> None:
@@ -516,7 +540,8 @@ class Studio(App[int]):
         if done and text.strip() and self.history.snapshot is not None:
             try:
                 changes = twin_changes(Config().replace(self.history.snapshot.config), text.split())
-            except ValueError as error:
+            except ValueError as error:  # to be corrected
+                self.state = replace(self.state, prompt="twin")
                 self.say(str(error), "sick")
                 return
             self.stream.send(Twin(changes))
