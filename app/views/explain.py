@@ -86,6 +86,6 @@ def _now(view: View) -> dict[str, str]:
         weight = row.weight.weight
         now |= {
             "grad:data": glyph.scientific(weight.grad_data_ratio),
-            "update:data": f"{weight.update_data_log10:.1f}",
+            "update:data": glyph.fixed(weight.update_data_log10, 4, 1, glyphs=view.glyphs).strip(),
         }  # fmt: skip
     return now
