@@ -65,6 +65,7 @@ class GradientRow(msgspec.Struct):
     largest: float
     formula: str
     place: str
+    nan: bool = False
 
 
 class Backward(msgspec.Struct):

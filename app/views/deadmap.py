@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, heading
@@ -16,6 +18,12 @@ _ASCII = " .:+#"  # by count
 def look(view: View) -> Look:
     """The layer and unit under the cursor; the worst layer until one is chosen."""
     return Look(NAME, dict(_cursor(view)))
+
+
+def _lost(view: View) -> set[int]:
+    """The layers whose activations are not finite: compared with a threshold they seem alive."""
+    layers = (trace.newest for trace in view.history.layers.values())
+    return {layer.index for layer in layers if not math.isfinite(layer.activation.std)}
 
 
 def _cursor(view: View) -> dict[str, int]:
@@ -52,6 +60,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     layer = next((layer for layer in data.layers if layer.index == data.layer), None)
     flat = f"|h| > {data.threshold:g}" if data.threshold is not None else "off or flat"
     kind = glyph.escape(layer.kind, ascii=g.ascii) if layer else ""
+    if data.layer in _lost(view):
+        title = heading("dead units", f"layer {data.layer} {kind}, {taken_at(view, NAME)}", width, g)
+        words = " its activations are not finite: no unit can be told flat or dead"
+        return block([title, [(words, "sick")], _layers(data, width, view)], width, height, g)
     lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
     words = f" {glyph.percent(data.share).strip()} flat in this minibatch, {taken_at(view, NAME)}; "
     count = len(data.dead)
@@ -145,11 +157,13 @@ def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Li
 
 def _layers(data: DeadMap, width: int, view: View) -> Line:
     """Every layer's share, the shown one marked."""
+    lost = _lost(view)
     line: Line = [(" ", "")]
     for layer in data.layers:
         mark = view.glyphs.cursor if layer.index == data.layer else " "
         dead = f" {layer.dead} dead" if layer.dead else ""
-        text = f"{mark}{layer.index} {glyph.percent(layer.share).strip()}{dead}  "
+        share = glyph.percent(math.nan if layer.index in lost else layer.share).strip()
+        text = f"{mark}{layer.index} {share}{dead}  "
         line.append((text, "sick" if layer.dead else "cursor" if layer.index == data.layer else "dim"))
     return line if len(data.layers) * 9 < width or width < 20 else line[: width // 9]
 
@@ -172,7 +186,7 @@ def _incoming(unit: Unit, view: View, width: int) -> list[Line]:
     """What comes into the unit: its weights, and the gradient that reaches them."""
     mean = sum(map(abs, unit.weights)) / len(unit.weights)
     gradient = sum(map(abs, unit.weights_gradient)) / max(1, len(unit.weights_gradient))
-    bias = "" if unit.bias is None else f", bias {unit.bias:.2f}"
+    bias = "" if unit.bias is None else view.glyphs.text(f", bias {unit.bias:.2f}")
     cells = max(4, width - 52)
     stuck = gradient == 0
     return [
