@@ -6,6 +6,7 @@ import functools
 from dataclasses import replace
 from math import inf, nan
 
+import msgspec
 import pytest
 
 from app.glyphs import ASCII, UNICODE, Glyphs
@@ -25,6 +26,7 @@ from makemore_core.exhibits import EXHIBITS
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Exhibit, Snapshot
 from makemore_core.trainer import Trainer
+from tests import canned
 
 SCREENS = ("dead-map", "backward", "find-lr", "batchnorm", "gain", "presets", "doctor", "explain")
 FOUND = Finding("the spread shrinks with depth", "", "std 0.62 → 0.32", "Tanh squeezes.", "gain 5/3", {"gain": 5 / 3})
@@ -90,6 +92,21 @@ def test_dead_units_are_marked_and_a_unit_followed() -> None:
     assert "their gradient" in words(shown, 80, 24)
 
 
+def test_units_that_are_no_numbers_are_neither_flat_nor_alive() -> None:
+    shown = view("dead-map", "deep-tanh")
+    lost = [
+        msgspec.structs.replace(row, activation=msgspec.structs.replace(row.activation, std=nan))
+        for row in shown.history.snapshot.layers  # type: ignore[union-attr]
+    ]
+    diverged = replace(shown, history=History())
+    diverged.history.feed([msgspec.structs.replace(shown.history.snapshot, layers=tuple(lost))])  # type: ignore
+    diverged.history.exhibits["dead-map"] = shown.history.exhibits["dead-map"]
+    told = words(diverged)
+    assert "not finite: no unit can be told flat or dead" in told
+    assert "0%" not in told
+    assert "alive" not in told
+
+
 def test_a_layer_or_unit_that_the_net_no_longer_has_is_not_asked_for() -> None:
     asked = screen("dead-map").look
     assert asked is not None
@@ -125,6 +142,17 @@ def test_a_wrong_gradient_is_told_in_words() -> None:
     wrong.history.exhibits["backward"] = Exhibit("backward", 30, {**data, "gradients": changed})
     assert "!1 of 28 gradients differ" in words(wrong)
     assert "!NO" in words(wrong)
+
+
+def test_gradients_that_are_nan_on_both_sides_are_not_wrong() -> None:
+    shown = view("backward")
+    data = shown.history.exhibits["backward"].data
+    rows = [dict(row) | {"close": False, "exact": False, "largest": nan, "nan": True} for row in data["gradients"]]  # type: ignore
+    diverged = replace(shown, history=History())
+    data = {**data, "gradients": rows, "one_expression": []}
+    diverged.history.exhibits["backward"] = Exhibit("backward", 30, data)
+    assert "nothing to compare: 26 of 26 gradients are nan on both sides" in words(diverged)
+    assert "!" not in words(diverged)
 
 
 def test_the_slider_moves_one_value_and_normalisation_moves_all() -> None:
@@ -181,6 +209,26 @@ def test_a_spread_that_leaves_all_numbers_is_a_line_that_ends() -> None:
 
 def test_a_line_has_no_gap_where_it_leaves_the_bottom() -> None:
     assert stretched([0.0, 9.0, nan, 5.0], 4, Axis(0.0, 10.0, 10)) == [(0, 0), (1, 9), None, (5, 5)]
+
+
+@pytest.mark.parametrize(("kind", "head", "large"), [("relu", "off", "explode"), ("identity", "", "explode")])
+def test_gains_of_what_is_no_tanh(kind: str, head: str, large: str) -> None:
+    shown = view("gain")
+    data = shown.history.exhibits["gain"].data
+    other = replace(shown, history=History())
+    other.history.exhibits["gain"] = Exhibit("gain", 30, {**data, "nonlinearity": kind})
+    told = words(other)
+    assert f"settles  {head:>9s}".rstrip() + "\n" in told
+    assert large in told
+    assert "saturate" not in told
+
+
+@pytest.mark.parametrize("kind", ["ReLU", "LeakyReLU", "ELU", "Sigmoid", "Identity", "Mish"])
+def test_no_other_layer_is_explained_as_a_tanh(kind: str) -> None:
+    assert "tanh" in words(view("explain", "deep-tanh"))
+    other = replace(view("explain"), history=History(), cursor=1)
+    other.history.feed([canned.snapshot(canned.Shape(kind=kind))])
+    assert "tanh" not in words(other)
 
 
 def test_enter_takes_the_rate_that_was_found() -> None:
