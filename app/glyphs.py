@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -50,8 +51,8 @@ class Glyphs(NamedTuple):
     coloured: bool = True
 
     def text(self, text: str) -> str:
-        """Our own words in the characters of this set, no cell more or less."""
-        return text.translate(_ASCII) if self.ascii else text
+        """Our own words in the characters of this set, no cell more or less; a minus is that of the tables."""
+        return text.translate(_ASCII) if self.ascii else _MINUS.sub(self.minus, text)
 
 
 UNICODE = Glyphs(
@@ -69,6 +70,7 @@ ASCII = Glyphs(
     shade=":", dot=".",
 )  # fmt: skip
 
+_MINUS = re.compile(r"(?<![\w)/])-(?=\d)")  # of a number, not of a name, a path or a power of ten
 _ASCII = {
     ord(fancy): plain
     for fancy, plain in zip(

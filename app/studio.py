@@ -10,7 +10,7 @@ import locale
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -20,7 +20,7 @@ from textual.app import App, ComposeResult
 from textual.driver import Driver
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.history import History
+from app.history import STILL, History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
@@ -42,9 +42,10 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
+from makemore_core.doctor import GAINS
 from makemore_core.snapshot import Event, Snapshot
 
-GAINS = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
+GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
 LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = get_args(Nonlinearity)
@@ -134,19 +135,13 @@ class Studio(App[int]):
 
     def tick(self) -> None:
         """Take in what came, and repaint if it shows."""
-        try:
-            came = self.stream.drain()
-        except OSError as error:
-            if not self.state.lost:
-                self.state = replace(self.state, lost=True)
-                self.say(f"the run cannot be read: {error}", "sick")
-            came = []
-        if came:
-            self.history.feed(self.charted(came))
+        version = self.history.version
+        self.history.feed(self.came())
+        if self.history.version != version:
             self.place_cursor()
             self.point_at_twin()
             self.settle_pending()
-            self.examine()
+        self.examine()
         now = self.clock()
         if self.state.message and now >= self.message_until:
             self.state = replace(self.state, message="")
@@ -182,20 +177,25 @@ class Studio(App[int]):
         self.drawn, self.drawn_at = key, self.clock()
         self.panel.show(draw(self.state, size.width, size.height))
 
-    def charted(self, came: Iterable[Event]) -> Iterator[Event]:
-        """The events as they are, the snapshots among them kept for the doctor; he takes long records in pieces."""
-        for event in came:
-            if self.doctor is not None and isinstance(event, Snapshot):
-                self.unexamined.append(event)
-                if len(self.unexamined) >= MOST_UNEXAMINED:
-                    self.doctor(self.unexamined)
-                    self.unexamined = []
-            yield event
+    def came(self) -> Iterator[Event]:
+        """What is new, the snapshots among it kept for the doctor; he takes long records in pieces."""
+        try:
+            for event in self.stream.drain():
+                if self.doctor is not None and isinstance(event, Snapshot):
+                    if len(self.unexamined) >= MOST_UNEXAMINED:
+                        self.doctor(self.unexamined)
+                        self.unexamined = []
+                    self.unexamined.append(event)
+                yield event
+        except OSError as error:  # at any event: what came before it counts
+            if not self.state.lost:
+                self.state = replace(self.state, lost=True)
+                self.say(f"the run cannot be read: {error}", "sick")
 
     def examine(self) -> None:
-        """Ask the doctor, once a second at most: findings do not come faster."""
+        """Ask the doctor about what came, once a second at most: findings do not come faster."""
         now = self.clock()
-        if self.doctor is None or self.history.snapshot is None or now - self.examined < 1.0:
+        if self.doctor is None or not self.unexamined or now - self.examined < 1.0:
             return
         self.examined = now
         self.state = replace(self.state, findings=tuple(self.doctor(self.unexamined)))
@@ -242,6 +242,7 @@ class Studio(App[int]):
         if not self.state.prompt:
             return
         event.stop()
+        self.state = replace(self.state, message="")
         if self.state.prompt == "filter":
             self.type_filter(event)
         elif self.state.prompt == "twin":
@@ -258,7 +259,7 @@ class Studio(App[int]):
         if self.diverged():
             return
         if self.history.snapshot.state == "finished":  # train on, for as many steps again
-            self.change("steps", 2 * self.history.snapshot.steps)
+            self.change("steps", 2 * self.last_step())
             return
         paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
@@ -272,14 +273,32 @@ class Studio(App[int]):
             self.say("diverged: r restarts from the seed, D says what to change")
         return over
 
+    def last_step(self) -> int:
+        """Of a finished run, once what was asked for is done."""
+        snapshot, steps = self.history.snapshot, self.setting("steps")
+        return max(snapshot.step if snapshot else 0, steps if isinstance(steps, int) else 0)
+
     def action_step(self) -> None:
-        if self.changes_allowed() and not self.diverged():
+        if not self.changes_allowed() or self.diverged():
+            return
+        if self.history.snapshot is not None and self.history.snapshot.state == "finished":
+            self.change("steps", self.last_step() + 1)
+        else:
             self.stream.send(Step(1))
             self.pending["paused"] = (True, self.clock() + PENDING_SECONDS)
             self.say("one step")
 
+    def names_possible(self) -> bool:
+        """Whether the net can be sampled from; says why not."""
+        if not self.changes_allowed():
+            return False
+        diverged = self.history.snapshot is not None and self.history.snapshot.state == "diverged"
+        if diverged:
+            self.say("no names: the logits of a diverged net are no numbers")
+        return not diverged
+
     def action_sample(self) -> None:
-        if self.changes_allowed():
+        if self.names_possible():
             self.stream.send(Sample(temperature=self.temperature()))
             self.say("sampling names")
 
@@ -289,7 +308,7 @@ class Studio(App[int]):
 
     def action_temperature(self) -> None:
         """Sample at the next temperature of the ladder, and again at the first after the last."""
-        if self.changes_allowed():
+        if self.names_possible():
             after = neighbour(TEMPERATURES, self.temperature(), 1)
             temperature = after if after != self.temperature() else TEMPERATURES[0]
             self.stream.send(Sample(temperature=temperature))
@@ -361,8 +380,8 @@ class Studio(App[int]):
         value = self.change_of("gain")
         if value is None:
             return
-        number = float(value) if not isinstance(value, str) else 1.0
-        new = neighbour(GAINS, number, way)
+        number = GAINS.get(str(self.setting("nonlinearity")), 1.0) if value == "auto" else float(value)
+        new = neighbour(GAIN_LADDER, number, way)
         if new == number:
             self.say(f"gain {shown(number)} is the {'largest' if way > 0 else 'smallest'} on the ladder")
         else:
@@ -398,13 +417,16 @@ class Studio(App[int]):
     # --- looking ---
 
     def action_freeze(self) -> None:
+        snapshot = self.history.snapshot
         if self.state.frozen:
             self.state = replace(self.state, frozen=False, history=self.history)
             self.say("the view moves again")
+        elif snapshot is not None and snapshot.state in STILL and snapshot.state != "paused":
+            self.say(f"{snapshot.state}: nothing moves that could be frozen")
         else:
             self.state = replace(self.state, frozen=True, history=self.history.still())
-            step = self.history.snapshot.step if self.history.snapshot else 0
-            self.say(f"view frozen at step {step:,}; training goes on")
+            trains = "" if snapshot is not None and snapshot.state == "paused" else "; training goes on"
+            self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}")
 
     def action_log(self) -> None:
         self.state = replace(self.state, log=not self.state.log)
@@ -490,7 +512,7 @@ class Studio(App[int]):
     # --- what is typed ---
 
     def action_filter(self) -> None:
-        self.state = replace(self.state, prompt="filter")
+        self.state = replace(self.state, prompt="filter", message="")
         self.paint()
 
     def type_filter(self, event: events.Key) -> None:
@@ -508,7 +530,8 @@ class Studio(App[int]):
             self.say("the twin is gone")
         else:
             norm = self.setting("norm")
-            self.state = replace(self.state, prompt="twin", typed="norm=none" if norm != "none" else "norm=batch")
+            typed = "norm=none" if norm != "none" else "norm=batch"
+            self.state = replace(self.state, prompt="twin", typed=typed, message="")
             self.paint()
 
     def type_twin(self, event: events.Key) -> None:
@@ -518,7 +541,8 @@ class Studio(App[int]):
         if done and text.strip() and self.history.snapshot is not None:
             try:
                 changes = twin_changes(Config().replace(self.history.snapshot.config), text.split())
-            except ValueError as error:
+            except ValueError as error:  # to be corrected
+                self.state = replace(self.state, prompt="twin")
                 self.say(str(error), "sick")
                 return
             self.stream.send(Twin(changes))

@@ -102,6 +102,7 @@ def _layer_numbers(group: list[tuple[int, Nonlinearity]], taps: Taps) -> Tensor:
     ends = ends.repeat_interleave(n, 0)
     table = torch.cat([moments, ends, _counts(x, ends.to(x.dtype))], 1)
     saturated = brick.flat(x[:n], SATURATED).sum(1, keepdim=True) / x.shape[1]
+    saturated = torch.where(moments[:n, :1].isnan(), torch.nan, saturated)  # NaN is beyond no threshold
     return torch.cat([table[:n], table[n:], saturated], 1)
 
 

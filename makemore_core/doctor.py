@@ -5,6 +5,7 @@ It knows no tensors, so it works on any net that fills in a snapshot, live or lo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,11 +86,11 @@ _WHY = {
     "diverged": "From here on every number is noise or NaN; nothing that is trained further can come back.",
     "confidently-wrong": "The net begins sure of wrong answers, and the first thousands of steps are spent squashing "
     "the logits instead of learning: the hockey stick in the loss curve.",
-    "saturated": "Where tanh is flat its slope 1 - t*t is near 0, so the gradient stops there and what is upstream "
-    "does not learn.",
+    "saturated": "Where the nonlinearity is flat its slope (of tanh 1 - t*t) is near 0, so the gradient stops there "
+    "and what is upstream does not learn.",
     "dead-units": "A unit in its flat region for every example passes no gradient at all: its weights never change "
     "again, as permanent brain damage.",
-    "activations-shrink": "Tanh squeezes what passes through it; weights too small to make up for that leave the deep "
+    "activations-shrink": "Each layer gives on less than it gets; weights too small to make up for that leave the deep "
     "layers with next to no signal.",
     "activations-grow": "Each layer multiplies the spread, so the logits become extreme and the net confidently wrong.",
     "gradients-shrink": "The early layers hardly hear about the loss: they stay as they were drawn while the last "
@@ -141,8 +142,14 @@ def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Findi
     With the first snapshots of a run at hand the initialisation is judged too, and noise is averaged out.
     """
     run = _look(snapshot, recent)
-    found = [finding for rule in RULES for finding in rule(run)]
+    found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
     return tuple(sorted(found, key=lambda finding: finding.severity != "serious"))
+
+
+def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
+    """The finding without changes that are none."""
+    changes = {name: value for name, value in (finding.fix or {}).items() if config.get(name) != value}
+    return msgspec.structs.replace(finding, fix=changes or None)
 
 
 class Chart:
@@ -256,6 +263,8 @@ def _spread(run: _Run) -> Iterator[Finding]:
         end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
         first, last = layers[0].activation.std, _median([layer.activation.std for layer in end])
         ratio, steps = last / first, len(layers) - 1
+        if _one_step(layers):
+            continue
         shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"].value
         if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"].value:
             continue
@@ -263,6 +272,15 @@ def _spread(run: _Run) -> Iterator[Finding]:
         evidence = f"std {first:.2g} → {last:.2g}, × {ratio ** (1 / steps):.2f} a layer{_at(snapshot, run)}"
         yield _finding(name, f"the spread {what} with depth", evidence, *_right_gain(run), layer=layers[-1].index)
         return
+
+
+def _one_step(layers: Sequence[Layer]) -> bool:
+    """Whether a single layer makes most of the way from the first spread to the last: it is odd, that is no trend."""
+    if not all(layer.activation.std > 0 for layer in layers):
+        return False
+    steps = [math.log(b.activation.std / a.activation.std) for a, b in itertools.pairwise(layers)]
+    total = sum(steps)
+    return max(step * math.copysign(1, total) for step in steps) > 0.75 * abs(total)
 
 
 def _gradient_flow(run: _Run) -> Iterator[Finding]:
@@ -410,6 +428,8 @@ def _right_gain(run: _Run) -> Advice:
         return "BatchNorm holds the spread whatever the weights", {"norm": "batch", "norm_output": True}
     if config.get("residual") is False:
         return "residual connections give the gradient a way around", {"residual": True}
+    if "norm" in config:
+        return "fewer layers, or a lower learning rate: a normalisation and a way around are there", None
     return "give the weights a gain that keeps the spread, or put a normalisation before the nonlinearity", None
 
 
@@ -417,9 +437,11 @@ def _smaller(run: _Run) -> Advice:
     config = run.now.config
     gain, right = config.get("gain"), GAINS.get(str(config.get("nonlinearity")))
     if config.get("fan_in") != "off" and isinstance(gain, int | float) and right is not None and gain < right * 1.1:
-        return "it was trained into this: BatchNorm holds it, a lower learning rate delays it", (
-            {"norm": "batch", "norm_output": True} if config.get("norm") == "none" else None
-        )
+        if config.get("norm") != "none":
+            advice, fix = _rate(run, 0.1, "delays it")
+            return f"it was trained into this: {advice}", fix
+        batchnorm: dict[str, Value] = {"norm": "batch", "norm_output": True}
+        return "it was trained into this: BatchNorm holds it, a lower learning rate delays it", batchnorm
     advice, fix = _right_gain(run)
     if fix is not None and config.get("bias_init"):
         fix |= {"bias_init": 0.0}

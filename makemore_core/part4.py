@@ -69,13 +69,17 @@ PIECES: dict[str, Piece] = {
 
 
 class Comparison(NamedTuple):
-    """A gradient by hand against autograd's: equal bit for bit, close (`torch.allclose`), largest difference."""
+    """A gradient by hand against autograd's: equal bit for bit, close (`torch.allclose`), largest difference.
+
+    `nan`: it is not close only for numbers that are NaN on both sides.
+    """
 
     name: str
     shape: tuple[int, ...]
     exact: bool
     close: bool
     largest: float
+    nan: bool = False
 
 
 def draw(vocabulary: int, n_hidden: int, generator: torch.Generator, n_embd: int = 10, block_size: int = 3) -> Net:
@@ -182,12 +186,14 @@ def examine(net: Net, x: Tensor, y: Tensor) -> tuple[float, list[Comparison], li
 
 def compare(name: str, by_hand: Tensor, by_autograd: Tensor) -> Comparison:
     """As the lecture's `cmp` does it."""
+    close = bool(torch.allclose(by_hand, by_autograd))
     return Comparison(
         name,
         tuple(by_autograd.shape),
         bool(torch.all(by_hand == by_autograd)),
-        bool(torch.allclose(by_hand, by_autograd)),
+        close,
         float((by_hand - by_autograd).abs().max()),
+        not close and bool(torch.allclose(by_hand, by_autograd, equal_nan=True)),
     )
 
 

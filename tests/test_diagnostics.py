@@ -175,6 +175,7 @@ def test_a_net_that_is_no_more_is_probed_without_a_word(
             assert math.isfinite(counted.low)
             assert counted.high > counted.low
             assert 0 <= sum(counted.counts) <= 32 * 20
+        assert math.isnan(layer.activation.saturated) == math.isnan(layer.activation.mean)
     round_trip(probe)
 
 

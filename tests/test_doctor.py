@@ -155,6 +155,13 @@ def with_layer(snapshot: Snapshot, index: int, **activation: object) -> Snapshot
     return msgspec.structs.replace(snapshot, layers=tuple(layers))
 
 
+def with_stds(*stds: float, **changes: object) -> Snapshot:
+    snapshot = foreign(**changes)  # type: ignore[arg-type]
+    for index, std in enumerate(stds):
+        snapshot = with_layer(snapshot, index, std=std)
+    return snapshot
+
+
 def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
     weights = list(snapshot.weights)
     weights[index] = msgspec.structs.replace(weights[index], update_data_log10=ratio)
@@ -178,8 +185,10 @@ def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
         (with_layer(foreign(), 2, dead=0), set()),
         (with_layer(foreign(), 1, saturated=0.8), {"saturated"}),
         (with_layer(foreign(), 1, std=math.nan), {"diverged"}),
-        (with_layer(foreign(), 3, std=0.1), {"activations-shrink"}),
-        (with_layer(foreign(), 3, std=3.0), {"activations-grow"}),
+        (with_stds(0.6, 0.4, 0.2, 0.1), {"activations-shrink"}),
+        (with_stds(0.6, 1.0, 2.0, 3.0), {"activations-grow"}),
+        (with_stds(0.98, 0.98, 0.98, 0.28), set()),
+        (with_stds(0.2, 0.9, 0.9, 0.9), set()),
         (with_update(foreign(), 4, -1.5), {"last-layer-fast"}),
         (with_update(foreign(step=2000), 4, -1.5), set()),
         (with_update(foreign(), 1, -1.5), {"updates-large"}),
@@ -211,7 +220,7 @@ def test_small_updates_are_meant_once_the_rate_has_decayed() -> None:
 
 
 def test_a_past_that_was_another_net_is_no_evidence() -> None:
-    past = with_layer(foreign(step=1, config={"gain": 0.5}), 3, std=0.01)
+    past = with_stds(0.6, 0.2, 0.05, 0.01, step=1, config={"gain": 0.5})
     assert findings(foreign(config={"gain": 1.0}), [past]) == ()
     assert [f.name for f in findings(foreign(config={"gain": 0.5}), [past])] == ["activations-shrink"]
     assert findings(foreign(config={"gain": 0.5}, attempt=1), [past]) == ()
@@ -244,7 +253,7 @@ def test_a_chart_remembers_how_the_run_began() -> None:
 
 
 def test_a_past_that_comes_after_the_present() -> None:
-    past, now = with_layer(foreign(step=1), 3, std=0.01), foreign()
+    past, now = with_stds(0.6, 0.2, 0.05, 0.01, step=1), foreign()
     chart = doctor.Chart()
     for snapshot in (now, past, now):
         chart.see(snapshot)
@@ -264,3 +273,19 @@ def test_weights_that_move_unevenly_are_no_matter_of_the_rate() -> None:
         uneven = with_update(uneven, index, ratio)
     (finding,) = findings(uneven)
     assert (finding.name, finding.fix) == ("updates-small", {"norm": "batch", "norm_output": True})
+
+
+def test_what_is_as_it_is_advised_to_be_is_no_change() -> None:
+    for on in (False, True):
+        config = Config(norm="none", norm_output=on, gain=5 / 3).as_dict()
+        (finding,) = findings(msgspec.structs.replace(with_layer(foreign(), 1, saturated=0.8), config=config))
+        assert finding.fix == ({"norm": "batch"} if on else {"norm": "batch", "norm_output": True})
+
+
+def test_a_net_that_has_batchnorm_is_not_told_to_have_it() -> None:
+    config = Config(norm="batch", gain=1.0, lr=50.0).as_dict()
+    (finding,) = findings(msgspec.structs.replace(with_layer(foreign(), 1, saturated=0.8), config=config))
+    assert finding.suggestion == "it was trained into this: lr 50 → 0.1 delays it"
+    assert finding.fix == {"lr": 0.1}
+    (finding,) = findings(with_stds(0.6, 0.4, 0.2, 0.1, config={**config, "residual": True}))
+    assert "put a normalisation" not in finding.suggestion

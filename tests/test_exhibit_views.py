@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from math import inf, nan
 
+import msgspec
 import pytest
 
 from app.glyphs import ASCII, UNICODE, Glyphs
 from app.history import History
 from app.studio import Studio
 from app.views import draw, screen
+from app.views.answers import stretched
 from app.views.batchnorm import normalised
+from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.lines import text_of, width
 from app.views.state import Finding, Pressed, View
@@ -23,6 +27,7 @@ from makemore_core.exhibits import EXHIBITS
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Exhibit, Snapshot, from_json, to_json
 from makemore_core.trainer import Trainer
+from tests import canned
 
 SCREENS = ("dead-map", "backward", "find-lr", "batchnorm", "gain", "presets", "doctor", "explain")
 FOUND = Finding("the spread shrinks with depth", "", "std 0.62 → 0.32", "Tanh squeezes.", "gain 5/3", {"gain": 5 / 3})
@@ -96,6 +101,33 @@ def test_dead_units_are_marked_and_a_unit_followed() -> None:
     assert "their gradient" in words(shown, 80, 24)
 
 
+def test_units_that_are_no_numbers_are_neither_flat_nor_alive() -> None:
+    shown = view("dead-map", "deep-tanh")
+    lost = [
+        msgspec.structs.replace(row, activation=msgspec.structs.replace(row.activation, std=nan))
+        for row in shown.history.snapshot.layers  # type: ignore[union-attr]
+    ]
+    diverged = replace(shown, history=History())
+    diverged.history.feed([msgspec.structs.replace(shown.history.snapshot, layers=tuple(lost))])  # type: ignore
+    diverged.history.exhibits["dead-map"] = shown.history.exhibits["dead-map"]
+    told = words(diverged)
+    assert "not finite: no unit can be told flat or dead" in told
+    assert "0%" not in told
+    assert "alive" not in told
+
+
+def test_a_layer_or_unit_that_the_net_no_longer_has_is_not_asked_for() -> None:
+    asked = screen("dead-map").look
+    assert asked is not None
+    assert asked(view("dead-map", dead_layer=2, dead_unit=199)) == Look("dead-map", {"layer": 2, "unit": 199})
+    assert asked(view("dead-map", dead_layer=2, dead_unit=200)) == Look("dead-map", {"layer": 2})
+    gone = view("dead-map", "deep-tanh", dead_layer=8, dead_unit=3)  # as b numbers the layers: 1 3 5 7 9
+    assert asked(gone) == Look("dead-map")
+    shown = gone.history.exhibits["dead-map"].data["layer"]
+    assert isinstance(shown, int)
+    assert pressed(gone, "up").options["dead_layer"] == (shown - 2 if shown > 1 else 9)
+
+
 def test_flags() -> None:
     assert flags("88", 5) == [True, False, False, False, True]
     assert flags("not hexadecimal", 3) == [False] * 3
@@ -121,6 +153,17 @@ def test_a_wrong_gradient_is_told_in_words() -> None:
     assert "!NO" in words(wrong)
 
 
+def test_gradients_that_are_nan_on_both_sides_are_not_wrong() -> None:
+    shown = view("backward")
+    data = shown.history.exhibits["backward"].data
+    rows = [dict(row) | {"close": False, "exact": False, "largest": nan, "nan": True} for row in data["gradients"]]  # type: ignore
+    diverged = replace(shown, history=History())
+    data = {**data, "gradients": rows, "one_expression": []}
+    diverged.history.exhibits["backward"] = Exhibit("backward", 30, data)
+    assert "nothing to compare: 26 of 26 gradients are nan on both sides" in words(diverged)
+    assert "!" not in words(diverged)
+
+
 def test_the_slider_moves_one_value_and_normalisation_moves_all() -> None:
     shown = view("batchnorm", bn_part=2)
     moved = pressed(shown, "right")
@@ -141,6 +184,17 @@ def test_batchnorms_statistics_and_company() -> None:
     assert "this net has no BatchNorm: b puts it in" in words(view("batchnorm", "deep-tanh"))
 
 
+def test_a_net_without_numbers_has_no_company() -> None:
+    shown = view("batchnorm", bn_part=1)
+    data = shown.history.exhibits["batchnorm"].data
+    company = data["company"]
+    assert isinstance(company, dict)
+    diverged = replace(shown, history=History())
+    company = company | {name: [nan] * 27 for name in ("alone_probabilities", "std", "low", "high")}
+    diverged.history.exhibits["batchnorm"] = Exhibit("batchnorm", 30, {**data, "company": company})
+    assert "its logits are no numbers" in words(diverged)
+
+
 def test_gains_are_marked() -> None:
     shown = words(view("gain", "deep-tanh"))
     assert "5/3" in shown
@@ -151,6 +205,39 @@ def test_gains_are_marked() -> None:
     assert asked is not None
     assert asked(view("gain", gain_depth=100)) == Look("gain", {"depth": 100})
     assert asked(view("gain", gain_depth=10)) is None  # it does not change while the net trains
+
+
+def test_a_spread_that_leaves_all_numbers_is_a_line_that_ends() -> None:
+    shown = view("gain")
+    data = shown.history.exhibits["gain"].data
+    rows = [dict(row) | {"std": [3.0**n for n in range(80)] + [inf, nan]} for row in data["gains"]]  # type: ignore
+    exploded = replace(shown, history=History())
+    exploded.history.exhibits["gain"] = Exhibit("gain", 30, {**data, "gains": rows})
+    assert "layer 10" in words(exploded)
+
+
+def test_a_line_has_no_gap_where_it_leaves_the_bottom() -> None:
+    assert stretched([0.0, 9.0, nan, 5.0], 4, Axis(0.0, 10.0, 10)) == [(0, 0), (1, 9), None, (5, 5)]
+
+
+@pytest.mark.parametrize(("kind", "head", "large"), [("relu", "off", "explode"), ("identity", "", "explode")])
+def test_gains_of_what_is_no_tanh(kind: str, head: str, large: str) -> None:
+    shown = view("gain")
+    data = shown.history.exhibits["gain"].data
+    other = replace(shown, history=History())
+    other.history.exhibits["gain"] = Exhibit("gain", 30, {**data, "nonlinearity": kind})
+    told = words(other)
+    assert f"settles  {head:>9s}".rstrip() + "\n" in told
+    assert large in told
+    assert "saturate" not in told
+
+
+@pytest.mark.parametrize("kind", ["ReLU", "LeakyReLU", "ELU", "Sigmoid", "Identity", "Mish"])
+def test_no_other_layer_is_explained_as_a_tanh(kind: str) -> None:
+    assert "tanh" in words(view("explain", "deep-tanh"))
+    other = replace(view("explain"), history=History(), cursor=1)
+    other.history.feed([canned.snapshot(canned.Shape(kind=kind))])
+    assert "tanh" not in words(other)
 
 
 def test_enter_takes_the_rate_that_was_found() -> None:

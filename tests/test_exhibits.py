@@ -154,7 +154,7 @@ def test_26_pieces_for_the_net_of_part_4() -> None:
     assert len(shown["gradients"]) == 26
     assert all(row["close"] and row["formula"] and row["place"] for row in shown["gradients"])
     assert shown["gradients"][8] | {"exact": 0, "largest": 0} == {
-        "name": "h", "shape": [32, 200], "exact": 0, "close": True, "largest": 0,
+        "name": "h", "shape": [32, 200], "exact": 0, "close": True, "largest": 0, "nan": False,
         "formula": "dlogits @ W2.T", "place": "second linear layer",
     }  # fmt: skip
     assert all(row["close"] for row in shown["one_expression"])

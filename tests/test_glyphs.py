@@ -49,6 +49,12 @@ def test_progress_is_in_two_parts() -> None:
     assert glyphs.progress(math.nan, 4) == ("", "────")
 
 
+def test_a_minus_in_words_is_that_of_the_tables() -> None:
+    assert UNICODE.text("near -3, -1..1 (-0.5)") == "near −3, −1..1 (−0.5)"
+    assert UNICODE.text("deep-tanh-2 1e-3 /runs/-5 n - 1 key -") == "deep-tanh-2 1e-3 /runs/-5 n - 1 key -"
+    assert ASCII.text("near -3 and −3") == "near -3 and -3"
+
+
 def row(counts: list[float], low: float, high: float, cells: int) -> str:
     return glyphs.tower(glyphs.heights(glyphs.rebin(counts, low, high, -1, 1, cells)), 1)[0]
 

@@ -112,3 +112,4 @@ def test_a_largest_difference_is_told_for_any_wrong_gradient() -> None:
     right = torch.ones(3)
     assert part4.compare("x", right, right) == part4.Comparison("x", (3,), True, True, 0.0)
     assert not part4.compare("x", right + 1e-3, right).close
+    assert [part4.compare("x", hand, right * torch.nan).nan for hand in (right, right * torch.nan)] == [False, True]

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
 
-from app.studio import Studio, ascii_wanted, neighbour, next_lr
+from app.keys import KEYS
+from app.studio import GAIN_LADDER, Studio, ascii_wanted, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
-from makemore_core.command import Pause, Restart, Resume, Sample, Set, Step, Stop
-from tests.canned import HUNDRED, FakeStream, Shape, nan
+from makemore_core.command import Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
+from makemore_core.snapshot import Event
+from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
 
 DEADLINE = 20.0
 
@@ -90,6 +95,42 @@ async def test_two_presses_before_the_trainer_answers_are_two_rungs() -> None:
         assert app.state.message == "lr 0.05 → 0.02"
 
 
+async def test_a_gain_larger_than_auto_is_larger_than_pytorchs() -> None:
+    async with running() as (pilot, app, stream):
+        stream.send(Set({"gain": "auto"}))
+        await until(pilot, lambda: app.setting("gain") == "auto")
+        await pilot.press("G")
+        assert stream.sent[-1] == Set({"gain": 2.0})
+
+
+def test_the_help_tells_the_gains_of_the_ladder() -> None:
+    told = next(key.help for key in KEYS if key.action == "gain(1)").partition(": ")[2].split()
+    assert [float(Fraction(gain)) for gain in told] == list(GAIN_LADDER)
+
+
+async def test_that_changes_are_live_is_seen_at_every_size() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("L")
+        app.state = replace(app.state, message="")
+        for size in ((40, 8), (60, 14), (80, 24), (160, 48)):
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda size=size: len(app.panel.picture) == size[1])
+            assert picture(app).endswith("  L live: on")
+        await pilot.press("L")
+        assert "live: on" not in picture(app)
+
+
+async def test_a_slip_in_the_twins_settings_can_be_corrected() -> None:
+    async with running(size=(80, 12)) as (pilot, app, stream):
+        await pilot.press("t", "X", "enter")
+        assert "norm=noneX" in picture(app)
+        assert (app.state.prompt, app.state.typed, stream.sent) == ("twin", "norm=noneX", [])
+        await pilot.press("backspace")
+        assert "twin with norm=none_" in picture(app)
+        await pilot.press("enter")
+        assert stream.sent == [Twin({"norm": "none"})]
+
+
 async def test_live_changes_are_asked_for_as_such() -> None:
     async with running() as (pilot, app, stream):
         await pilot.press("L", "G")
@@ -116,6 +157,27 @@ async def test_space_trains_on_past_the_end() -> None:
         await pilot.press("space")
         assert stream.sent[-1] == Set({"steps": 2 * end})
         await until(pilot, lambda: stream.step > end and f"/{2 * end:,} " in picture(app).splitlines()[0])
+
+
+async def test_a_finished_run_goes_on_by_a_step_and_cannot_be_frozen() -> None:
+    async with running() as (pilot, app, stream):
+        stream.send(Set({"steps": stream.step + 1000}))
+        await until(pilot, lambda: "finished" in picture(app).splitlines()[0])
+        end = stream.step
+        await pilot.press("p")
+        assert app.state.message == "finished: nothing moves that could be frozen"
+        assert not app.state.frozen
+        await pilot.press(".", ".")
+        assert stream.sent[-2:] == [Set({"steps": end + 1}), Set({"steps": end + 2})]
+        await until(pilot, lambda: stream.step == end + 2 and app.history.snapshot.state == "finished")  # type: ignore
+
+
+async def test_a_paused_run_is_frozen_without_training_on() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("space")
+        await until(pilot, lambda: "paused" in picture(app).splitlines()[0])
+        await pilot.press("p")
+        assert re.fullmatch(r"view frozen at step [\d,]+", app.state.message)
 
 
 async def test_a_restart_leaves_a_ghost_and_a_mark() -> None:
@@ -256,19 +318,33 @@ async def test_training_starts_behind_the_first_picture() -> None:
 async def test_a_stream_that_breaks_is_lost_not_a_crash() -> None:
     async with running() as (pilot, app, stream):
 
-        def broken() -> list[object]:
+        def broken() -> Iterator[Event]:
+            yield snapshot(step=7777)
             raise OSError("Stale file handle")
 
         stream.drain = broken  # type: ignore[assignment,method-assign]
         await until(pilot, lambda: app.state.lost)
         assert picture(app).splitlines()[0].endswith("lost")
         assert "Stale file handle" in picture(app)
+        assert app.history.snapshot.step == 7777  # type: ignore[union-attr]
+
+
+async def test_the_doctor_sees_what_came_last_though_nothing_comes_after_it() -> None:
+    seen: list[int] = []
+    async with running(findings=lambda came: seen.extend(one.step for one in came) or []) as (pilot, app, stream):
+        app.examined = app.clock()  # he has just been asked
+        coming = [snapshot(step=7777)]
+        stream.drain = lambda: [coming.pop()] if coming else []  # type: ignore[method-assign]
+        await until(pilot, lambda: 7777 in seen)
 
 
 async def test_a_net_that_diverges_and_windows_that_change_size() -> None:
     async with running() as (pilot, app, stream):
         stream.drain = lambda: [nan(5000)]  # type: ignore[method-assign]
         await until(pilot, lambda: "diverged" in picture(app))
+        await pilot.press("n", "N")
+        assert app.state.message == "no names: the logits of a diverged net are no numbers"
+        assert not stream.sent
         for size in ((40, 12), (10, 3), (220, 60), (80, 24)):
             await pilot.resize_terminal(*size)
             await until(pilot, lambda size=size: len(app.panel.picture) == size[1])

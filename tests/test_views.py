@@ -20,6 +20,7 @@ from app.views.curve import Axis, line, loss_curve
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import Finding, View, rows, window
 from app.views.table import layout, per_column, table
+from makemore_core.config import Config
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Intervention, Snapshot, Weight
 from tests import canned
@@ -118,6 +119,14 @@ def test_a_run_goes_by_the_preset_that_its_settings_are() -> None:
         config = {**course[-1].config, **PRESETS[name].config().replace({"steps": 7, "seed": 5}).as_dict()}
         course[-1] = msgspec.structs.replace(course[-1], config=config)
         assert text_of(draw(view(course), 80, 24))[0].startswith(f"{name}  cpu plain")
+
+
+def test_a_twin_is_named_by_what_differs_now() -> None:
+    mine = canned.snapshot(config=Config(norm="batch").as_dict())
+    for norm, told in (("none", "twin norm none"), ("batch", "twin, same as this run")):
+        twin = canned.snapshot(run="twin norm none", config=Config(norm=norm).as_dict())  # type: ignore[arg-type]
+        shown = replace(view([msgspec.structs.replace(mine, twin=twin)]), screen="twin")
+        assert f"─ {told} " in "\n".join(text_of(draw(shown, 160, 40)))
 
 
 def test_a_twin_is_told_of_on_every_screen() -> None:

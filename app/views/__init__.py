@@ -22,6 +22,7 @@ from app.views import (
 )
 from app.views.dashboard import dashboard
 from app.views.lines import Line, block
+from app.views.lines import width as cells
 from app.views.state import Screen, View
 from app.views.status import ask, keys_line, message_line, status
 
@@ -109,6 +110,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     if below == 2:
         lines.append(message_line(view, width))
     if below:
-        spoken = below == 1 and view.message and view.prompt not in ("filter", "twin")
-        lines.append(message_line(view, width) if spoken else keys_line(view, width))
+        live: Line = [("  L live: on", "note")] if view.live and not view.prompt else []
+        keys = [*keys_line(view, width - cells(live)), *live] if cells(live) < width else live
+        lines += block([message_line(view, width) if below == 1 and view.message else keys], width, 1, view.glyphs)
     return ask(view, lines, width, height) if view.prompt == "quit" else lines

@@ -5,12 +5,16 @@ They come as plain JSON from whoever trains, perhaps an older program: what does
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from app import glyphs as glyph
+from app.history import Bucket
+from app.views.curve import Axis, Reach, line
 from app.views.lines import Line
 from app.views.state import View
 from makemore_core.config import Value
@@ -31,13 +35,10 @@ class Unit(msgspec.Struct):
 
     unit: int
     dead: bool
-    out: list[float]
-    gradient: list[float]
     weights: list[float] = []
     weights_gradient: list[float] = []
     linear: int | None = None
     bias: float | None = None
-    update: float | None = None
 
 
 class DeadMap(msgspec.Struct):
@@ -64,6 +65,7 @@ class GradientRow(msgspec.Struct):
     largest: float
     formula: str
     place: str
+    nan: bool = False
 
 
 class Backward(msgspec.Struct):
@@ -234,6 +236,12 @@ def hint(words: str, view: View) -> Line:
     if view.glyphs.ascii:
         words = words.replace("←→", "left/right").replace("↑↓", "up/down")
     return [(" " + view.glyphs.text(words), "dim")]
+
+
+def stretched(values: Sequence[float], dots: int, axis: Axis) -> list[Reach]:
+    """Values as a line over so many dots across; a gap where one is not finite."""
+    means = [values[at * len(values) // dots] for at in range(dots)] if values else []
+    return line([Bucket(mean, mean, mean) if math.isfinite(mean) else None for mean in means], axis)
 
 
 def signed_bars(values: list[float], cells: int, view: View) -> str:

@@ -37,13 +37,15 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         title = heading("backward by hand", "", width, g)
         return block([title, *none_yet(view, NAME, "asking for the gradients")], width, height, g)
     rows = [*data.gradients, *data.one_expression]
-    wrong = [row for row in rows if not row.close]
+    wrong, lost = ([row for row in rows if not row.close and row.nan is nan] for nan in (False, True))
     form = "part 4's pieces" if data.form == "pieces" else "brick by brick"
     note = f"{form} against autograd, on the minibatch {taken_at(view, NAME)}, loss {data.loss:.4f}"
     lines: list[Line] = [heading("backward by hand", note, width, g)]
     told = f"!{len(wrong)} of {len(rows)} gradients differ" if wrong else f"all {len(rows)} gradients are close"
-    exact = sum(row.exact for row in rows)
-    lines.append([(f" {told}", "sick" if wrong else "good"), (f", {exact} bit for bit", "dim")])
+    exact = f", {sum(row.exact for row in rows)} bit for bit"
+    if lost and not wrong:
+        told, exact = f"nothing to compare: {len(lost)} of {len(rows)} gradients are nan on both sides", ""
+    lines.append([(f" {told}", "sick" if wrong else "note" if lost else "good"), (exact, "dim")])
     lines.append([(_columns("d loss / d", "shape", "exact", "close", "largest", "by hand", width), "axis")])
     at = min(chosen(view, "backward_row"), len(rows) - 1)
     room = max(1, height - len(lines) - 4)
@@ -77,12 +79,12 @@ def _columns(name: str, shape: str, exact: str, close: str, largest: str, formul
 
 def _line(row: GradientRow, selected: bool, width: int, view: View) -> Line:
     g = view.glyphs
-    exact, close = ("yes" if row.exact else "no"), ("yes" if row.close else "!NO")
+    exact, close = ("yes" if row.exact else "no"), ("yes" if row.close else "nan" if row.nan else "!NO")
     name = glyph.safe(row.name, 21, g)
     formula = glyph.escape(row.formula, ascii=g.ascii)
     text = _columns(name, _shape(row), exact, close, glyph.scientific(row.largest), formula, width)
     mark = g.cursor if selected else " "
-    return [(mark + text[1:], "sick" if not row.close else "cursor" if selected else "")]
+    return [(mark + text[1:], "sick" if not row.close and not row.nan else "cursor" if selected else "")]
 
 
 def _shape(row: GradientRow) -> str:

@@ -149,6 +149,8 @@ def _company(data: BatchNorms | None, view: View, width: int) -> list[Line]:
     company = data.company
     if company is None:
         return []
+    if not all(map(math.isfinite, (*company.alone_probabilities, *company.low, *company.high))):
+        return [[(" the net says nothing of it: its logits are no numbers", "sick")]]
     g = view.glyphs
     context = "".join(_symbol(company, index, view) for index in company.context)
     target = _symbol(company, company.target, view)

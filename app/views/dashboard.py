@@ -102,7 +102,8 @@ def names(view: View, width: int, height: int) -> list[Line]:
     note = at if warm == 1.0 else next((text for text in longest if len(text) + 9 <= width), longest[-1])
     lines = [heading("names", note, width, g)]
     if not snapshot.names:
-        lines.append([(" none sampled yet", "dim")])
+        none = "none: its logits are no numbers" if snapshot.state == "diverged" else "none sampled yet"
+        lines.append([(f" {none}", "dim")])
         return block(lines, width, height, g)
     rows = height - 1
     columns = max(1, min(width // 13, -(-len(snapshot.names) // max(1, rows))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, heading
@@ -15,25 +17,37 @@ _ASCII = " .:+#"  # by count
 
 def look(view: View) -> Look:
     """The layer and unit under the cursor; the worst layer until one is chosen."""
-    options = {
-        name: view.options[f"dead_{name}"] for name in ("layer", "unit") if f"dead_{name}" in view.options
-    }  # fmt: skip
-    return Look(NAME, options)
+    return Look(NAME, dict(_cursor(view)))
+
+
+def _lost(view: View) -> set[int]:
+    """The layers whose activations are not finite: compared with a threshold they seem alive."""
+    layers = (trace.newest for trace in view.history.layers.values())
+    return {layer.index for layer in layers if not math.isfinite(layer.activation.std)}
+
+
+def _cursor(view: View) -> dict[str, int]:
+    """The layer and unit that were chosen, as far as the net still has them: a change may number its layers anew."""
+    units = {trace.newest.index: trace.newest.activation.units for trace in view.history.layers.values()}
+    layer, unit = chosen(view, "dead_layer", -1), chosen(view, "dead_unit", -1)
+    if layer not in units:
+        return {}
+    return {"layer": layer, "unit": unit} if unit in range(units[layer]) else {"layer": layer}
 
 
 def press(view: View, key: str) -> Pressed | None:
     """Left and right move along the units, up and down along the layers."""
     data = answer(view, NAME, DeadMap)
-    if data is None or key not in ("left", "right", "up", "down"):
+    if data is None or not data.map or not data.layers or key not in ("left", "right", "up", "down"):
         return None
     if key in ("left", "right"):
         count = len(data.map)
         at = chosen(view, "dead_unit", -1 if key == "right" else count)
         return Pressed(keep(view, dead_layer=data.layer, dead_unit=(at + (1 if key == "right" else -1)) % count))
     indices = [layer.index for layer in data.layers]
-    at = indices.index(chosen(view, "dead_layer", data.layer)) + (1 if key == "down" else -1)
-    options = {name: value for name, value in view.options.items() if name != "dead_unit"}
-    return Pressed(keep(view, **{**options, "dead_layer": indices[at % len(indices)]}, dead_unit=0))
+    here = _cursor(view).get("layer", data.layer)  # the answer may be older than the net, or another's
+    at = (indices.index(here) if here in indices else 0) + (1 if key == "down" else -1)
+    return Pressed(keep(view, dead_layer=indices[at % len(indices)], dead_unit=0))
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:
@@ -46,6 +60,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     layer = next((layer for layer in data.layers if layer.index == data.layer), None)
     flat = f"|h| > {data.threshold:g}" if data.threshold is not None else "off or flat"
     kind = glyph.escape(layer.kind, ascii=g.ascii) if layer else ""
+    if data.layer in _lost(view):
+        title = heading("dead units", f"layer {data.layer} {kind}, {taken_at(view, NAME)}", width, g)
+        words = " its activations are not finite: no unit can be told flat or dead"
+        return block([title, [(words, "sick")], _layers(data, width, view)], width, height, g)
     lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
     words = f" {glyph.percent(data.share).strip()} flat in this minibatch, {taken_at(view, NAME)}; "
     count = len(data.dead)
@@ -139,11 +157,13 @@ def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Li
 
 def _layers(data: DeadMap, width: int, view: View) -> Line:
     """Every layer's share, the shown one marked."""
+    lost = _lost(view)
     line: Line = [(" ", "")]
     for layer in data.layers:
         mark = view.glyphs.cursor if layer.index == data.layer else " "
         dead = f" {layer.dead} dead" if layer.dead else ""
-        text = f"{mark}{layer.index} {glyph.percent(layer.share).strip()}{dead}  "
+        share = glyph.percent(math.nan if layer.index in lost else layer.share).strip()
+        text = f"{mark}{layer.index} {share}{dead}  "
         line.append((text, "sick" if layer.dead else "cursor" if layer.index == data.layer else "dim"))
     return line if len(data.layers) * 9 < width or width < 20 else line[: width // 9]
 
@@ -163,10 +183,10 @@ def _followed(data: DeadMap, view: View, width: int, bars: bool) -> list[Line]:
 
 
 def _incoming(unit: Unit, view: View, width: int) -> list[Line]:
-    """What comes into the unit: its weights, the gradient that reaches them, and the next update."""
+    """What comes into the unit: its weights, and the gradient that reaches them."""
     mean = sum(map(abs, unit.weights)) / len(unit.weights)
     gradient = sum(map(abs, unit.weights_gradient)) / max(1, len(unit.weights_gradient))
-    bias = "" if unit.bias is None else f", bias {unit.bias:.2f}"
+    bias = "" if unit.bias is None else view.glyphs.text(f", bias {unit.bias:.2f}")
     cells = max(4, width - 52)
     stuck = gradient == 0
     return [

@@ -8,12 +8,10 @@ from app.views.lines import Line, block, heading
 from app.views.state import View, selected
 
 COLUMNS: dict[str, str] = {
-    "activation": "A histogram of what the layer gives for one minibatch, one scale for all rows. A tanh layer at "
-    "ease fills -1..1; piled up at the ends it is saturated, thin in the middle it has faded.",
+    "activation": "A histogram of what the layer gives for one minibatch, one scale for all rows.",
     "std": "The spread of those numbers. It should be about the same in every row; each row smaller than the one "
     "above means that the gain is too small.",
-    "saturated": "The share beyond |tanh| 0.97, where the slope 1 - t*t is near 0 and the gradient stops. 5 % is "
-    "healthy at the start, 20 % in the first layer too; it grows as a net without a normalisation learns.",
+    "saturated": "The share in the flat region, where the slope is near 0 and the gradient stops.",
     "gradient": "The derivative of the loss by what the layer gives, and its std. The same in every row: every "
     "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",
     "grad:data": "The gradient's std over the weights' own: how large a step along it would be for the weights.",
@@ -21,6 +19,31 @@ COLUMNS: dict[str, str] = {
     "weights. Above -2 the weights are thrown about, below -4 training crawls: - and + change lr.",
     "loss": "Of minibatches, smoothed. ln V is what the uniform guess costs; a first loss far above it is a net "
     "that is confidently wrong.",
+}
+
+# By the kind of the layer: of a healthy histogram, and of what saturated means; those above hold for any kind.
+KINDS: dict[str, tuple[str, str]] = {
+    "tanh": (
+        "A tanh layer at ease fills -1..1; piled up at the ends it is saturated, thin in the middle it has faded.",
+        (
+            "The share beyond |tanh| 0.97, where the slope 1 - t*t is near 0 and the gradient stops. 5 % is healthy "
+            "at the start, 20 % in the first layer too; it grows as a net without a normalisation learns."
+        ),
+    ),
+    "sigmoid": (
+        "A sigmoid layer at ease fills 0..1; piled up at the ends it is saturated, thin in the middle it has faded.",
+        "The share within 0.015 of 0 or 1, where the slope is near 0 and the gradient stops.",
+    ),
+    "relu": (
+        "A relu layer at ease has half of it at 0, and the rest falls off from there.",
+        "The share that is off, where the slope is 0 and no gradient passes: half of all by symmetry.",
+    ),
+    "elu": (
+        "An elu layer ends at -1; piled up there it is saturated.",
+        "The share below -0.97, where the slope is near 0 and the gradient stops.",
+    ),
+    "leakyrelu": ("", "A leaky relu has no flat region, so there is nothing to saturate."),
+    "identity": ("", "A linear layer has no flat region, so there is nothing to saturate."),
 }
 
 SCREENS: dict[str, str] = {
@@ -34,7 +57,8 @@ SCREENS: dict[str, str] = {
     "example depends on its company: a regulariser by accident. In evaluation it uses running statistics, which have "
     "to be near those of all the data, or the losses differ.",
     "gain": "Weights divided by the root of fan-in keep a spread of 1 through a linear layer. A nonlinearity squeezes "
-    "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates.",
+    "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates, "
+    "or explodes where nothing bounds it.",
     "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. Where the loss "
     "falls fastest and is not yet thrown about, the rate is good; where it rises, too large.",
     "layer": "One layer enlarged: its histogram now, and behind it the one of the first update, so that a drift shows; "
@@ -61,13 +85,22 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += [[(" " + g.text(line), "")] for line in glyph.wrap(SCREENS[about], width - 2)]
     else:
         now = _now(view)
-        for name, words in COLUMNS.items():
+        for name, words in _columns(view).items():
             value = now.get(name, "")
             for at, text in enumerate(glyph.wrap(words, max(10, width - 22))):
                 label = f" {name if at == 0 else '':12s}{value if at == 0 else '':>7s}"
                 lines.append([(label, "title" if at == 0 else ""), ("  " + g.text(text), "")])
     lines = block(lines, width, height - 1, g)
     return [*lines, *block([hint("D doctor  esc back", view)], width, 1, g)]
+
+
+def _columns(view: View) -> dict[str, str]:
+    """What the columns show of a layer of the kind under the cursor, or else of the net's."""
+    row, snapshot = selected(view), view.history.snapshot
+    kind = row.layer.layer.kind if row and row.layer else str(snapshot.config.get("nonlinearity")) if snapshot else ""
+    healthy, saturated = KINDS.get(kind.lower().replace("_", ""), ("", ""))
+    own = {"activation": f"{COLUMNS['activation']} {healthy}", "saturated": saturated or COLUMNS["saturated"]}
+    return COLUMNS | own
 
 
 def _now(view: View) -> dict[str, str]:
@@ -86,6 +119,6 @@ def _now(view: View) -> dict[str, str]:
         weight = row.weight.weight
         now |= {
             "grad:data": glyph.scientific(weight.grad_data_ratio),
-            "update:data": f"{weight.update_data_log10:.1f}",
+            "update:data": glyph.fixed(weight.update_data_log10, 4, 1, glyphs=view.glyphs).strip(),
         }  # fmt: skip
     return now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.answers import RangeTest, answer, hint, none_yet, taken_at
+from app.views.answers import RangeTest, answer, hint, none_yet, stretched, taken_at
 from app.views.curve import Axis, Canvas, Trail, grain, tick_text
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View
@@ -63,15 +63,7 @@ def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None
     high = max(*settled[: max(2, len(settled) // 10)], low * 1.05)
     margin = 0.08 * (high - low)
     axis = Axis(low - margin, high + 2 * margin, rows * size.up)
-    dots = cells * size.across
-    columns = [smooth[min(len(smooth) - 1, dot * len(smooth) // dots)] for dot in range(dots)]
-    reaches: list[tuple[int, int] | None] = []
-    before: int | None = None
-    for value in columns:
-        dot = axis.dot(value) if math.isfinite(value) else None
-        reaches.append(None if dot is None else (min(dot, before or dot), max(dot, before or dot)))
-        before = dot
-    canvas = Canvas(cells, rows, [Trail(reaches, "loss")], g)
+    canvas = Canvas(cells, rows, [Trail(stretched(smooth, cells * size.across, axis), "loss")], g)
     _mark(canvas, data, lr, "now", cells, rows, view)
     _mark(canvas, data, data.suggestion, "try", cells, rows, view)
     out: list[Line] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.views.answers import GainRow, Gains, answer, chosen, hint, keep, none_yet
+from app.history import bounded
+from app.views.answers import Gains, answer, chosen, hint, keep, none_yet, stretched
 from app.views.curve import Axis, Canvas, Trail, grain, tick_text
 from app.views.lines import Line, beside, block, heading
 from app.views.state import Pressed, View
@@ -12,6 +13,7 @@ from makemore_core.command import Look, Set
 NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
 TABLE = 44
+_FLAT = {"relu": "off", "leaky_relu": "", "identity": ""}  # where it is not saturated what is flat, or nothing is
 _STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
 
@@ -68,14 +70,16 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
 def _table(data: Gains, selected: int, view: View) -> list[Line]:
     g = view.glyphs
-    lines: list[Line] = [[("   gain  settles  saturated", "axis")]]
+    flat = _FLAT.get(data.nonlinearity, "saturated")
+    lines: list[Line] = [[(f"   gain  settles  {flat:>9s}", "axis")]]
     for at, row in enumerate(data.gains):
         marks = "  PyTorch's" * row.recommended + "  own" * row.own
         cursor = g.cursor if at == selected else " "
-        saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5)
+        saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5) if flat else ""
         text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(row.settles, 7, 3, glyphs=g)}  {saturated:>9s}"
         lines.append([(text, "cursor" if at == selected else _style(at, data)), (marks, "good")])
-    words = "a gain keeps the spread where its curve is level: smaller ones fade, larger ones saturate"
+    large = "saturate" if bounded(data.nonlinearity) else "explode"
+    words = f"a gain keeps the spread where its curve is level: smaller ones fade, larger ones {large}"
     return [*lines, [], *([(f" {line}", "dim")] for line in glyph.wrap(words, TABLE - 2))]
 
 
@@ -94,12 +98,14 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
     gutter, rows, cells = 6, height - 1, width - 6
     if rows < 2 or cells < 4:
         return []
-    bounded = all(max(row.std, default=0.0) <= 1.0 for row in data.gains)
-    axis = Axis(0.0, 1.0, rows * size.up) if bounded else Axis(1e-3, 1e3, rows * size.up, log=True)
+    linear = all(max(row.std, default=0.0) <= 1.0 for row in data.gains)
+    axis = Axis(0.0, 1.0, rows * size.up) if linear else Axis(1e-3, 1e3, rows * size.up, log=True)
     selected = _row(view, data)
-    trails = [Trail(_reaches(row, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)]
+    trails = [
+        Trail(stretched(row.std, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)
+    ]
     canvas = Canvas(cells, rows, [Trail(trails[selected].reaches, "cursor"), *trails], g)
-    values = (0.0, 0.25, 0.5, 0.75, 1.0) if bounded else (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
+    values = (0.0, 0.25, 0.5, 0.75, 1.0) if linear else (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
     ticks = {rows - 1 - axis.dot(value) // size.up: tick_text(value, gutter - 1, g) for value in values}
     out: list[Line] = []
     for at, line in enumerate(canvas.lines()):
@@ -107,14 +113,3 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
         out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
     end = f" layer {data.depth}"
     return [*out, [(" " * (gutter - 1) + g.corner + "1 " + end.rjust(cells - 2, g.rule), "axis")]]
-
-
-def _reaches(row: GainRow, dots: int, axis: Axis) -> list[tuple[int, int] | None]:
-    out: list[tuple[int, int] | None] = []
-    before: int | None = None
-    for at in range(dots):
-        dot = axis.dot(row.std[min(len(row.std) - 1, at * len(row.std) // dots)])
-        low, high = (dot, dot) if before is None else (min(dot, before), max(dot, before))
-        out.append((low, high))
-        before = dot
-    return out

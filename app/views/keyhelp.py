@@ -95,7 +95,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
         "L",
         (
             "a change of the net restarts from the seed, or with L goes to the live weights where "
-            "that can be; lr never restarts"
+            "that can be; lr restarts only a diverged run"
         ),
     ),
 )

@@ -145,7 +145,8 @@ def _facts(facts: Sequence[Fact], width: int) -> list[Line]:
 
 def _numbers(trace: LayerTrace, limited: bool, width: int, g: Glyphs) -> list[Line]:
     activation, gradient = trace.layer.activation, trace.layer.gradient
-    dead = "not checked yet" if activation.dead is None else f"{activation.dead} of {activation.units}"
+    unchecked = "not checked yet" if math.isfinite(activation.std) else "cannot be told"
+    dead = unchecked if activation.dead is None else f"{activation.dead} of {activation.units}"
     share = f"|a| > {SATURATED:g}" if limited else "in the flat region"
     facts = (
         ("mean", glyph.fixed(activation.mean, 6, 3, plus=True, glyphs=g).strip(), "activation"),

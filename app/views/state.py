@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """The state of the screen. `history` is read, never changed, by views; `age` is seconds since the last event."""
+    """The state of the screen. `history` is read, never changed, by views."""
 
     history: History
     glyphs: Glyphs = UNICODE
@@ -109,13 +109,6 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
     if last >= count - 1:
         return count - height + 1, count
     return first, last
-
-
-class Sign(NamedTuple):
-    """Whether a value is out of the ordinary, and why; drawn as `!` and a colour."""
-
-    sick: bool
-    why: str = ""
 
 
 # From the lectures: where a number stops looking like that of a net that learns.

@@ -11,6 +11,7 @@ from app.views.lines import Line, beside, block, heading
 from app.views.state import View
 from app.views.status import loss_number
 from app.views.table import needed, table
+from makemore_core.command import Twin, say
 
 LEAST_CURVE = 6  # rows of the plot and its title, less is not worth drawing
 
@@ -29,11 +30,16 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         else height
     )
     left = _side(view, view.history, "this run", half, tables)
-    right = _side(replace(view, history=twin), twin, twin.snapshot.run, width - half - 2, tables)
+    right = _side(replace(view, history=twin), twin, _name(view), width - half - 2, tables)
     lines = beside(left, right, half, width, view.glyphs)
     rest = height - len(lines)
     if rest >= LEAST_CURVE:
-        note = [("━ this run  ", "loss"), ("━ ", "twin"), (_name(twin), "twin"), ("  mean of minibatches", "dim")]
+        note = [
+            ("━ this run  ", "loss"),
+            ("━ ", "twin"),
+            (glyph.clip(glyph.escape(_name(view)), 40), "twin"),
+            ("  mean of minibatches", "dim"),
+        ]
         plain = [(view.glyphs.text(text), style) for text, style in note]
         lines += [heading("loss", plain, width, view.glyphs), *_losses(view, twin, width, rest - 1)]
     return block(lines, width, height, view.glyphs)
@@ -55,9 +61,14 @@ def _losses(view: View, twin: History, width: int, height: int) -> list[Line]:
     axis = loss_axis([view.history.attempt, twin.attempt], None, 8, view.log)
     if axis is None:
         return [[("no loss yet", "dim")]]
-    courses = [Course("this run", view.history.attempt.loss, "loss"), Course(_name(twin), twin.attempt.loss, "twin")]
+    courses = [Course("this run", view.history.attempt.loss, "loss"), Course("twin", twin.attempt.loss, "twin")]
     return lines_over_steps(courses, view, width, height, low=axis.low, high=axis.high, log=axis.log)
 
 
-def _name(twin: History) -> str:
-    return glyph.clip(glyph.escape(twin.snapshot.run), 40) if twin.snapshot else "twin"
+def _name(view: View) -> str:
+    """In what the twin differs now: the run may have been changed into it since."""
+    mine, twin = view.history.snapshot, view.history.twin
+    if mine is None or twin is None or twin.snapshot is None:
+        return "twin"
+    differs = {name: value for name, value in twin.snapshot.config.items() if mine.config.get(name) != value}
+    return say(Twin(differs)) if differs else "twin, same as this run"
