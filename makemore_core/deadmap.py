@@ -54,7 +54,7 @@ def dead_map(trainer: Trainer, options: Options) -> Data:
     }  # fmt: skip
     if "unit" in options:
         unit = whole(options, "unit", 0, 0, flat[layer].shape[1] - 1)
-        data["unit"] = _follow(net, layer, unit, outs[layer], trainer, bool(dead[layer][unit]))
+        data["unit"] = _follow(net, layer, unit, bool(dead[layer][unit]))
     return data
 
 
@@ -77,25 +77,18 @@ def _dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
     return dead.units()
 
 
-def _follow(net: Model, layer: int, unit: int, out: Tensor, trainer: Trainer, dead: bool) -> Data:
-    """One unit: what it gives, what comes into it, and the gradient that reaches those weights."""
+def _follow(net: Model, layer: int, unit: int, dead: bool) -> Data:
+    """One unit: what comes into it, and the gradient that reaches those weights."""
     leaves = net.leaves()
     behind = [index for index in range(layer) if isinstance(leaves[index], Linear)]
-    data: Data = {
-        "unit": unit,
-        "dead": dead,
-        "out": floats(out[:, unit]),
-        "gradient": floats(part4.gradient_of(out)[:, unit]),
-    }
+    data: Data = {"unit": unit, "dead": dead}
     if behind:
         linear = leaves[behind[-1]]
         assert isinstance(linear, Linear)
-        gradient = part4.gradient_of(linear.weight)[:, unit]
         data |= {
             "linear": behind[-1],
             "weights": floats(linear.weight[:, unit]),
-            "weights_gradient": floats(gradient),
+            "weights_gradient": floats(part4.gradient_of(linear.weight)[:, unit]),
             "bias": None if linear.bias is None else float(linear.bias[unit]),
-            "update": float(trainer.config.lr_at(trainer.step) * gradient.abs().mean()),
         }
     return data

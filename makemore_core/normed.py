@@ -100,7 +100,7 @@ def _company(trainer: Trainer, options: Options) -> Data:
     size = (companies, max(1, trainer.config.batch_size - 1))
     others = torch.randint(0, len(trainer.train.y), size, generator=generator).to(trainer.device)
     logits = torch.stack([net(torch.cat([x, trainer.train.x[row]]))[0] for row in others])
-    alone = trainer.model.infer(x)[0]
+    alone = F.softmax(trainer.model.infer(x)[0], 0)
     probabilities = F.softmax(logits, 1)
     return {
         "example": example,
@@ -108,9 +108,7 @@ def _company(trainer: Trainer, options: Options) -> Data:
         "target": int(trainer.train.y[example]),
         "symbols": [".", *trainer.dataset.alphabet],
         "companies": companies,
-        "alone": floats(alone),
-        "alone_probabilities": floats(F.softmax(alone, 0)),
-        "mean": floats(logits.mean(0)),
+        "alone_probabilities": floats(alone),
         "std": floats(logits.std(0)),
         "low": floats(probabilities.min(0).values),
         "high": floats(probabilities.max(0).values),
