@@ -30,6 +30,8 @@ class Key(NamedTuple):
 KEYS: tuple[Key, ...] = (
     Key(("space",), "pause", "space", "pause, and go on, past the last step too", "pause", "train", True, 0),
     Key((".",), "step", ".", "one step, then pause", "step", "train", True, 40),
+    Key(("<",), "pace(-1)", "<", "slow motion: 1,000, 100, 10, 1 steps a second", "", "train", True),
+    Key((">",), "pace(1)", ">", "faster again; beyond 1,000 as fast as it goes", "pace", "train", True, 44),
     Key(("n",), "sample", "n", "sample names from the model", "names", "train", True, 10),
     Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train", True),
     Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", True, 11),
@@ -88,7 +90,7 @@ KEYS: tuple[Key, ...] = (
 GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("look", "Looking"))
 
 # Two keys of one thing, written as one in the footer.
-PAIRS = {"gain(1)": "g/G", "lr(1)": "-/+"}
+PAIRS = {"gain(1)": "g/G", "lr(1)": "-/+", "pace(1)": "</>"}
 
 
 def bindings() -> Iterator[Binding]:

@@ -29,6 +29,7 @@ from app.views.state import Finding, View, rows
 from makemore_core.command import (
     Command,
     Look,
+    Pace,
     Pause,
     Restart,
     Resume,
@@ -47,6 +48,7 @@ from makemore_core.snapshot import Event, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
+PACES = (1.0, 10.0, 100.0, 1000.0, math.inf)  # steps a second
 LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
@@ -297,6 +299,19 @@ class Studio(App[int]):
             self.say("no names: the logits of a diverged net are no numbers")
         return not diverged
 
+    def action_pace(self, by: int) -> None:
+        """Down and up a ladder whose top is full speed."""
+        if not self.changes_allowed():
+            return
+        assert self.history.snapshot is not None
+        now = self.setting("pace") if "pace" in self.pending else self.history.snapshot.pace or math.inf
+        pace = neighbour(PACES, now, by) if isinstance(now, float) else math.inf
+        self.pending["pace"] = (pace, self.clock() + PENDING_SECONDS)
+        self.stream.send(Pace(pace if math.isfinite(pace) else None))
+        self.say(
+            f"at most {pace:,.0f} step{'s' * (pace > 1)} a second" if math.isfinite(pace) else "as fast as it goes"
+        )
+
     def action_sample(self) -> None:
         if self.names_possible():
             self.stream.send(Sample(temperature=self.temperature()))
@@ -333,6 +348,7 @@ class Studio(App[int]):
         now = self.clock()
         if snapshot is not None:
             seen: dict[str, Value] = {**snapshot.config, "paused": snapshot.state == "paused"}
+            seen["pace"] = snapshot.pace or math.inf
             self.pending = {
                 name: (value, until)
                 for name, (value, until) in self.pending.items()

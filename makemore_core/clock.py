@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Seconds of training and of looking since a net was made; pauses count for neither."""
+    """Seconds of training, of looking and of rest since a net was made; pauses count for nothing."""
 
     def __init__(self) -> None:
-        self.training = 0.0
+        self.training = self.resting = 0.0
         self.rate = 0.0  # updates a second, smoothed over about a second
         self._looking: dict[str, float] = {}
 
@@ -25,6 +25,10 @@ class Clock:
     def looked(self, seconds: float, account: str = "probe") -> None:
         """So long was spent looking."""
         self._looking[account] = self.spent(account) + seconds
+
+    def rested(self, seconds: float) -> None:
+        """So long nothing was done, to keep a pace."""
+        self.resting += seconds
 
     def spent(self, account: str) -> float:
         """Seconds of looking, by what for."""
@@ -41,10 +45,10 @@ class Clock:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training and looking."""
-        return self.training + sum(self._looking.values())
+        """Seconds of all three."""
+        return self.training + self.resting + sum(self._looking.values())
 
     @property
     def share(self) -> float:
         """The share of that time, 0..1, that went into looking."""
-        return 1 - self.training / self.elapsed if self.elapsed else 0.0
+        return sum(self._looking.values()) / self.elapsed if self.elapsed else 0.0

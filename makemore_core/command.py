@@ -31,6 +31,12 @@ class Step(msgspec.Struct, frozen=True, tag="step"):
     n: int = 1
 
 
+class Pace(msgspec.Struct, frozen=True, tag="pace"):
+    """Run at most `per_second` updates a second, slow enough to be followed by eye; None: as fast as it goes."""
+
+    per_second: float | None = None
+
+
 class Set(msgspec.Struct, frozen=True, tag="set"):
     """Change fields of the configuration.
 
@@ -76,7 +82,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Save and end the run."""
 
 
-Command: TypeAlias = Pause | Resume | Step | Set | Restart | Twin | Sample | Checkpoint | Look | Stop
+Command: TypeAlias = Pause | Resume | Step | Pace | Set | Restart | Twin | Sample | Checkpoint | Look | Stop
 CHANGES = (Set, Restart, Twin)  # what has to be made again, in order, to get the same weights
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
@@ -98,6 +104,10 @@ def check(command: Command) -> None:
         raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
     if isinstance(command, Sample) and not 0 < command.temperature <= 100:
         raise ValueError(f"temperature={command.temperature}: has to be above 0 and at most 100")
+    if isinstance(command, Pace) and command.per_second is not None and not 0.1 <= command.per_second <= 1e6:
+        raise ValueError(
+            f"pace {shown(command.per_second)}: has to be at least 0.1 and at most 1,000,000 steps a second"
+        )
     if isinstance(command, Set | Twin):
         for name, value in command.changes.items():  # whether they fit each other, only the run's own config can say
             parse(name, value)
@@ -114,6 +124,8 @@ def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
         return f"twin {words or 'off'}" if isinstance(command, Twin) else words
     if isinstance(command, Step):
         return f"step {command.n}"
+    if isinstance(command, Pace):
+        return f"pace {'full' if command.per_second is None else shown(command.per_second)}"
     return type(command).__name__.lower()
 
 

@@ -24,6 +24,7 @@ from makemore_core.command import (
     Checkpoint,
     Command,
     Look,
+    Pace,
     Pause,
     Restart,
     Resume,
@@ -139,6 +140,8 @@ class Session:
         self.commands = 0  # changes so far, so that a resumed run knows which are in its checkpoint
         self.kept: tuple[int, int, int] | None = None  # attempt, step and commands of the checkpoint it goes on from
         self.message = ""
+        self.pace: float | None = None  # steps a second, where the run is held back
+        self._due = 0.0  # when the next update may begin, to keep it
         self._pause_at: int | None = None
         self._told = "", "", False
         self._published = 0.0
@@ -188,6 +191,8 @@ class Session:
             self._publish()
             while self._alive():
                 self._obey()
+                if self.state == "running" and self._resting():
+                    continue
                 if self.state == "running":
                     self._train()
                     self._look_around()
@@ -200,6 +205,15 @@ class Session:
         finally:
             self.recorder.close(self)
         return self.state
+
+    def _resting(self) -> bool:
+        """Whether the next update has to wait for the pace to be kept; waits for a moment, or until somebody asks."""
+        began = time.monotonic()
+        if began >= self._due:
+            return False
+        self.channel.wait(min(0.05, self._due - began))
+        self._clock.rested(time.monotonic() - began)
+        return True
 
     def _tell_news(self) -> None:
         """Publish what came up since the last snapshot without an update: the end, or trouble with the disk."""
@@ -226,6 +240,7 @@ class Session:
         n = self._slice()
         now = time.monotonic()
         probed = self._probe_due(n, now)
+        self._due = now + n / self.pace if self.pace else 0.0
         self._advance(n, probed)
         if self.net.diverged and not probed and self.trainer.step < self.config.steps:
             self._advance(1, True)  # what is shown of the net is to be of what has become of it
@@ -260,6 +275,8 @@ class Session:
         limits = [self.config.steps - step, LONGEST_SLICE, max(1, int(self._clock.rate * SLICE))]
         if every:
             limits.append(every - step % every)
+        if self.pace:
+            limits.append(max(1, int(self.pace * SLICE)))
         if self._pause_at is not None:
             limits.append(self._pause_at - step)
         limits += [at - step for attempt, at, _ in self.replay[:1] if attempt == self.attempt and at > step]
@@ -429,6 +446,8 @@ class Session:
                 self._pause_at = None
             case Step(n=n):
                 self.state, self._pause_at = "running", self.trainer.step + n
+            case Pace(per_second=pace):
+                self.pace, self._due = pace, 0.0
             case Set():
                 self._set(command, fresh)
             case Restart():
@@ -521,7 +540,8 @@ class Session:
         return msgspec.structs.replace(
             own,
             preset=self.preset,
-            steps_per_second=self._clock.rate if self.state == "running" else 0.0,
+            steps_per_second=min(self._clock.rate, self.pace or math.inf) if self.state == "running" else 0.0,
+            pace=self.pace,
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),

@@ -107,8 +107,9 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part of a long record was thinned,
     `losses` are only the extremes, in order, of the last `losses_span` updates, whose mean is `losses_mean`. `attempt`
     counts the restarts. `overhead` is the share (0..1) of the time that went into looking: probes, evaluations,
-    samples. `expected_loss` is that of the uniform guess, ln V. `time` is seconds since the epoch. A snapshot taken
-    before the first update has no layers, nor has one in a record whose layers are those of the one before.
+    samples; `pace` the steps a second that the run is held to, if it is. `expected_loss` is that of the uniform guess,
+    ln V. `time` is seconds since the epoch. A snapshot taken before the first update has no layers, nor has one in a
+    record whose layers are those of the one before.
     """
 
     run: str
@@ -131,6 +132,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     device: str = "cpu"
     engine: str = ""
     steps_per_second: float = 0.0
+    pace: float | None = None
     overhead: float = 0.0
     splits: Splits | None = None
     layers: tuple[Layer, ...] = ()

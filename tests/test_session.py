@@ -15,6 +15,7 @@ from makemore_core.command import (
     Checkpoint,
     Command,
     Look,
+    Pace,
     Pause,
     Restart,
     Resume,
@@ -446,6 +447,21 @@ def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.Mon
     looked = sorted({snapshot.step for snapshot in script.snapshots})
     assert 13 <= len(looked) <= 22
     assert max(b - a for a, b in itertools.pairwise(looked)) <= 160  # and a slice of updates or two
+
+
+def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowMotion(monkeypatch, {"watch": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
+
+    def wait(_: Channel, seconds: float) -> None:
+        slow.now += seconds
+
+    monkeypatch.setattr(Channel, "wait", wait)
+    began = slow.now
+    _, script = play(few_names, at(20, Pace(10.0)), at(40, Pace(100.0)), at(90, Pace()), watch=Watch(every=1))
+    assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
+    assert slow.now - began == pytest.approx(0.02 + 20 / 10 + 50 / 100 + (SMALL.steps - 90) * 0.001, abs=0.15)
+    assert {snapshot.pace for snapshot in script.snapshots} == {None, 10.0, 100.0}
+    assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
 def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

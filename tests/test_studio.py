@@ -18,7 +18,7 @@ from app.keys import KEYS
 from app.studio import GAIN_LADDER, Studio, ascii_wanted, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
-from makemore_core.command import Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
+from makemore_core.command import Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
 from makemore_core.snapshot import Event
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
 
@@ -66,6 +66,8 @@ async def running(
         ("space", Pause(), "pausing"),
         (".", Step(1), "one step"),
         ("n", Sample(), "sampling names"),
+        ("<", Pace(1000.0), "at most 1,000 steps a second"),
+        (">", Pace(), "as fast as it goes"),
         ("N", Sample(temperature=1.5), "sampling names at temperature 1.5"),
         ("r", Restart(), "restarted from the seed"),
         ("b", Set({"norm": "none"}), "norm batch → none, restarted from the seed"),

@@ -96,7 +96,8 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     steps = f"{snapshot.step:,}"
     if snapshot.steps:
         steps += f"/{snapshot.steps:,}"
-    middle: Line = [("step ", "dim"), (steps, ""), ("  ", ""), (rate, "")]
+    held = (" held", "note") if snapshot.pace is not None else ("", "")
+    middle: Line = [("step ", "dim"), (steps, ""), ("  ", ""), (rate, ""), held]
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
     room = cells - width(middle) - width(badge) - 2
