@@ -79,7 +79,7 @@ def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, 
     changes = {}
     for pair in settings:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise ValueError(f"--set {pair}: has to be KEY=VALUE")
         changes[name.strip()] = value.strip()
     return changes | {name: value for name, value in named.items() if value is not None}

@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel
-from makemore_core.config import Config, Value
+from makemore_core.config import Config, Value, check_twin
 from makemore_core.presets import DEFAULT, preset
 from makemore_core.watch import Watch
 
@@ -42,11 +43,24 @@ class Plan(NamedTuple):
 
 def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, twin: Sequence[str] = ()) -> Plan:
     """Check everything that can be checked without torch. Raises ValueError, in one line."""
-    name = preset_name or DEFAULT
-    config = preset(name).config().replace(changes)
+    name = DEFAULT if preset_name is None else preset_name
+    with naming("--preset"):
+        begun = preset(name).config()
+    config = begun.replace(changes)
     items = dataset.read(data)
     path = os.path.abspath(data) if data else ""
-    return Plan(name, config, twin_changes(config, twin), path, items.sha256, items.vocabulary)
+    with naming("--twin"):
+        differs = twin_changes(config, twin)
+    return Plan(name, config, differs, path, items.sha256, items.vocabulary)
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Name the option whose value is refused."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from None
 
 
 def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
@@ -54,13 +68,12 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     twin = config
     for word in words:
         name, equals, value = word.partition("=")
-        twin = twin.replace({name: value}) if equals else preset(word).config()
+        twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
     other = twin.as_dict()
     changes = {name: other[name] for name, value in config.as_dict().items() if value != other[name]}
     if words and not changes:
-        raise ValueError(f"twin {' '.join(words)}: differs in nothing from the run itself")
-    if twin.batch_size != config.batch_size:
-        raise ValueError(f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each")
+        raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")
+    check_twin(config, twin)
     return changes
 
 

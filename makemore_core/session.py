@@ -35,7 +35,7 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, field, parse
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, check_twin, field, parse
 from makemore_core.dataset import Dataset
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
@@ -174,10 +174,7 @@ class Session:
     def _twin_config(self, config: Config, changes: Mapping[str, Value] | None = None) -> Config:
         """Raises ValueError where the two could not be trained in lock-step."""
         twin = config.replace(self.twin_changes if changes is None else changes)
-        if twin.batch_size != config.batch_size:
-            raise ValueError(
-                f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each"
-            )
+        check_twin(config, twin)
         return twin
 
     # -- the loop

@@ -214,6 +214,7 @@ def test_nothing_of_a_diverged_run_is_saved(few_names: Dataset) -> None:
         (Set({"lr": -1.0}), "lr=-1.0: has to be a number above 0 and at most 1e+06"),
         (Set({"gian": 2.0}), "gian: no such setting; did you mean gain?"),
         (Set({"norm": "group", "norm_groups": 7}), "norm_groups=7: has to divide n_hidden=16 without a remainder"),
+        (Twin({"steps": 5}), "steps=5: a twin takes the same steps, 120"),
         (Twin({"batch_size": 5}), "batch_size=5: a twin sees the same minibatches, 8 each"),
         (Look("no such thing"), "no such thing: no such exhibit"),
         (Sample(n=100_000), "n=100000: at most 200 names are shown"),
