@@ -230,7 +230,7 @@ def settings() -> int:
 @cli.command()
 @click.argument(RUN)
 @click.argument("words", nargs=-1, required=True, metavar="pause|resume|step N|set KEY=VALUE|restart|checkpoint|stop")
-@click.option("--live", is_flag=True, help="With set: apply to the weights as they are, where that can be done.")
+@click.option("--live", is_flag=True, help="With set: apply to the weights as they are, or not at all.")
 @click.option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
 def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
     """Control a run from a script; returns when the command has been applied."""

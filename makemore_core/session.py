@@ -39,7 +39,7 @@ from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Valu
 from makemore_core.dataset import Dataset
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
-from makemore_core.trainer import Trainer
+from makemore_core.trainer import Trainer, pick_device
 from makemore_core.watch import Watch
 from makemore_core.watched import NAMES, Watched
 
@@ -344,6 +344,7 @@ class Session:
         own = [Request(command, "", _nobody) for command in self.channel.commands()]
         for command, who, tell in own + self.recorder.asked(self):
             try:
+                self._refuse(command)
                 fresh = self._check(command)
                 self._note(command, who)
                 self._apply(command, fresh)
@@ -399,12 +400,24 @@ class Session:
                 raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
 
+    def _refuse(self, command: Command) -> None:
+        """Raises ValueError for a change that would throw the net away for nothing that was asked for."""
+        if isinstance(command, Set):
+            after = self.config.replace(command.changes)
+            if after.device != self.config.device and (absent := pick_device(after.device)[1]):
+                raise ValueError(f"device={after.device}: {absent.partition(':')[0]}")
+            needs_new = ", ".join(sorted(self._changed(after) - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS))
+            if command.live and needs_new and not command.fresh and self.state != "diverged":
+                raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
+
+    def _changed(self, after: Config) -> set[str]:
+        before = self.config.as_dict()
+        return {name for name, value in after.as_dict().items() if value != before[name]}
+
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
             return False
-        before = self.config.as_dict()
-        changed = {name for name, value in after.as_dict().items() if value != before[name]}
-        return changed <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS)
+        return self._changed(after) <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS)
 
     def _apply(self, command: Command, fresh: Fresh | None) -> None:
         """Raises ValueError where it could not be done after all."""
