@@ -35,8 +35,8 @@ class Set(msgspec.Struct, frozen=True, tag="set"):
     """Change fields of the configuration.
 
     Some need a new net: the run restarts from its seed, unless `live`, with which what cannot be applied to the
-    weights as they are is refused. Fields that only the coming updates read (lr and the like) never restart. With `fresh` the run begins
-    anew whatever is changed, and out of a pause.
+    weights as they are is refused. Fields that only the coming updates read (lr and the like) never restart. With
+    `fresh` the run begins anew whatever is changed, and out of a pause.
     """
 
     changes: dict[str, int | float | bool | str]
