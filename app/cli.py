@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from app.terminal import Exit, visible
 from makemore_core import __version__
+from makemore_core.command import COLDEST, HOTTEST
 from makemore_core.watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
 RUN = "run"
+
+
+class Number(click.FloatRange):
+    """A number in a range, of which NaN passes for none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 class Commands(click.Group):
@@ -65,8 +77,8 @@ def watching(function: Function) -> Function:
         click.option("--headless", is_flag=True, help="No screen: a progress bar, or lines in a pipe."),
         click.option("--json", "as_json", is_flag=True, help="With --headless: one JSON object a line."),
         click.option("--probe-every", type=click.IntRange(1), metavar="N", help="Look every N steps, not by time."),
-        click.option("--fps", type=click.FloatRange(0.1, 60), default=10.0, help="Looks and pictures a second."),
-        click.option("--budget", type=click.FloatRange(0.001, 1), default=0.03, help="Share of time for looking."),
+        click.option("--fps", type=Number(0.1, 60), default=10.0, help="Looks and pictures a second."),
+        click.option("--budget", type=Number(0.001, 1), default=0.03, help="Share of time for looking."),
         click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone."),
     ]
     for option in reversed(options):
@@ -174,7 +186,7 @@ def front_end(folder: Path, headless: bool, as_json: bool, watch: Watch, ascii_o
 @cli.command()
 @click.argument(RUN, required=False)
 @click.option("--readonly", is_flag=True, help="Look only: the trainer refuses this view's commands.")
-@click.option("--fps", type=click.FloatRange(0.1, 60), default=10.0, help="Pictures a second.")
+@click.option("--fps", type=Number(0.1, 60), default=10.0, help="Pictures a second.")
 @click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone.")
 def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
     """Watch and control a run that another process trains; the latest one if none is named."""
@@ -220,18 +232,19 @@ def presets(as_json: bool) -> int:
 
 
 @cli.command()
-def settings() -> int:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a setting.")
+def settings(as_json: bool) -> int:
     """Every setting that --set takes: its default, what it is for, what is allowed."""
     from app.report import list_settings
 
-    return list_settings()
+    return list_settings(as_json)
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True})  # so that a negative number is told as such
 @click.argument(RUN)
 @click.argument("words", nargs=-1, required=True, metavar="pause|resume|step N|set KEY=VALUE|restart|checkpoint|stop")
 @click.option("--live", is_flag=True, help="With set: apply to the weights as they are, or not at all.")
-@click.option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
+@click.option("--timeout", type=Number(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
 def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
     """Control a run from a script; returns when the command has been applied."""
     from app.report import control_run
@@ -242,8 +255,8 @@ def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
 @cli.command()
 @click.argument(RUN, required=False)
 @click.option("-n", "count", type=click.IntRange(1, 100_000), default=20, help="How many names.")
-@click.option("--seed", type=click.IntRange(0), default=None, help="Default: the lecture's.")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=1.0, help="Divides the logits.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Default: the lecture's.")
+@click.option("--temperature", type=Number(COLDEST, HOTTEST), default=1.0, help="Divides the logits.")
 def sample(run: str | None, count: int, seed: int | None, temperature: float) -> int:
     """Names from the model of a run."""
     from app.model_of import sample_run

@@ -77,6 +77,8 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 Command: TypeAlias = Pause | Resume | Step | Set | Restart | Twin | Sample | Checkpoint | Look | Stop
+COLDEST, HOTTEST = 0.001, 100.0  # temperatures: below, logits overflow; above, all characters are alike
+MOST_STEPS = 1_000_000  # of one command
 CHANGES = (Set, Restart, Twin)  # what has to be made again, in order, to get the same weights
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
@@ -94,10 +96,10 @@ def command_from_json(line: bytes) -> Command:
 
 def check(command: Command) -> None:
     """Raises ValueError for a command that no run could carry out."""
-    if isinstance(command, Step | Sample) and not 1 <= command.n <= 1_000_000:
-        raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
-    if isinstance(command, Sample) and not 0 < command.temperature <= 100:
-        raise ValueError(f"temperature={command.temperature}: has to be above 0 and at most 100")
+    if isinstance(command, Step | Sample) and not 1 <= command.n <= MOST_STEPS:
+        raise ValueError(f"n={command.n}: has to be at least 1 and at most {MOST_STEPS:,}")
+    if isinstance(command, Sample) and not COLDEST <= command.temperature <= HOTTEST:
+        raise ValueError(f"temperature={command.temperature}: has to be at least {COLDEST} and at most {HOTTEST}")
     if isinstance(command, Set | Twin):
         for name, value in command.changes.items():  # whether they fit each other, only the run's own config can say
             parse(name, value)

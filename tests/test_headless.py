@@ -86,6 +86,8 @@ def test_a_run_that_diverges_is_told_and_exits_1(makemore: Commands) -> None:
     last = objects(ended.out)[-1]
     assert (last["state"], last["loss"], last["loss_kind"]) in [("diverged", None, kind) for kind in ("nan", "inf")]
     assert "diverged: the loss is no number from step" in ended.err
+    listed = {row["run"]: row for row in objects(makemore.run("runs", "--json").out)}
+    assert (listed["diverged"]["loss"], listed["diverged"]["loss_kind"]) == (None, last["loss_kind"])
 
 
 def test_on_a_terminal_a_bar_and_ctrl_c_saves(tmp_path: Path, few_names_file: Path) -> None:
