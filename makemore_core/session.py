@@ -183,6 +183,8 @@ class Session:
         """Train until the run ends; the state it ended in."""
         try:
             self.recorder.open(self)
+            if self.state == "finished":  # in an earlier life: whoever opens it again may want more steps of it
+                self._obey()
             self._publish()
             while self._alive():
                 self._obey()
