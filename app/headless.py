@@ -6,7 +6,9 @@ It is the smallest front end: a loop over the stream, which ends when the run do
 from __future__ import annotations
 
 import errno
+import math
 import re
+import shutil
 import signal
 import sys
 import time
@@ -16,14 +18,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from app.glyphs import ASCII, UNICODE, clip, duration, escape, progress, width_of
 from app.launch import Worker
-from app.terminal import Exit, by_signal, is_gone, outlive_terminal, visible
+from app.terminal import Exit, ascii_wanted, by_signal, is_dumb, is_gone, outlive_terminal, visible
+from makemore_core import rundir
 from makemore_core.command import Channel, Stop
 from makemore_core.snapshot import Snapshot, to_json
 from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
+CLEAR = "\r\x1b[K"  # the line under the cursor
 SAVING = 30.0  # seconds that a run may take to save and stop
 
 
@@ -33,18 +38,28 @@ class Printer(Protocol):
     def show(self, snapshot: Snapshot) -> None:
         """A new one."""
 
+    def clear(self) -> None:
+        """Something else is about to be written."""
+
     def close(self) -> None:
         """That was all."""
 
 
-def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
-    """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status."""
-    channel = Channel()
+def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool | None, channel: Channel) -> int:
+    """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status.
+
+    Raises OSError where what is printed found no room.
+    """
     worker = Worker(folder, channel, watch=watch, stay=False)
+    before = rundir.read_state(folder)
+    printer: Printer = JsonLines() if as_json else Lines()
+    if not as_json and sys.stdout.isatty() and sys.stderr.isatty() and not is_dumb():
+        printer = Bar(ascii_wanted() if ascii_only is None else ascii_only)
+    lost: list[OSError] = []
     with stopped_by_signals(channel) as caught:
         worker.start()
         try:
-            newest = follow(channel, worker, JsonLines() if as_json else Bar() if _on_terminal() else Lines())
+            newest = follow(channel, worker, printer, before, lost)
         except BaseException:
             channel.send(Stop())
             worker.join(SAVING)
@@ -53,25 +68,43 @@ def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
         raise worker.error
     if caught:
         return by_signal(caught[0])
+    if lost:
+        raise lost[-1]
     return Exit.FINDINGS if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
 
 
-def follow(channel: Channel, worker: Worker, printer: Printer) -> Snapshot | None:
-    """Show what comes until the training has ended; the last snapshot."""
+def follow(
+    channel: Channel, worker: Worker, printer: Printer, before: Snapshot | None, lost: list[OSError]
+) -> Snapshot | None:
+    """Show what comes until the training has ended; the last snapshot. `lost`: why something could not be shown."""
     newest: Snapshot | None = None
-    ended = False
+    ended = waits = False
     while not ended:
         ended = worker.join(TICK)
         for event in channel.drain():
             if isinstance(event, Snapshot):
-                with without_terminal_if_lost():
+                if newest is None:
+                    tell(how_it_begins(event, before), printer)
+                with without_terminal_if_lost(lost):
                     printer.show(event)
-                if what(event.message) != what(newest.message if newest else ""):
-                    tell(event)
+                if event.message and what(event.message) != what(newest.message if newest else ""):
+                    tell(f"{event.state}: {event.message}", printer)
                 newest = event
-    with without_terminal_if_lost():
+        if newest is not None and newest.state == "finished" and worker.unsaved() and not (ended or waits):
+            waits = True
+            tell("waiting for space to save it; ctrl-c gives up", printer)
+    with without_terminal_if_lost(lost):
         printer.close()
     return newest
+
+
+def how_it_begins(first: Snapshot, before: Snapshot | None) -> str:
+    """What people have to know of a run that goes on; `before`: its last snapshot until now."""
+    if first.state == "finished" or before is None:
+        return ""
+    if first.step or first.attempt:
+        return f"going on from step {first.step:,}"
+    return "no checkpoint yet: begins again from the seed" if before.step or before.attempt else ""
 
 
 def what(message: str) -> str:
@@ -79,15 +112,12 @@ def what(message: str) -> str:
     return re.sub(r"[\d,]+ records? (?=lost)", "", message)
 
 
-def _on_terminal() -> bool:
-    return sys.stdout.isatty() and sys.stderr.isatty()
-
-
-def tell(snapshot: Snapshot) -> None:
-    """What the run has to say to people, if anything."""
-    if snapshot.message:
+def tell(text: str, printer: Printer) -> None:
+    """Say something to people, if there is something to say."""
+    if text:
         with without_terminal_if_lost():
-            sys.stderr.write(f"{snapshot.state}: {visible(snapshot.message)}\n")
+            printer.clear()
+            sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
 
 
@@ -122,16 +152,19 @@ def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
 
 
 @contextmanager
-def without_terminal_if_lost() -> Iterator[None]:
+def without_terminal_if_lost(lost: list[OSError] | None = None) -> Iterator[None]:
     """What cannot be shown does not stop the training.
 
-    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again.
+    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again,
+    and what it has cost goes into `lost`.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EIO, errno.EPIPE):
             outlive_terminal()
+        elif lost is not None:
+            lost.append(error)
 
 
 class JsonLines:
@@ -140,6 +173,9 @@ class JsonLines:
     def show(self, snapshot: Snapshot) -> None:
         sys.stdout.buffer.write(to_json(snapshot) + b"\n")
         sys.stdout.buffer.flush()
+
+    def clear(self) -> None:
+        """A line stays where it is."""
 
     def close(self) -> None:
         """Nothing is kept back."""
@@ -151,18 +187,23 @@ class Lines:
     def __init__(self) -> None:
         self._last: Snapshot | None = None
         self._next = 0.0
+        self._printed = ""
 
     def show(self, snapshot: Snapshot) -> None:
         self._last = snapshot
         now = time.monotonic()
-        if now >= self._next and snapshot.step:
+        if (now >= self._next and snapshot.step) or snapshot.state != "running":
             self._next = now + LINE
             self._print(snapshot)
 
     def _print(self, snapshot: Snapshot) -> None:
-        sys.stdout.write(line(snapshot) + "\n")
-        sys.stdout.flush()
-        self._last = None
+        before, self._printed, self._last = self._printed, line(snapshot), None
+        if self._printed != before:
+            sys.stdout.write(f"{self._printed}\n")
+            sys.stdout.flush()
+
+    def clear(self) -> None:
+        """A line stays where it is."""
 
     def close(self) -> None:
         if self._last is not None:
@@ -187,36 +228,45 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-class Bar:
-    """A progress bar on stderr: rate, smoothed loss, time left."""
+class Bar(Lines):
+    """A line on stderr that is drawn again and again: how far the run is, its rate, smoothed loss and time left.
 
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    How it ended is a line on stdout, as in a pipe.
+    """
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f} steps/s"),
-            TextColumn("loss {task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            auto_refresh=False,
-        )
-        self._task = self._progress.add_task("loading", total=None, rate=0.0, loss="-")
-        self._progress.start()
+    def __init__(self, ascii_only: bool) -> None:
+        super().__init__()
+        self._glyphs = ASCII if ascii_only else UNICODE
+        self._draw("loading")
 
     def show(self, snapshot: Snapshot) -> None:
-        self._progress.update(
-            self._task,
-            description=snapshot.run,
-            completed=snapshot.step,
-            total=snapshot.steps,
-            rate=snapshot.steps_per_second,
-            loss=number(snapshot.smoothed_loss),
-            refresh=True,
+        if snapshot.state == "running":
+            self._last = snapshot
+            self._draw(self._bar(snapshot, shutil.get_terminal_size().columns - 1))
+        else:
+            self.clear()
+            super().show(snapshot)
+
+    def _bar(self, snapshot: Snapshot, width: int) -> str:
+        """The snapshot in `width` cells; the name and the bar share what the numbers leave."""
+        rate = snapshot.steps_per_second
+        left = duration((snapshot.steps - snapshot.step) / rate if rate else math.inf)
+        told = (
+            f"{snapshot.step:,}/{snapshot.steps:,}  {rate:,.0f} steps/s  loss {number(snapshot.smoothed_loss)}  {left}"
         )
+        room = max(0, width - len(told) - 4)
+        name = clip(escape(snapshot.run, ascii=self._glyphs.ascii), room // 2, self._glyphs)
+        share = snapshot.step / max(1, snapshot.steps)
+        return f"{name}  {''.join(progress(share, room - width_of(name), self._glyphs))}  {told}".lstrip()[:width]
+
+    def _draw(self, text: str) -> None:
+        sys.stderr.write(f"{CLEAR}{text}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Room for a line of text."""
+        self._draw("")
 
     def close(self) -> None:
-        self._progress.stop()
+        self.clear()
+        super().close()

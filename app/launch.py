@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
-from makemore_core.command import Channel
-from makemore_core.config import Config, Value, check_twin
+from makemore_core.command import Channel, Command, Set
+from makemore_core.config import Config, Value, check_twin, parse
 from makemore_core.presets import DEFAULT, preset
 from makemore_core.watch import Watch
 
@@ -95,6 +96,23 @@ def begin(plan: Plan, run: str | None) -> Path:
     except OSError as error:
         raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
     return folder
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that never began, so that nobody takes it for one."""
+    if not rundir.is_recorded(folder) and rundir.trainer(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def longer(folder: Path, steps: str) -> list[Command]:
+    """What gives a run that is over so many steps in all. Raises ValueError."""
+    changes = {"steps": parse("steps", steps)}
+    last = rundir.read_state(folder)
+    if last is None or last.state not in ("finished", "stopped"):
+        raise ValueError(f"--steps: {folder.name} has not been finished or stopped; resume it without")
+    if int(changes["steps"]) < last.step:
+        raise ValueError(f"steps={steps}: {folder.name} is at step {last.step:,} already")
+    return [Set(changes)] if changes["steps"] != last.steps else []
 
 
 def torch_version() -> str:

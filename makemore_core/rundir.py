@@ -174,9 +174,9 @@ def _is_worth_showing(folder: Path) -> bool:
 
 
 def is_recorded(folder: Path) -> bool:
-    """Whether a run has ever been seen by anybody."""
+    """Whether anything is left of a run's training."""
     with contextlib.suppress(OSError):
-        return _mtime(folder / STATE) > 0 or any((folder / RECORD).iterdir())
+        return _mtime(folder / STATE) > 0 or any(any((folder / inner).iterdir()) for inner in (RECORD, CHECKPOINTS))
     return False
 
 

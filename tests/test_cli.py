@@ -127,9 +127,11 @@ def strict(text: str) -> object:
         ("sample done -n 0", "0"),
         ("eval nope", "run=nope: no such run"),
         ("resume nope --headless", "run=nope: no such run"),
-        ("resume done", "is not a terminal"),
+        ("resume done", "is not a terminal, and the studio needs one; `makemore resume --headless` does not"),
         ("attach nope", "run=nope: no such run"),
-        ("attach done", "is not a terminal"),
+        ("attach done", "is not a terminal, and the studio needs one; `makemore show` does not"),
+        ("find-lr --steps 100", "No such option '--steps'"),
+        ("find-lr --engine fast", "No such option '--engine'"),
         ("doctor nope", "run=nope: no such run"),
         ("ctl", "RUN"),
         ("ctl done", "pause"),
@@ -198,6 +200,8 @@ def test_without_a_gpu_the_cpu_trains_and_one_line_says_so(trained: Commands) ->
     ended = trained.run("train", "--headless", "--device", "cuda", "--steps", "3", "--run", "onagpu")
     assert ended.status == 0
     assert "running: no GPU that torch can use on this machine: training on the CPU\n" in ended.err
+    ended = trained.run("find-lr", "--device", "cuda", "--set", "n_layer=1")
+    assert (ended.status, ended.err) == (0, "no GPU that torch can use on this machine: training on the CPU\n")
     assert json.loads(trained.run("show", "onagpu", "--json").out)["device"] == "cpu"
 
 
@@ -228,6 +232,22 @@ def test_a_cold_start_says_what_is_wrong(place: Path) -> None:
         cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "makemore: none: no such file\n")
+
+
+def test_ctrl_c_while_it_is_loading_is_quiet() -> None:
+    interrupted = """
+import os, runpy, signal, sys
+class Interrupts:
+    def find_spec(name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts)
+runpy.run_module("app", run_name="__main__")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", interrupted], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 
 
 # What is printed
