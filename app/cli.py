@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
-from app.terminal import Exit, visible
+from app.terminal import Exit, report, tell, visible
 from makemore_core import __version__
+from makemore_core.command import COLDEST, HOTTEST, Channel, Command
 from makemore_core.watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
 RUN = "run"
+ASCII = "Draw with ASCII alone. Default: where the locale has no UTF-8, or TERM is linux or vt100."
+
+
+class Number(click.FloatRange):
+    """A number in a range, of which NaN passes for none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 class Commands(click.Group):
@@ -44,16 +58,27 @@ def cli() -> None:
 def training(function: Function) -> Function:
     """The options that say what is trained."""
     options = [
+        click.option("--steps", metavar="N", help="Updates of the whole run."),
+        click.option("--engine", metavar="auto|plain|fast|manual", help="How the updates are computed."),
+    ]
+    return net(_with(options, function))
+
+
+def net(function: Function) -> Function:
+    """The options that say what net is made, of what data."""
+    options = [
         click.option("--preset", metavar="P", help="An experiment of the lectures; `makemore presets` lists them."),
         click.option(
             "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change a setting; may be repeated."
         ),
         click.option("--data", metavar="FILE", help="UTF-8 text, one item a line. Default: the embedded names."),
-        click.option("--steps", metavar="N", help="Updates of the whole run."),
         click.option("--seed", metavar="N", help="Of the weights and the minibatches."),
         click.option("--device", metavar="auto|cpu|cuda", help="Where the net is trained."),
-        click.option("--engine", metavar="auto|plain|fast|manual", help="How the updates are computed."),
     ]
+    return _with(options, function)
+
+
+def _with(options: Sequence[Callable[[Function], Function]], function: Function) -> Function:
     for option in reversed(options):
         function = option(function)
     return function
@@ -65,13 +90,11 @@ def watching(function: Function) -> Function:
         click.option("--headless", is_flag=True, help="No screen: a progress bar, or lines in a pipe."),
         click.option("--json", "as_json", is_flag=True, help="With --headless: one JSON object a line."),
         click.option("--probe-every", type=click.IntRange(1), metavar="N", help="Look every N steps, not by time."),
-        click.option("--fps", type=click.FloatRange(0.1, 60), default=10.0, help="Looks and pictures a second."),
-        click.option("--budget", type=click.FloatRange(0.001, 1), default=0.03, help="Share of time for looking."),
-        click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone."),
+        click.option("--fps", type=Number(0.1, 60), default=10.0, help="Looks and pictures a second."),
+        click.option("--budget", type=Number(0.001, 1), default=0.03, help="Share of time for looking."),
+        click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII),
     ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+    return _with(options, function)
 
 
 def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, str]:
@@ -79,7 +102,7 @@ def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, 
     changes = {}
     for pair in settings:
         name, equals, value = pair.partition("=")
-        if not equals:
+        if not equals or not name.strip():
             raise ValueError(f"--set {pair}: has to be KEY=VALUE")
         changes[name.strip()] = value.strip()
     return changes | {name: value for name, value in named.items() if value is not None}
@@ -119,19 +142,25 @@ def train(
         from app.terminal import require_terminal
 
         require_terminal()
-    folder = launch.begin(plan, run)
-    if detach:
-        pid = launch.in_background(folder, Watch(probe_every, fps, budget))
-        click.echo(f"training in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
-        return Exit.DONE
-    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only)
+    folder, watch = launch.begin(plan, run), Watch(probe_every, fps, budget)
+    try:
+        if not detach:
+            return front_end(folder, headless, as_json, watch, ascii_only)
+        pid = launch.in_background(folder, watch)
+    except BaseException:
+        launch.forget(folder)
+        raise
+    click.echo(f"training in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
+    return Exit.DONE
 
 
 @cli.command()
 @click.argument(RUN, required=False)
+@click.option("--steps", metavar="N", help="Updates of the whole run, more than it has: go on up to there.")
 @watching
 def resume(
     run: str | None,
+    steps: str | None,
     headless: bool,
     as_json: bool,
     probe_every: int | None,
@@ -140,6 +169,7 @@ def resume(
     ascii_only: bool | None,
 ) -> int:
     """Go on from the last good checkpoint of a run."""
+    from app import launch
     from makemore_core.rundir import find_run, read_manifest, trainer
 
     folder = find_run(run)
@@ -150,8 +180,9 @@ def resume(
     if not headless:
         from app.terminal import require_terminal
 
-        require_terminal()
-    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only)
+        require_terminal("resume --headless")
+    first = launch.longer(folder, steps) if steps is not None else []
+    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget), ascii_only, first)
 
 
 def check_json(headless: bool, as_json: bool) -> None:
@@ -160,22 +191,32 @@ def check_json(headless: bool, as_json: bool) -> None:
         raise ValueError("--json: goes with --headless")
 
 
-def front_end(folder: Path, headless: bool, as_json: bool, watch: Watch, ascii_only: bool | None) -> int:
-    """Train what is in the folder, with or without a screen; the exit status."""
+def front_end(
+    folder: Path,
+    headless: bool,
+    as_json: bool,
+    watch: Watch,
+    ascii_only: bool | None,
+    first: Sequence[Command] = (),
+) -> int:
+    """Train what is in the folder, with or without a screen, after the `first` commands; the exit status."""
+    channel = Channel()
+    for command in first:
+        channel.send(command)
     if headless:
         from app.headless import train_headless
 
-        return train_headless(folder, as_json, watch)
+        return train_headless(folder, as_json, watch, ascii_only, channel)
     from app.session_view import train_in_studio
 
-    return train_in_studio(folder, watch, ascii_only)
+    return train_in_studio(folder, watch, ascii_only, channel)
 
 
 @cli.command()
 @click.argument(RUN, required=False)
 @click.option("--readonly", is_flag=True, help="Look only: the trainer refuses this view's commands.")
-@click.option("--fps", type=click.FloatRange(0.1, 60), default=10.0, help="Pictures a second.")
-@click.option("--ascii/--no-ascii", "ascii_only", default=None, help="Draw with ASCII alone.")
+@click.option("--fps", type=Number(0.1, 60), default=10.0, help="Pictures a second.")
+@click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII)
 def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
     """Watch and control a run that another process trains; the latest one if none is named."""
     from app.terminal import require_terminal
@@ -184,7 +225,7 @@ def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None)
 
     folder = find_run(run)
     read_manifest(folder)
-    require_terminal()
+    require_terminal("show")
     aside = Aside(folder)
     from app.session_view import attach_studio
 
@@ -220,18 +261,19 @@ def presets(as_json: bool) -> int:
 
 
 @cli.command()
-def settings() -> int:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a setting.")
+def settings(as_json: bool) -> int:
     """Every setting that --set takes: its default, what it is for, what is allowed."""
     from app.report import list_settings
 
-    return list_settings()
+    return list_settings(as_json)
 
 
-@cli.command()
+@cli.command(context_settings={"ignore_unknown_options": True})  # so that a negative number is told as such
 @click.argument(RUN)
 @click.argument("words", nargs=-1, required=True, metavar="pause|resume|step N|set KEY=VALUE|restart|checkpoint|stop")
-@click.option("--live", is_flag=True, help="With set: apply to the weights as they are, where that can be done.")
-@click.option("--timeout", type=click.FloatRange(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
+@click.option("--live", is_flag=True, help="With set: apply to the weights as they are, or not at all.")
+@click.option("--timeout", type=Number(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
 def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
     """Control a run from a script; returns when the command has been applied."""
     from app.report import control_run
@@ -242,8 +284,8 @@ def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
 @cli.command()
 @click.argument(RUN, required=False)
 @click.option("-n", "count", type=click.IntRange(1, 100_000), default=20, help="How many names.")
-@click.option("--seed", type=click.IntRange(0), default=None, help="Default: the lecture's.")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), default=1.0, help="Divides the logits.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Default: the lecture's.")
+@click.option("--temperature", type=Number(COLDEST, HOTTEST), default=1.0, help="Divides the logits.")
 def sample(run: str | None, count: int, seed: int | None, temperature: float) -> int:
     """Names from the model of a run."""
     from app.model_of import sample_run
@@ -293,22 +335,20 @@ def reproduce(quick: bool, data: str | None, as_json: bool) -> int:
 
 
 @cli.command(name="find-lr")
-@training
+@net
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def find_lr(
     preset: str | None,
     settings: tuple[str, ...],
     data: str | None,
-    steps: str | None,
     seed: str | None,
     device: str | None,
-    engine: str | None,
     as_json: bool,
 ) -> int:
     """Learning-rate range test: the loss at rates from 0.001 to 1, and a suggestion."""
     from app import launch
 
-    changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
+    changes = config_changes(settings, seed=seed, device=device)
     config = launch.plan(preset, changes, data).config
 
     from makemore_core.find_lr import run
@@ -339,6 +379,7 @@ def main() -> None:
     """Run the command; bad input is one line on stderr and exit 2, anything unexpected one line and exit 3."""
     open_streams()
     warnings.simplefilter("ignore")  # torch's are about statistics of one number, and would land on the screen
+    status: int | str | None
     try:
         status = cli.main(standalone_mode=False, prog_name="makemore")
         sys.stdout.flush()
@@ -350,12 +391,21 @@ def main() -> None:
         status = 130
     except SystemExit as ended:  # click's way out when whoever read has had enough; it leaves a wrapper as stdout
         status = ended.code if isinstance(sys.stdout, io.TextIOBase) else Exit.DONE
+    except KeyboardInterrupt:
+        status = 130
     except Exception as error:
-        from app.terminal import report
-
-        report(error)
-        status = Exit.ERROR
+        status = failed(error)
     leave(int(status or 0))
+
+
+def failed(error: Exception) -> int:
+    """Tell of what nobody expected, but of a full disk as what it is; the exit status."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what found no room is not tried again at the end
+        tell(f"makemore: cannot write: {error.strerror}\n")
+        return Exit.FINDINGS
+    report(error)
+    return Exit.ERROR
 
 
 def open_streams() -> None:

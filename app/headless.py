@@ -16,14 +16,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from app.glyphs import ASCII, UNICODE, clip, escape
 from app.launch import Worker
-from app.terminal import Exit, by_signal, is_gone, outlive_terminal, visible
+from app.terminal import Exit, ascii_wanted, by_signal, is_dumb, is_gone, outlive_terminal, visible
+from makemore_core import rundir
 from makemore_core.command import Channel, Stop
 from makemore_core.snapshot import Snapshot, to_json
 from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
+LONGEST_NAME = 20  # cells of a run's name before the bar
 SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
@@ -33,18 +36,28 @@ class Printer(Protocol):
     def show(self, snapshot: Snapshot) -> None:
         """A new one."""
 
+    def clear(self) -> None:
+        """Something else is about to be written."""
+
     def close(self) -> None:
         """That was all."""
 
 
-def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
-    """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status."""
-    channel = Channel()
+def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool | None, channel: Channel) -> int:
+    """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status.
+
+    Raises OSError where what is printed found no room.
+    """
     worker = Worker(folder, channel, watch=watch, stay=False)
+    before = rundir.read_state(folder)
+    printer: Printer = JsonLines() if as_json else Lines()
+    if not as_json and sys.stdout.isatty() and sys.stderr.isatty() and not is_dumb():
+        printer = Bar(ascii_wanted() if ascii_only is None else ascii_only)
+    lost: list[OSError] = []
     with stopped_by_signals(channel) as caught:
         worker.start()
         try:
-            newest = follow(channel, worker, JsonLines() if as_json else Bar() if _on_terminal() else Lines())
+            newest = follow(channel, worker, printer, before, lost)
         except BaseException:
             channel.send(Stop())
             worker.join(SAVING)
@@ -53,25 +66,43 @@ def train_headless(folder: Path, as_json: bool, watch: Watch) -> int:
         raise worker.error
     if caught:
         return by_signal(caught[0])
+    if lost:
+        raise lost[-1]
     return Exit.FINDINGS if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
 
 
-def follow(channel: Channel, worker: Worker, printer: Printer) -> Snapshot | None:
-    """Show what comes until the training has ended; the last snapshot."""
+def follow(
+    channel: Channel, worker: Worker, printer: Printer, before: Snapshot | None, lost: list[OSError]
+) -> Snapshot | None:
+    """Show what comes until the training has ended; the last snapshot. `lost`: why something could not be shown."""
     newest: Snapshot | None = None
-    ended = False
+    ended = waits = False
     while not ended:
         ended = worker.join(TICK)
         for event in channel.drain():
             if isinstance(event, Snapshot):
-                with without_terminal_if_lost():
+                if newest is None:
+                    tell(how_it_begins(event, before), printer)
+                with without_terminal_if_lost(lost):
                     printer.show(event)
-                if what(event.message) != what(newest.message if newest else ""):
-                    tell(event)
+                if event.message and what(event.message) != what(newest.message if newest else ""):
+                    tell(f"{event.state}: {event.message}", printer)
                 newest = event
-    with without_terminal_if_lost():
+        if newest is not None and newest.state == "finished" and worker.unsaved() and not (ended or waits):
+            waits = True
+            tell("waiting for space to save it; ctrl-c gives up", printer)
+    with without_terminal_if_lost(lost):
         printer.close()
     return newest
+
+
+def how_it_begins(first: Snapshot, before: Snapshot | None) -> str:
+    """What people have to know of a run that goes on; `before`: its last snapshot until now."""
+    if first.state == "finished" or before is None:
+        return ""
+    if first.step or first.attempt:
+        return f"going on from step {first.step:,}"
+    return "no checkpoint yet: begins again from the seed" if before.step or before.attempt else ""
 
 
 def what(message: str) -> str:
@@ -79,15 +110,12 @@ def what(message: str) -> str:
     return re.sub(r"[\d,]+ records? (?=lost)", "", message)
 
 
-def _on_terminal() -> bool:
-    return sys.stdout.isatty() and sys.stderr.isatty()
-
-
-def tell(snapshot: Snapshot) -> None:
-    """What the run has to say to people, if anything."""
-    if snapshot.message:
+def tell(text: str, printer: Printer) -> None:
+    """Say something to people, if there is something to say."""
+    if text:
         with without_terminal_if_lost():
-            sys.stderr.write(f"{snapshot.state}: {visible(snapshot.message)}\n")
+            printer.clear()
+            sys.stderr.write(f"{visible(text)}\n")
             sys.stderr.flush()
 
 
@@ -122,16 +150,19 @@ def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
 
 
 @contextmanager
-def without_terminal_if_lost() -> Iterator[None]:
+def without_terminal_if_lost(lost: list[OSError] | None = None) -> Iterator[None]:
     """What cannot be shown does not stop the training.
 
-    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again.
+    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again,
+    and what it has cost goes into `lost`.
     """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.EIO, errno.EPIPE):
             outlive_terminal()
+        elif lost is not None:
+            lost.append(error)
 
 
 class JsonLines:
@@ -140,6 +171,9 @@ class JsonLines:
     def show(self, snapshot: Snapshot) -> None:
         sys.stdout.buffer.write(to_json(snapshot) + b"\n")
         sys.stdout.buffer.flush()
+
+    def clear(self) -> None:
+        """A line stays where it is."""
 
     def close(self) -> None:
         """Nothing is kept back."""
@@ -151,18 +185,23 @@ class Lines:
     def __init__(self) -> None:
         self._last: Snapshot | None = None
         self._next = 0.0
+        self._printed = ""
 
     def show(self, snapshot: Snapshot) -> None:
         self._last = snapshot
         now = time.monotonic()
-        if now >= self._next and snapshot.step:
+        if (now >= self._next and snapshot.step) or snapshot.state != "running":
             self._next = now + LINE
             self._print(snapshot)
 
     def _print(self, snapshot: Snapshot) -> None:
-        sys.stdout.write(line(snapshot) + "\n")
-        sys.stdout.flush()
-        self._last = None
+        before, self._printed, self._last = self._printed, line(snapshot), None
+        if self._printed != before:
+            sys.stdout.write(f"{self._printed}\n")
+            sys.stdout.flush()
+
+    def clear(self) -> None:
+        """A line stays where it is."""
 
     def close(self) -> None:
         if self._last is not None:
@@ -187,36 +226,57 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-class Bar:
-    """A progress bar on stderr: rate, smoothed loss, time left."""
+class Bar(Lines):
+    """A progress bar on stderr: rate, smoothed loss, time left. How the run ended is a line on stdout, as in a pipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, ascii_only: bool) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
+        super().__init__()
+        self._glyphs = ASCII if ascii_only else UNICODE
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:,.0f} steps/s"),
-            TextColumn("loss {task.fields[loss]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
+            *(
+                column(text, table_column=Column(no_wrap=True))
+                for column, text in (
+                    (MofNCompleteColumn, "/"),
+                    (TextColumn, "{task.fields[rate]:,.0f} steps/s"),
+                    (TextColumn, "loss {task.fields[loss]}"),
+                )
+            ),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            # bars of ASCII are what rich draws on an old Windows console
+            console=Console(stderr=True, legacy_windows=ascii_only),
             auto_refresh=False,
+            transient=True,
         )
         self._task = self._progress.add_task("loading", total=None, rate=0.0, loss="-")
         self._progress.start()
 
     def show(self, snapshot: Snapshot) -> None:
+        if snapshot.state != "running":
+            self.clear()
+            super().show(snapshot)
+            return
+        self._last = snapshot
         self._progress.update(
             self._task,
-            description=snapshot.run,
+            description=clip(escape(snapshot.run, ascii=self._glyphs.ascii), LONGEST_NAME, self._glyphs),
             completed=snapshot.step,
             total=snapshot.steps,
             rate=snapshot.steps_per_second,
             loss=number(snapshot.smoothed_loss),
-            refresh=True,
         )
+        self._progress.start()
+        self._progress.refresh()
+
+    def clear(self) -> None:
+        """Room for a line of text."""
+        self._progress.stop()
 
     def close(self) -> None:
-        self._progress.stop()
+        self.clear()
+        super().close()

@@ -8,17 +8,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
-from makemore_core.command import Channel
-from makemore_core.config import Config, Value
+from makemore_core.command import Channel, Command, Set
+from makemore_core.config import Config, Value, check_twin, parse
 from makemore_core.presets import DEFAULT, preset
 from makemore_core.watch import Watch
 
@@ -42,11 +44,24 @@ class Plan(NamedTuple):
 
 def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, twin: Sequence[str] = ()) -> Plan:
     """Check everything that can be checked without torch. Raises ValueError, in one line."""
-    name = preset_name or DEFAULT
-    config = preset(name).config().replace(changes)
+    name = DEFAULT if preset_name is None else preset_name
+    with naming("--preset"):
+        begun = preset(name).config()
+    config = begun.replace(changes)
     items = dataset.read(data)
     path = os.path.abspath(data) if data else ""
-    return Plan(name, config, twin_changes(config, twin), path, items.sha256, items.vocabulary)
+    with naming("--twin"):
+        differs = twin_changes(config, twin)
+    return Plan(name, config, differs, path, items.sha256, items.vocabulary)
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Name the option whose value is refused."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from None
 
 
 def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
@@ -54,13 +69,12 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     twin = config
     for word in words:
         name, equals, value = word.partition("=")
-        twin = twin.replace({name: value}) if equals else preset(word).config()
+        twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
     other = twin.as_dict()
     changes = {name: other[name] for name, value in config.as_dict().items() if value != other[name]}
     if words and not changes:
-        raise ValueError(f"twin {' '.join(words)}: differs in nothing from the run itself")
-    if twin.batch_size != config.batch_size:
-        raise ValueError(f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each")
+        raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")
+    check_twin(config, twin)
     return changes
 
 
@@ -82,6 +96,23 @@ def begin(plan: Plan, run: str | None) -> Path:
     except OSError as error:
         raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
     return folder
+
+
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that never began, so that nobody takes it for one."""
+    if not rundir.is_recorded(folder) and rundir.trainer(folder) is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def longer(folder: Path, steps: str) -> list[Command]:
+    """What gives a run that is over so many steps in all. Raises ValueError."""
+    changes = {"steps": parse("steps", steps)}
+    last = rundir.read_state(folder)
+    if last is None or last.state not in ("finished", "stopped"):
+        raise ValueError(f"--steps: {folder.name} has not been finished or stopped; resume it without")
+    if int(changes["steps"]) < last.step:
+        raise ValueError(f"steps={steps}: {folder.name} is at step {last.step:,} already")
+    return [Set(changes)] if changes["steps"] != last.steps else []
 
 
 def torch_version() -> str:

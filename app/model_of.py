@@ -8,13 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import msgspec
 
 from app.headless import number
 from app.terminal import Exit, visible
 from makemore_core import rundir
 from makemore_core.command import Checkpoint
 from makemore_core.control import ControlClient
+from makemore_core.snapshot import to_json
 
 SAVING = 10.0  # seconds that a trainer may take to save
 
@@ -61,7 +61,7 @@ def evaluate_run(run: str | None, as_json: bool) -> int:
         for name, items in (("train", data.train), ("val", data.val), ("test", data.test))
     }
     if as_json:
-        click.echo(msgspec.json.encode({"step": trainer.step} | losses))
+        click.echo(to_json({"step": trainer.step, **losses}))
     else:
         click.echo("  ".join(f"{name} {number(loss)}" for name, loss in losses.items()))
     return Exit.DONE

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -16,6 +19,7 @@ from app.terminal import Exit, visible
 from makemore_core import config as settings
 from makemore_core import rundir
 from makemore_core.command import (
+    MOST_STEPS,
     Checkpoint,
     Command,
     Pause,
@@ -27,11 +31,13 @@ from makemore_core.command import (
     check,
     shown,
 )
-from makemore_core.control import ControlClient
+from makemore_core.control import ControlClient, NoAnswerError
 from makemore_core.doctor import Chart
 from makemore_core.presets import DEFAULT, PRESETS
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import Snapshot, from_json, to_json
+from makemore_core.snapshot import Json, Snapshot, from_json, to_json
+
+SHORTEST_NAME = 20  # cells that a run's name keeps in a list, however narrow the terminal
 
 
 def newest(folder: Path) -> Snapshot:
@@ -90,26 +96,63 @@ def show_run(run: str | None, as_json: bool) -> int:
 
 def list_all(as_json: bool) -> int:
     """`makemore runs`."""
-    for folder in rundir.list_runs():
-        try:
-            snapshot: Snapshot | None = newest(folder)
-        except ValueError:
-            snapshot = None
-        state = snapshot.state if snapshot else rundir.liveness(folder)
-        step, steps = (snapshot.step, snapshot.steps) if snapshot else (0, 0)
-        loss = snapshot.smoothed_loss if snapshot else None
-        splits = snapshot.splits if snapshot else None
-        val, val_step = (splits.val, splits.step) if splits else (None, None)
-        age = time.time() - (snapshot.time if snapshot else folder.stat().st_mtime)
-        if as_json:
-            row = {"run": folder.name, "state": state, "step": step, "steps": steps, "loss": loss}
-            row |= {"val": val, "val_step": val_step, "age": round(age, 1)}
-            click.echo(msgspec.json.encode(row))
-        else:
-            at = "" if val_step is None else f"at {short(val_step)}"
-            losses = f"loss {number(loss):>7}  val {number(val):>7} {at:9}"
-            say(f"{folder.name:32} {state:12} {step:>10,}/{steps:<10,} {losses}  {ago(age)}")
+    found = [run_row(folder) for folder in rundir.list_runs()]
+    if not found:
+        click.echo(f"no runs in {visible(str(rundir.runs_folder()))} yet", err=True)
+    elif as_json:
+        for row in found:
+            click.echo(to_json(row))
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        for line in in_columns([cells(row) for row in found], width, (5, 4, 6)):
+            click.echo(line)
     return Exit.DONE
+
+
+def run_row(folder: Path) -> dict[str, Json]:
+    """What `makemore runs` tells of a run; null what cannot be known."""
+    snapshot: Snapshot | None = None
+    try:
+        rundir.read_manifest(folder)
+    except ValueError:
+        state = "damaged"
+    else:
+        with contextlib.suppress(ValueError):
+            snapshot = newest(folder)
+        state = snapshot.state if snapshot else rundir.liveness(folder)
+    age = time.time() - (snapshot.time if snapshot else folder.stat().st_mtime)
+    splits = snapshot and snapshot.splits
+    told = {name: getattr(snapshot, name, None) for name in ("step", "steps", "loss", "smoothed_loss")}
+    taken = {"val": splits.val if splits else None, "val_step": splits.step if splits else None}
+    return {"run": folder.name, "state": state, **told, **taken, "age": round(age, 1)}
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The row of a run in words: name, state, steps, loss, validation loss, when that was taken, age."""
+    known = [""] * 4
+    if row["step"] is not None:
+        known = [f"{row['step']:,}/{row['steps']:,}", f"loss {number(row['smoothed_loss'])}"]
+        known += [f"val {number(row['val'])}", f"at {short(row['val_step'])}" if row["val_step"] is not None else ""]
+    return [visible(row["run"]), row["state"], *known, ago(row["age"])]
+
+
+def in_columns(rows: list[list[str]], width: int | None, least: Sequence[int]) -> Iterator[str]:
+    """Rows with columns as wide as they have to be; where that is more than a terminal's `width`, with the first one
+    cut and without the `least` important ones.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+    def excess() -> int:
+        return sum(widths) + 2 * sum(map(bool, widths[1:])) - width if width else 0
+
+    widths[0] -= max(0, min(excess(), widths[0] - SHORTEST_NAME))
+    for dropped in least:
+        if excess() > 0:
+            widths[dropped] = 0
+    for name, *row in rows:
+        first = name if len(name) <= widths[0] else f"{name[: widths[0] - 1]}…"
+        shown = [f"{cell:{wide}}" for cell, wide in zip([first, *row], widths, strict=True) if wide]
+        yield "  ".join(shown).rstrip()
 
 
 def ago(seconds: float) -> str:
@@ -132,9 +175,13 @@ def list_presets(as_json: bool) -> int:
     return Exit.DONE
 
 
-def list_settings() -> int:
+def list_settings(as_json: bool) -> int:
     """`makemore settings`."""
     for name, value in settings.Config().as_dict().items():
+        about = {"name": name, "default": value, "for": settings.describe(name), "allowed": settings.allowed(name)}
+        if as_json:
+            click.echo(msgspec.json.encode(about))
+            continue
         click.echo(f"{name} = {shown(value)}\n    {settings.describe(name)}; {settings.allowed(name)}")
     return Exit.DONE
 
@@ -149,13 +196,14 @@ def command_of(words: Sequence[str], live: bool) -> Command:
         return plain[verb]
     if verb == "step" and len(rest) <= 1:
         count = rest[0] if rest else "1"
-        if not count.isdecimal():
-            raise ValueError(f"step {count}: has to be a whole number of steps")
+        if not (count.isdecimal() and len(count) < 20 and 1 <= int(count) <= MOST_STEPS):
+            raise ValueError(f"step {count}: has to be a whole number at least 1 and at most {MOST_STEPS:,}")
         return Step(int(count))
-    if verb == "set" and rest:
+    if verb == "set":
         pairs = [pair.partition("=") for pair in rest]
-        if all(equals for _, equals, _ in pairs):
-            return Set({settings.field(name): settings.parse(name, value) for name, _, value in pairs}, live)
+        if not pairs or not all(name.strip() and equals for name, equals, _ in pairs):
+            raise ValueError(f"{' '.join(words)}: set needs KEY=VALUE")
+        return Set({settings.field(name): settings.parse(name, value) for name, _, value in pairs}, live)
     raise ValueError(f"{' '.join(words)}: has to be pause, resume, step N, set KEY=VALUE, restart, checkpoint or stop")
 
 
@@ -165,13 +213,21 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     command = command_of(words, live)
     check(command)
     client = ControlClient(folder)
-    reply = client.request(command, timeout)
-    client.close()
+    try:
+        reply = client.request(command, timeout)
+    except NoAnswerError as error:
+        click.echo(visible(f"makemore: {error}; it may still be applied"), err=True)
+        return Exit.FINDINGS
+    finally:
+        client.close()
     if not reply.ok:
         raise ValueError(f"{folder.name}: {reply.error}")
     fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
-    begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step:,}"
-    say(f"{' '.join(words)}: {begun}" if reply.step is not None else "done")
+    begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step or 0:,}"
+    if isinstance(command, Step):
+        say(f"{command.n:,} {'step' if command.n == 1 else 'steps'} begun at step {reply.step or 0:,}")
+    else:
+        say(f"{' '.join(words)}: {begun}" if reply.step is not None else "done")
     return Exit.DONE
 
 

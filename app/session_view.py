@@ -35,12 +35,11 @@ class OwnRun:
         self._channel.send(command)
 
 
-def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None) -> int:
+def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel: Channel) -> int:
     """Train the run in the folder and show it; the exit status.
 
     Where the terminal is lost the training goes on to its end without it.
     """
-    channel = Channel()
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
     stream = OwnRun(channel, worker)
     handed_over: list[bool] = []

@@ -6,11 +6,9 @@ views; keys become commands. It knows nothing of how the net is trained, nor whe
 
 from __future__ import annotations
 
-import locale
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -24,6 +22,7 @@ from app.history import STILL, History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
+from app.terminal import ascii_wanted
 from app.views import SCREENS, draw, screen
 from app.views.state import Finding, View, rows
 from makemore_core.command import (
@@ -58,12 +57,6 @@ MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 10
 
 # Takes the snapshots that came since it was last asked, oldest first.
 Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
-
-
-def ascii_wanted(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal is likely to show nothing but ASCII: by the locale, or a terminal with few glyphs."""
-    encoding = locale.getpreferredencoding(False) if environ is os.environ else environ.get("LANG", "")
-    return "utf" not in encoding.lower() or environ.get("TERM", "") in ("linux", "dumb", "vt100")
 
 
 class Studio(App[int]):

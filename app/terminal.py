@@ -5,7 +5,7 @@ Stands apart from the driver because commands without a screen need these too, w
 | exit status | meaning |
 |---|---|
 | 0 | done |
-| 1 | a check failed, the doctor found something, a run diverged or could not be saved |
+| 1 | a check failed, the doctor found something, a run diverged, did not answer, or something could not be written |
 | 2 | bad input, or no terminal where one is needed |
 | 3 | an unexpected error; the details are in the file that the message names |
 | 4 | the terminal was lost while only a view ran |
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import termios
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import IntEnum
 
@@ -51,18 +52,31 @@ LEAVE = (
 )
 SOFT_RESET = "\x1b[!p"
 
-NEED_NONE = "`makemore train --headless` and `makemore show`"
 
+def require_terminal(instead: str = "train --headless") -> None:
+    """Raises ValueError where no full-screen view can be shown: no terminal, or one that knows no escape codes.
 
-def require_terminal() -> None:
-    """Raises ValueError where no full-screen view can be shown: no terminal, or one that knows no escape codes."""
+    `instead`: the command that does without.
+    """
     for name, stream in (("stdin", sys.__stdin__), ("stdout", sys.__stdout__)):
         if stream is None or stream.closed or not stream.isatty():
-            raise ValueError(
-                f"{name} is not a terminal, and the studio needs one; `makemore train --headless` does not"
-            )
-    if os.environ.get("TERM", "dumb") in ("dumb", "unknown", ""):
-        raise ValueError(f"TERM=dumb: a terminal that cannot show the studio; {NEED_NONE} need no more")
+            raise ValueError(f"{name} is not a terminal, and the studio needs one; `makemore {instead}` does not")
+    if is_dumb():
+        raise ValueError(f"TERM=dumb: a terminal that cannot show the studio; `makemore {instead}` needs no more")
+
+
+def is_dumb() -> bool:
+    """Whether the terminal knows no escape codes."""
+    return os.environ.get("TERM", "dumb") in ("dumb", "unknown", "")
+
+
+def ascii_wanted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal is likely to show nothing but ASCII: by the locale, or a terminal with few glyphs."""
+    chosen = [environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG")]
+    if chosen[0] == "" and chosen[1] == "C.UTF-8" and chosen[2] in ("C", "POSIX"):
+        del chosen[1]  # Python's own doing (PEP 538)
+    encoding = next(filter(None, chosen), "")
+    return "utf" not in encoding.lower() or environ.get("TERM", "") in ("linux", "dumb", "vt100")
 
 
 def reset_terminal() -> None:

@@ -72,6 +72,8 @@ class Attached:
             except ValueError:
                 continue  # a command, or a kind of entry that a later program wrote
             if isinstance(event, Snapshot):
+                if event.run != self._folder.name:  # which is a copy, or has been renamed
+                    event = msgspec.structs.replace(event, run=self._folder.name)
                 self._newest, self._told, self._heard = event, event.state, time.monotonic()
             yield event
         yield from self._damage(heard)

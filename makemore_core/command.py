@@ -40,9 +40,9 @@ class Pace(msgspec.Struct, frozen=True, tag="pace"):
 class Set(msgspec.Struct, frozen=True, tag="set"):
     """Change fields of the configuration.
 
-    Some need a new net: the run restarts from its seed, unless `live` and the change can be applied to the weights
-    as they are. Fields that only the coming updates read (lr and the like) never restart. With `fresh` the run begins
-    anew whatever is changed, and out of a pause.
+    Some need a new net: the run restarts from its seed, unless `live`, with which what cannot be applied to the
+    weights as they are is refused. Fields that only the coming updates read (lr and the like) never restart. With
+    `fresh` the run begins anew whatever is changed, and out of a pause.
     """
 
     changes: dict[str, int | float | bool | str]
@@ -83,6 +83,8 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 Command: TypeAlias = Pause | Resume | Step | Pace | Set | Restart | Twin | Sample | Checkpoint | Look | Stop
+COLDEST, HOTTEST = 0.001, 100.0  # temperatures: below, logits overflow; above, all characters are alike
+MOST_STEPS = 1_000_000  # of one command
 CHANGES = (Set, Restart, Twin)  # what has to be made again, in order, to get the same weights
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
@@ -100,10 +102,10 @@ def command_from_json(line: bytes) -> Command:
 
 def check(command: Command) -> None:
     """Raises ValueError for a command that no run could carry out."""
-    if isinstance(command, Step | Sample) and not 1 <= command.n <= 1_000_000:
-        raise ValueError(f"n={command.n}: has to be at least 1 and at most 1,000,000")
-    if isinstance(command, Sample) and not 0 < command.temperature <= 100:
-        raise ValueError(f"temperature={command.temperature}: has to be above 0 and at most 100")
+    if isinstance(command, Step | Sample) and not 1 <= command.n <= MOST_STEPS:
+        raise ValueError(f"n={command.n}: has to be at least 1 and at most {MOST_STEPS:,}")
+    if isinstance(command, Sample) and not COLDEST <= command.temperature <= HOTTEST:
+        raise ValueError(f"temperature={command.temperature}: has to be at least {COLDEST} and at most {HOTTEST}")
     if isinstance(command, Pace) and command.per_second is not None and not 0.1 <= command.per_second <= 1e6:
         raise ValueError(
             f"pace {shown(command.per_second)}: has to be at least 0.1 and at most 1,000,000 steps a second"

@@ -124,6 +124,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         return {name: getattr(self, name) for name in self.__struct_fields__}
 
 
+def check_twin(config: Config, twin: Config) -> None:
+    """Raises ValueError, in one line, where two nets could not be trained in lock-step."""
+    if twin.batch_size != config.batch_size:
+        raise ValueError(f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each")
+    if twin.steps != config.steps:
+        raise ValueError(f"steps={twin.steps}: a twin takes the same steps, {config.steps:,}")
+
+
 # Fields that only the coming updates read: a change never needs a restart.
 LIVE_FIELDS = frozenset(
     {"lr", "lr_decay", "lr_decay_at", "momentum", "beta1", "beta2", "optimizer_eps", "weight_decay", "batch_size"}
@@ -195,13 +203,14 @@ def parse(name: str, value: Value | str) -> Value:
         if text in words:
             parsed = text
         else:
-            with contextlib.suppress(ValueError, KeyError):  # what it is not, the check below says
+            with contextlib.suppress(ValueError, KeyError, ZeroDivisionError):  # what it is not, the check below says
                 if plain is bool:
                     parsed = SWITCH[text]
                 elif plain is int:
                     parsed = int(text.replace(",", "") if THOUSANDS.fullmatch(text) else text)
                 elif plain is float:
-                    parsed = float(text)
+                    over, slash, under = text.partition("/")  # 5/3, as the lecture writes its gain
+                    parsed = float(over) / float(under) if slash else float(text)
     elif isinstance(value, bool) and "on" in words:  # a switch that has more than two positions
         parsed = "on" if value else "off"
     elif plain is float and type(value) is int:

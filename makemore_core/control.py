@@ -416,7 +416,7 @@ class ControlClient:
         return self._put(self._asking(command))
 
     def request(self, command: Command | None, timeout: float = 5.0) -> Reply:
-        """Ask and wait for the answer; None: a ping. Raises ValueError where no trainer answers in time."""
+        """Ask and wait for the answer; None: a ping. Raises ValueError: NoAnswerError where it may come yet."""
         self._id += 1
         name = self._put({"ping": self._id} if command is None else self._asking(command))
         deadline = time.monotonic() + timeout
@@ -433,7 +433,7 @@ class ControlClient:
         finally:
             self._lost = kept + self._lost
         self._open.discard(name)
-        raise ValueError(f"{self._folder.name}: no answer from its trainer in {timeout:g} s")
+        raise NoAnswerError(f"{self._folder.name}: no answer from its trainer in {timeout:g} s")
 
     def replies(self) -> list[Reply]:
         """The answers since the last call; never waits. What a lost connection leaves open is answered as refused."""
@@ -526,6 +526,10 @@ class ControlClient:
 
 
 _NOBODY = "nobody is training it now"
+
+
+class NoAnswerError(ValueError):
+    """A trainer is there and was asked, but has not answered in time."""
 
 
 def connect(folder: Path) -> socket.socket | None:

@@ -110,6 +110,8 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
 
     Raises ValueError, in one line for people, for a file that cannot be used.
     """
+    if path == "":
+        raise ValueError("data: the name of a file is needed")
     path = embedded_names() if path is None else Path(path)
     raw = _bytes(path)
     shown = _printable(path)

@@ -6,6 +6,7 @@ It stands alone because it must leave the run as it was: net, buffers, optimiser
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -115,7 +116,10 @@ def plain(test: RangeTest) -> dict[str, Json]:
 
 def run(config: Config | None = None, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:
     """Print the test of a fresh net; 1 where it suggests nothing, else 0. Raises ValueError for bad input."""
-    test = range_test(Trainer(config or Config(), dataset.read(data)), updates)
+    trainer = Trainer(config or Config(), dataset.read(data))
+    if trainer.notice:
+        print(trainer.notice, file=sys.stderr)
+    test = range_test(trainer, updates)
     if json:
         print(to_json(Exhibit("find-lr", test.step, dict(plain(test)))).decode())
     else:

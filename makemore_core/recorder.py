@@ -81,6 +81,7 @@ class FolderRecorder(Recorder):
         self._server: ControlServer | None = None
         self._record: RecordWriter | None = None
         self._newest = b""
+        self.finished: Snapshot | None = None  # the last word of an earlier life, until something happens
         self._layers: tuple[int, int | None] | None = None  # attempt and step of the layers recorded last
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + CHECKPOINT
@@ -128,6 +129,10 @@ class FolderRecorder(Recorder):
                 self.checkpoint(session)
 
     def snapshot(self, snapshot: Snapshot) -> None:
+        finished, self.finished = self.finished, None
+        if finished is not None and snapshot.state == "finished":
+            self._newest = to_json(finished)
+            return
         self._newest = to_json(snapshot)
         again = snapshot.state == "running" and self._layers == (snapshot.attempt, snapshot.layers_step)
         self._append(to_json(_without_layers(snapshot)) if again else self._newest)
@@ -270,6 +275,13 @@ def _session(
         session.message = "; ".join(loaded.skipped)
         session.kept = kept.attempt, kept.step, kept.commands
     session.replay = later_changes(recorder.folder, session.commands)
+    last = rundir.read_state(recorder.folder)
+    if kept and last and (last.attempt, last.step) == (kept.attempt, kept.step):
+        for net, seen in zip(session.nets, (last, last.twin), strict=False):
+            if seen:
+                net.recall(seen)
+        if last.state == "finished" and kept.step >= session.config.steps and not session.replay:
+            session.state, recorder.finished = "finished", last
     return session
 
 

@@ -35,12 +35,13 @@ EXHIBITS = "exhibits"
 LONGEST_FILE = 64 * 1024 * 1024
 STALE = 5.0  # seconds without a sign of life after which a trainer passes for unresponsive
 ENDED: tuple[State, ...] = ("finished", "stopped", "crashed", "diverged")
-NAME = re.compile(r"\w[\w.,+=@ -]{0,99}")
+LONGEST_NAME = 100
+NAME = re.compile(rf"\w[\w.,+=@ -]{{0,{LONGEST_NAME - 1}}}")
 
 
 class Manifest(msgspec.Struct, kw_only=True):
-    """What a run is, written once. `data`: the path of the text, empty for the embedded names; `twin`: in what a
-    second net differs; `created`: seconds since the epoch.
+    """What a run is, written once. `name`: of its folder, which counts where that is renamed; `data`: the path of the
+    text, empty for the embedded names; `twin`: in what a second net differs; `created`: seconds since the epoch.
     """
 
     format: str = FORMAT
@@ -87,7 +88,10 @@ def new_run(name_or_path: str | None, preset: str) -> Path:
     if name_or_path is not None:
         folder = _path(name_or_path)
         if not NAME.fullmatch(folder.name):
-            raise ValueError(f"run={control.one_line(name_or_path)}: a name has letters, digits and .,+=@_- in it")
+            allowed = "begins with a letter, a digit or _ and has these, blanks and .,+=@- in it"
+            if len(folder.name) > LONGEST_NAME:
+                allowed = f"has at most {LONGEST_NAME} characters, not {len(folder.name)}"
+            raise ValueError(f"run={control.one_line(name_or_path)}: a name {allowed}")
         _make(folder)
         return folder
     number = 1 + max(
@@ -127,32 +131,53 @@ def check_private(folder: Path) -> None:
 
 
 def find_run(name_or_path: str | None) -> Path:
-    """The folder of a run, of the latest one without a name. Raises ValueError, with the nearest name."""
-    runs = list_runs()
+    """The folder of a run, without a name of the latest one that can be read and has been recorded.
+
+    Raises ValueError, with the nearest name.
+    """
     if name_or_path is None:
-        if not runs:
-            raise ValueError(f"run: there is none in {runs_folder()} yet")
-        return runs[0]
+        latest = next(filter(_is_worth_showing, list_runs()), None)
+        if latest is None:
+            raise ValueError(f"run: none in {runs_folder()} has been recorded yet")
+        return latest
     folder = _path(name_or_path)
     if is_run(folder):
         return folder
+    runs = list_runs()
     near = difflib.get_close_matches(name_or_path, [run.name for run in runs], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; makemore runs lists them" if runs else "; there is none yet"
     raise ValueError(f"run={control.one_line(name_or_path)}: no such run{hint}")
 
 
 def list_runs() -> list[Path]:
-    """The runs in `runs_folder()`, the one that was written to last first."""
+    """The runs in `runs_folder()`, the one that was written to last first. Raises ValueError where it is no folder."""
     try:
         folders = [Path(entry.path) for entry in os.scandir(runs_folder()) if NAME.fullmatch(entry.name)]
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ValueError(f"runs={runs_folder()}: {error.strerror or error}") from None
     return sorted(filter(is_run, folders), key=_touched, reverse=True)
 
 
 def is_run(folder: Path) -> bool:
     """Whether there is a run's manifest in it."""
     return _mtime(folder / MANIFEST) > 0
+
+
+def _is_worth_showing(folder: Path) -> bool:
+    try:
+        read_manifest(folder)
+    except ValueError:
+        return False
+    return is_recorded(folder) or trainer(folder) is not None
+
+
+def is_recorded(folder: Path) -> bool:
+    """Whether anything is left of a run's training."""
+    with contextlib.suppress(OSError):
+        return _mtime(folder / STATE) > 0 or any(any((folder / inner).iterdir()) for inner in (RECORD, CHECKPOINTS))
+    return False
 
 
 def _path(name_or_path: str) -> Path:
@@ -185,7 +210,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises ValueError where it cannot be read, or where a newer program wrote it."""
+    """What the run is, under the name that its folder has now.
+
+    Raises ValueError where it cannot be read, or where a newer program wrote it.
+    """
     try:
         data = read_file(folder / MANIFEST, LONGEST_FILE)
         form = msgspec.json.decode(data, type=_Format).format
@@ -193,7 +221,7 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError(
                 f"{folder.name}: a newer makemore wrote it, in format {form[:20]}; this one reads {FORMAT}"
             )
-        return msgspec.json.decode(data, type=Manifest)
+        return msgspec.structs.replace(msgspec.json.decode(data, type=Manifest), name=folder.name)
     except OSError as error:
         raise ValueError(f"{folder.name}: its {MANIFEST} cannot be read: {error.strerror or error}") from None
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -231,7 +259,7 @@ def read_state(folder: Path) -> Snapshot | None:
         event = from_json(bytes(beat.snapshot)) if beat else None
     except ValueError:
         return None
-    return event if isinstance(event, Snapshot) else None
+    return msgspec.structs.replace(event, run=folder.name) if isinstance(event, Snapshot) else None
 
 
 def read_beat(folder: Path) -> Beat | None:

@@ -36,12 +36,12 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, field, parse
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, check_twin, field, parse
 from makemore_core.dataset import Dataset
 from makemore_core.looking import present_batch, train_pass
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
-from makemore_core.trainer import Trainer
+from makemore_core.trainer import Trainer, pick_device
 from makemore_core.watch import Watch
 from makemore_core.watched import NAMES, Watched
 
@@ -176,10 +176,7 @@ class Session:
     def _twin_config(self, config: Config, changes: Mapping[str, Value] | None = None) -> Config:
         """Raises ValueError where the two could not be trained in lock-step."""
         twin = config.replace(self.twin_changes if changes is None else changes)
-        if twin.batch_size != config.batch_size:
-            raise ValueError(
-                f"batch_size={twin.batch_size}: a twin sees the same minibatches, {config.batch_size} each"
-            )
+        check_twin(config, twin)
         return twin
 
     # -- the loop
@@ -188,6 +185,8 @@ class Session:
         """Train until the run ends; the state it ended in."""
         try:
             self.recorder.open(self)
+            if self.state == "finished":  # in an earlier life: whoever opens it again may want more steps of it
+                self._obey()
             self._publish()
             while self._alive():
                 self._obey()
@@ -363,6 +362,7 @@ class Session:
         own = [Request(command, "", _nobody) for command in self.channel.commands()]
         for command, who, tell in own + self.recorder.asked(self):
             try:
+                self._refuse(command)
                 fresh = self._check(command)
                 self._note(command, who)
                 self._apply(command, fresh)
@@ -427,12 +427,24 @@ class Session:
             for net in filter(None, fresh or self.nets):
                 train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
 
+    def _refuse(self, command: Command) -> None:
+        """Raises ValueError for a change that would throw the net away for nothing that was asked for."""
+        if isinstance(command, Set):
+            after = self.config.replace(command.changes)
+            if after.device != self.config.device and (absent := pick_device(after.device)[1]):
+                raise ValueError(f"device={after.device}: {absent.partition(':')[0]}")
+            needs_new = ", ".join(sorted(self._changed(after) - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS))
+            if command.live and needs_new and not command.fresh and self.state != "diverged":
+                raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
+
+    def _changed(self, after: Config) -> set[str]:
+        before = self.config.as_dict()
+        return {name for name, value in after.as_dict().items() if value != before[name]}
+
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
             return False
-        before = self.config.as_dict()
-        changed = {name for name, value in after.as_dict().items() if value != before[name]}
-        return changed <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS)
+        return self._changed(after) <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS)
 
     def _apply(self, command: Command, fresh: Fresh | None) -> None:
         """Raises ValueError where it could not be done after all."""

@@ -159,7 +159,7 @@ Event: TypeAlias = Snapshot | Exhibit
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Snapshot | Exhibit)
 
 
-def to_json(event: Event) -> bytes:
+def to_json(event: Event | dict[str, Json]) -> bytes:
     """One JSON object on one line. A number that is not finite becomes null, its kind beside it as `<key>_kind`.
 
     In a list the kinds stand beside the list, by position: `"losses_kind": {"3": "nan"}`.

@@ -69,6 +69,11 @@ class Watched:
         """Probe the last update, which was run with `watch`."""
         self.probe, self.probe_step = self.trainer.probe(self.dead), self.trainer.step
 
+    def recall(self, seen: Snapshot) -> None:
+        """Show what an earlier life of the run saw last of this net, which has not been trained since."""
+        self.probe, self.probe_step = Probe(seen.layers, seen.weights), seen.layers_step
+        self.names, self.names_step, self.names_temperature = list(seen.names), seen.names_step, seen.names_temperature
+
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
         before = self.trainer.model

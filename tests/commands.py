@@ -41,6 +41,8 @@ for line in sys.stdin:
         os.dup2(os.open(path, flags, 0o600), fd)
     if request["most"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["most"], request["most"]))
+    if request["memory"]:
+        resource.setrlimit(resource.RLIMIT_AS, (request["memory"], request["memory"]))
     sys.argv = ["makemore", *request["argv"]]
     try:
         app.cli.main()
@@ -110,19 +112,23 @@ class Commands:
         self._server.stdin.flush()
         return self._server.stdout.readline()
 
-    def start(self, *argv: str, most: int = 0, env: dict[str, str] | None = None, out: str = "") -> Running:
-        """`most`: bytes that a file may have, as on a full disk; `out`: a file for stdout."""
+    def start(
+        self, *argv: str, most: int = 0, memory: int = 0, env: dict[str, str] | None = None, out: str = ""
+    ) -> Running:
+        """`most`: bytes that a file may have, as on a full disk; `memory`: of bytes; `out`: a file for stdout."""
         folder = Path(tempfile.mkdtemp(dir=self.cwd.parent))
         pid = self.ask(
             {"argv": argv, "cwd": str(self.cwd), "out": out or str(folder / "out"), "err": str(folder / "err"),
-             "loaded": str(folder / "loaded"), "most": most, "env": env or {}}
+             "loaded": str(folder / "loaded"), "most": most, "memory": memory, "env": env or {}}
         )  # fmt: skip
         self.running.add(int(pid))
         return Running(self, int(pid), folder)
 
-    def run(self, *argv: str, most: int = 0, env: dict[str, str] | None = None, out: str = "") -> Ended:
+    def run(
+        self, *argv: str, most: int = 0, memory: int = 0, env: dict[str, str] | None = None, out: str = ""
+    ) -> Ended:
         """Start a command and wait for its end."""
-        return self.start(*argv, most=most, env=env, out=out).wait()
+        return self.start(*argv, most=most, memory=memory, env=env, out=out).wait()
 
 
 @contextmanager

@@ -211,6 +211,14 @@ def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, fe
     assert (told.run, told.step, told.steps) == ("run", 0, 150)
 
 
+def test_a_renamed_run_goes_by_its_new_name(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder, Order(0, 30, Stop())).run()
+    viewer = Viewer(folder.rename(tmp_path / "renamed"))
+    viewer.wait(lambda s: s.state == "stopped", "its end")
+    assert {snapshot.run for snapshot in viewer.snapshots} == {"renamed"}
+
+
 def test_an_exhibit_comes_through_once_and_takes_no_room_in_the_record(tmp_path: Path, few_names_file: Path) -> None:
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
     viewer, late = Viewer(folder), Viewer(folder)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 from app.cli import cli
-from app.report import command_of
+from app.report import command_of, in_columns
 from makemore_core import rundir
 from makemore_core.command import Command, Pause, Restart, Set, Step, Stop
 from makemore_core.config import Config
@@ -85,23 +87,33 @@ def strict(text: str) -> object:
         ("train --data latin", "latin: not UTF-8 text: byte 6 cannot be read"),
         ("train --data nul", "nul: not a text file: NUL at byte 6"),
         ("train --set lr", "--set lr: has to be KEY=VALUE"),
+        ("train --set =1", "--set =1: has to be KEY=VALUE"),
+        ("train --data=", "data: the name of a file is needed"),
         ("train --set lr=", "lr=: has to be a number"),
         ("train --set lr=-1", "lr=-1"),
         ("train --set lr=nan", "lr=nan: has to be a number"),
         ("train --set gian=2", "gian: no such setting; did you mean gain?"),
         ("train --set n_layer=0", "n_layer=0: has to be a whole number at least 1"),
         ("train --set norm=group --set norm_groups=7", "norm_groups=7: has to divide n_hidden=100"),
-        ("train --preset deep-tahn", "deep-tahn: no such preset; did you mean deep-tanh?"),
+        ("train --preset deep-tahn", "--preset deep-tahn: no such preset; did you mean deep-tanh?"),
         ("train --steps many", "steps=many: has to be a whole number"),
         ("train --seed -1", "seed=-1: has to be a whole number"),
         ("train --device tpu", "device=tpu: has to be"),
         ("train --engine warp", "engine=warp: has to be"),
-        ("train --twin batch_size=7", "batch_size=7: a twin sees the same minibatches"),
+        ("train --twin batch_size=7", "--twin batch_size=7: a twin sees the same minibatches, 32 each"),
+        ("train --twin steps=3", "--twin steps=3: a twin takes the same steps, 200,000"),
+        ("train --twin bogus", "--twin bogus: no such preset; see makemore presets"),
+        ("train --steps 7 --twin lr=0.1", "--twin lr=0.1: differs in nothing from the run itself"),
         ("train --headless --run done", "is there already"),
         ("train --headless --run no/such/\x1b", "run=no/such/"),
         ("train --json", "--json: goes with --headless"),
         ("train --probe-every 0", "--probe-every"),
         ("train --fps fast", "--fps"),
+        ("train --fps nan", "'--fps': nan is not a number"),
+        ("train --budget nan", "'--budget': nan is not a number"),
+        ("ctl done pause --timeout nan", "'--timeout': nan is not a number"),
+        ("sample done --temperature 1e-38", "'--temperature': 1e-38 is not in the range 0.001<=x<=100.0"),
+        ("sample done --seed 99999999999999999999999", "'--seed': 99999999999999999999999 is not in the range 0<="),
         ("train --budget 2", "--budget"),
         ("train --nope", "--nope"),
         ("train", "is not a terminal"),
@@ -115,19 +127,23 @@ def strict(text: str) -> object:
         ("sample done -n 0", "0"),
         ("eval nope", "run=nope: no such run"),
         ("resume nope --headless", "run=nope: no such run"),
-        ("resume done", "is not a terminal"),
+        ("resume done", "is not a terminal, and the studio needs one; `makemore resume --headless` does not"),
         ("attach nope", "run=nope: no such run"),
-        ("attach done", "is not a terminal"),
+        ("attach done", "is not a terminal, and the studio needs one; `makemore show` does not"),
+        ("find-lr --steps 100", "No such option '--steps'"),
+        ("find-lr --engine fast", "No such option '--engine'"),
         ("doctor nope", "run=nope: no such run"),
         ("ctl", "RUN"),
         ("ctl done", "pause"),
         ("ctl nope pause", "run=nope: no such run"),
         ("ctl done dance", "dance: has to be pause, resume, step N, set KEY=VALUE, restart, checkpoint or stop"),
         ("ctl done pause now", "pause now: has to be"),
-        ("ctl done step x", "step x: has to be a whole number of steps"),
-        ("ctl done step 0", "n=0: has to be at least 1"),
-        ("ctl done step 99999999999999999999", "has to be at least 1 and at most 1,000,000"),
-        ("ctl done set lr", "set lr: has to be"),
+        ("ctl done step x", "step x: has to be a whole number at least 1 and at most 1,000,000"),
+        ("ctl done step 0", "step 0: has to be a whole number at least 1"),
+        ("ctl done step -3", "step -3: has to be a whole number at least 1"),
+        ("ctl done step 99999999999999999999", "has to be a whole number at least 1 and at most 1,000,000"),
+        ("ctl done set", "set: set needs KEY=VALUE"),
+        ("ctl done set lr", "set lr: set needs KEY=VALUE"),
         ("ctl done set lr=fast", "lr=fast: has to be a number"),
         ("ctl done set gian=1", "did you mean gain?"),
         ("ctl done pause", "done: nobody is training it now"),
@@ -184,6 +200,8 @@ def test_without_a_gpu_the_cpu_trains_and_one_line_says_so(trained: Commands) ->
     ended = trained.run("train", "--headless", "--device", "cuda", "--steps", "3", "--run", "onagpu")
     assert ended.status == 0
     assert "running: no GPU that torch can use on this machine: training on the CPU\n" in ended.err
+    ended = trained.run("find-lr", "--device", "cuda", "--set", "n_layer=1")
+    assert (ended.status, ended.err) == (0, "no GPU that torch can use on this machine: training on the CPU\n")
     assert json.loads(trained.run("show", "onagpu", "--json").out)["device"] == "cpu"
 
 
@@ -214,6 +232,22 @@ def test_a_cold_start_says_what_is_wrong(place: Path) -> None:
         cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "makemore: none: no such file\n")
+
+
+def test_ctrl_c_while_it_is_loading_is_quiet() -> None:
+    interrupted = """
+import os, runpy, signal, sys
+class Interrupts:
+    def find_spec(name, *_):
+        if name == "click":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupts)
+runpy.run_module("app", run_name="__main__")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", interrupted], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 
 
 # What is printed
@@ -259,6 +293,40 @@ def test_runs_are_listed_with_their_state(makemore: Commands) -> None:
     assert states["never"] == "crashed"
     listed = [strict(line) for line in makemore.run("runs", "--json").out.splitlines()]
     assert {row["run"]: row["state"] for row in listed if isinstance(row, dict)} == states
+    shown = strict(makemore.run("show", "done", "--json").out)
+    (done,) = (row for row in listed if isinstance(row, dict) and row["run"] == "done")
+    assert isinstance(shown, dict)
+    assert [done[name] for name in ("loss", "smoothed_loss")] == [shown[name] for name in ("loss", "smoothed_loss")]
+
+
+def test_a_run_whose_manifest_is_damaged_is_listed_as_that(makemore: Commands) -> None:
+    folder = makemore.cwd / "runs/bad"
+    folder.mkdir()
+    (folder / rundir.MANIFEST).write_bytes(b"null")
+    try:
+        assert re.search(r"^bad +damaged +0 s$", makemore.run("runs").out, re.MULTILINE)
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_no_runs_are_told(makemore: Commands) -> None:
+    ended = makemore.run("runs", env={"MAKEMORE_RUNS": "nowhere"})
+    assert (ended.status, ended.out, ended.err) == (0, "", "no runs in nowhere yet\n")
+    ended = makemore.run("runs", env={"MAKEMORE_RUNS": os.devnull})
+    assert (ended.status, ended.out, ended.err) == (2, "", "makemore: runs=/dev/null: Not a directory\n")
+
+
+def test_runs_fit_into_a_terminal() -> None:
+    rows = [
+        ["deep-batchnorm-1", "finished", "200,000/200,000", "loss 2.0123", "val 2.1031", "at 200k", "5 min"],
+        ["n" * 40, "damaged", "", "", "", "", "3 d"],
+    ]
+    whole, wide, narrow = (list(in_columns(rows, width, (5, 4, 6))) for width in (None, 80, 64))
+    assert [" ".join(line.split()) for line in whole] == [" ".join(filter(None, row)) for row in rows]
+    assert max(map(len, wide)) <= 80
+    assert wide[0].endswith("  loss 2.0123  val 2.1031  5 min")
+    assert wide[1].startswith(f"{'n' * 19}…  damaged ")
+    assert max(map(len, narrow)) <= 64
 
 
 def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Commands, few_names_file: Path) -> None:
@@ -288,6 +356,8 @@ def test_presets_and_settings(makemore: Commands) -> None:
     assert all(name in said for name in PRESETS)
     listed = [strict(line) for line in makemore.run("presets", "--json").out.splitlines()]
     assert [row["name"] for row in listed if isinstance(row, dict)] == list(PRESETS)
+    listed = [strict(line) for line in makemore.run("settings", "--json").out.splitlines()]
+    assert {row["name"]: row["default"] for row in listed if isinstance(row, dict)} == Config().as_dict()
     said = makemore.run("settings").out
     assert all(f"{name} = " in said for name in Config().as_dict())
 
@@ -356,7 +426,7 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     paused = re.fullmatch(r"pause: applied before step ([\d,]+)\n", ctl("pause"))
     assert paused
     at = int(paused[1].replace(",", ""))
-    ctl("step", "5")
+    assert ctl("step", "5") == f"5 steps begun at step {at:,}\n"
     folder = makemore.cwd / "runs/live"
 
     def stands_at(step: int) -> bool:
@@ -373,6 +443,12 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     assert (ended.status, ended.err) == (2, f"makemore: live: is being trained already, by process {live.pid}\n")
     assert strict(makemore.run("show", "live", "--json").out)["state"] == "paused"  # type: ignore[index]
     ctl("resume")
+    assert live.pid is not None
+    os.kill(live.pid, signal.SIGSTOP)
+    ended = makemore.run("ctl", "live", "pause", "--timeout", "0.2")
+    os.kill(live.pid, signal.SIGCONT)
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == "makemore: live: no answer from its trainer in 0.2 s; it may still be applied\n"
     ctl("stop")
     live.join(30)
     assert live.exitcode == 0

@@ -95,6 +95,13 @@ def test_a_misspelt_field_is_answered_with_the_nearest() -> None:
     assert "\n" not in refusal("a\nb", 1)
 
 
+def test_a_number_may_be_written_as_a_fraction() -> None:
+    assert Config().replace({"gain": "5/3", "lr": "1 / 8"}).as_dict().items() >= {"gain": 5 / 3, "lr": 0.125}.items()
+    for text in ("5/", "/3", "1/0", "5/3/2", "inf/inf"):
+        assert refusal("gain", text).endswith(": has to be a number or auto")
+    assert refusal("n_layer", "4/2").startswith("n_layer=4/2: ")
+
+
 def test_british_spelling_is_understood() -> None:
     assert field("optimiser") == "optimizer"
     assert Config().replace({"optimiser": "adam"}).optimizer == "adam"

@@ -86,6 +86,8 @@ def test_a_run_that_diverges_is_told_and_exits_1(makemore: Commands) -> None:
     last = objects(ended.out)[-1]
     assert (last["state"], last["loss"], last["loss_kind"]) in [("diverged", None, kind) for kind in ("nan", "inf")]
     assert "diverged: the loss is no number from step" in ended.err
+    listed = {row["run"]: row for row in objects(makemore.run("runs", "--json").out)}
+    assert (listed["diverged"]["loss"], listed["diverged"]["loss_kind"]) == (None, last["loss_kind"])
 
 
 def test_on_a_terminal_a_bar_and_ctrl_c_saves(tmp_path: Path, few_names_file: Path) -> None:
@@ -93,12 +95,40 @@ def test_on_a_terminal_a_bar_and_ctrl_c_saves(tmp_path: Path, few_names_file: Pa
     with Terminal([*argv, "--run", str(tmp_path / "bar")], columns=120) as terminal:
         terminal.wait_for("steps/s", 60)
         terminal.wait_until(lambda: re.search(r"loss \d\.\d{4}", terminal.text) is not None, 60, "a loss")
+        assert "━" in terminal.text
         terminal.press("ctrl+c")
         assert terminal.wait_end(30) == 130
         assert "stopped: saved in" in terminal.text
+        assert re.search(r"^step [\d,]+/1,000,000,000  loss .* stopped$", terminal.text, re.MULTILINE)
         assert terminal.not_restored() == []
     assert checkpoint.saved(tmp_path / "bar")
     assert rundir.liveness(tmp_path / "bar") == "stopped"
+
+
+def test_the_bar_fits_whatever_the_run_is_called(tmp_path: Path, few_names_file: Path) -> None:
+    argv = [sys.executable, "-m", "app", "train", "--headless", "--ascii", "--data", str(few_names_file), *ENDLESS]
+    with Terminal([*argv, "--run", str(tmp_path / ("long" * 20))], columns=80) as terminal:
+        terminal.wait_until(lambda: re.search(r"loss \d\.\d{4}", terminal.text) is not None, 60, "a loss")
+        bar = next(line for line in terminal.text.splitlines() if "loss" in line)
+        assert bar.isascii()
+        assert re.match(r"longlonglonglong\S+ -+ +[\d,]+/1000000000 [\d,]+ steps/s loss \d\.\d{4} \S+$", bar)
+        terminal.press("ctrl+c")
+        assert terminal.wait_end(30) == 130
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "shown"),
+    [({"TERM": "dumb"}, [], "step 60/60"), ({"LC_ALL": "C"}, [], "-"), ({}, ["--ascii"], "-")],
+)
+def test_a_poor_terminal_gets_what_it_can_show(
+    tmp_path: Path, few_names_file: Path, env: dict[str, str], options: list[str], shown: str
+) -> None:
+    argv = [sys.executable, "-m", "app", "train", "--headless", "--data", str(few_names_file), *SMALL, *options]
+    with Terminal([*argv, "--steps", "60", "--run", str(tmp_path / "poor")], env=env) as terminal:
+        assert terminal.wait_end(60) == 0
+        assert re.search(r"^step 60/60  loss \d\.\d+  train \d\.\d+  val \d\.\d+  finished$", terminal.text, re.M)
+        assert (b"\x1b" in terminal.sent) == (shown == "-")
+        assert terminal.text.isascii()
 
 
 # How it is ended
@@ -123,8 +153,44 @@ def test_a_finished_run_is_resumed_as_it_was(makemore: Commands) -> None:
 
     assert again.status == 0
     assert again.err == ""  # nothing new to be saved
-    assert again.out.splitlines()[-1] == first.out.splitlines()[-1]
+    assert again.out.splitlines() == first.out.splitlines()[-1:]
     assert len(list((makemore.cwd / "runs/over" / "checkpoints").iterdir())) == 1
+
+
+def test_a_finished_run_is_given_more_steps(makemore: Commands) -> None:
+    makemore.run(*train("--steps", "60", run="longer"))
+    ended = makemore.run("resume", "longer", "--headless", "--steps", "90")
+    assert ended.status == 0
+    assert ended.err.startswith("going on from step 60\n")
+    assert re.fullmatch(r"step 90/90 .* finished", ended.out.splitlines()[-1])
+
+    again = makemore.run("resume", "longer", "--headless", "--steps", "90")
+    assert (again.status, again.out, again.err) == (0, ended.out.splitlines()[-1] + "\n", "")
+    for steps, said in {"80": "steps=80: longer is at step 90 already", "x": "steps=x: has to be a whole"}.items():
+        ended = makemore.run("resume", "longer", "--headless", "--steps", steps)
+        assert (ended.status, ended.out) == (2, "")
+        assert ended.err.startswith(f"makemore: {said}")
+
+
+def test_a_run_that_was_never_saved_begins_again_and_says_so(makemore: Commands) -> None:
+    running = makemore.start(*train("--json", *ENDLESS, run="anew"))
+    folder = makemore.cwd / "runs/anew"
+    wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) > 0, "training")
+    running.signal(signal.SIGKILL)
+    running.wait()
+    again = makemore.start("resume", "anew", "--headless")
+    wait_for(lambda: "\n" in again.out, "a line")
+    again.signal(signal.SIGINT)
+    assert again.wait().err.startswith("no checkpoint yet: begins again from the seed\n")
+
+
+@pytest.mark.parametrize("how", ["--headless", "--detach"])
+def test_no_folder_is_left_of_a_run_that_could_not_start(makemore: Commands, how: str) -> None:
+    huge = ["--set", "n_hidden=16384", "--set", "n_layer=100", "--set", "n_embd=4096", "--set", "block_size=256"]
+    ended = makemore.run("train", how, *huge, "--run", "huge", memory=6_000_000_000)
+    assert (ended.status, ended.out) == (2, "")
+    assert "there can be no such net here: " in ended.err
+    assert not (makemore.cwd / "runs/huge").exists()
 
 
 def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None:
@@ -255,8 +321,13 @@ def test_a_reader_that_leaves_does_not_end_the_training(makemore: Commands) -> N
 
 
 def test_a_full_stdout_does_not_end_the_training(makemore: Commands) -> None:
-    assert makemore.run(*train("--json", "--steps", "60", run="devfull"), out="/dev/full").status == 0
-    assert load_trainer(makemore.cwd / "runs/devfull").step == 60
+    for how in ([], ["--json"]):
+        ended = makemore.run(*train(*how, "--steps", "60", run=f"devfull{len(how)}"), out="/dev/full")
+        assert ended.status == 1
+        assert ended.err.endswith("makemore: cannot write: No space left on device\n")
+        assert load_trainer(makemore.cwd / f"runs/devfull{len(how)}").step == 60
+    ended = makemore.run("runs", out="/dev/full")
+    assert (ended.status, ended.err) == (1, "makemore: cannot write: No space left on device\n")
 
 
 def test_a_record_that_finds_no_room_is_told(makemore: Commands) -> None:
@@ -274,7 +345,8 @@ def test_a_record_that_finds_no_room_is_told(makemore: Commands) -> None:
 
 def test_a_finished_run_that_cannot_be_saved_waits_and_is_no_success(makemore: Commands) -> None:
     running = makemore.start(*train("--steps", "30", run="unsaved"), most=8_000)
-    wait_for(lambda: "the checkpoint could not be saved" in running.err, "the complaint")
+    wait_for(lambda: "waiting for space to save it; ctrl-c gives up\n" in running.err, "the complaint")
+    assert re.search(r"^step 30/30 .* finished$", running.out, re.MULTILINE)
     running.signal(signal.SIGTERM)
     ended = running.wait()
 

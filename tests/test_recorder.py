@@ -125,6 +125,37 @@ def crash(session: Session, attempt: int, step: int) -> None:
         session.run()
 
 
+def test_opening_a_finished_run_again_loses_nothing_of_it(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    opened(folder).run()
+    state, recorded = rundir.read_state(folder), snapshots(folder)
+    session = opened(folder)
+    assert (session.state, session.run()) == ("finished", "finished")
+
+    assert (rundir.read_state(folder), snapshots(folder)) == (state, recorded)
+    (shown,) = [event for event in session.channel.drain() if isinstance(event, Snapshot)]
+    assert state is not None
+    assert state.layers
+    assert [shown.state, shown.layers, shown.weights, shown.names] == [
+        "finished",
+        state.layers,
+        state.weights,
+        state.names,
+    ]
+
+
+def test_more_steps_of_a_finished_run_are_as_if_it_had_had_them(
+    run: Callable[[Config], Path], few_names: Dataset
+) -> None:
+    folder = run(SMALL)
+    opened(folder).run()
+    session = opened(folder)
+    session.channel.send(Set({"steps": 190}))
+    assert session.run() == "finished"
+    assert [snapshot.state for snapshot in snapshots(folder)].count("finished") >= 2
+    assert differing(load_trainer(folder), reference(SMALL.replace({"steps": 190}), few_names, [])) == []
+
+
 def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes_again(
     run: Callable[[Config], Path], few_names: Dataset
 ) -> None:

@@ -86,12 +86,13 @@ def test_a_run_can_be_put_anywhere_also_into_an_empty_folder(tmp_path: Path) -> 
     assert new_run(str(tmp_path / "deep" / "there"), "deep-tanh").is_dir()
 
 
-@pytest.mark.parametrize("name", ["up/..", "-rf", ".hidden", "a\x1b[31mb", "a\nb", "x" * 200, "", " ", "a\0b"])
+@pytest.mark.parametrize("name", ["up/..", "-rf", ".hidden", "a\x1b[31mb", "a\nb", "x" * 101, "", " ", "a\0b"])
 def test_bad_names_are_refused_in_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="run") as refusal:
         new_run(name, "deep-tanh")
     assert str(refusal.value).isprintable()
+    assert ("at most 100 characters, not 101" in str(refusal.value)) == (len(name) > 100)
 
 
 @pytest.mark.usefixtures("run")
@@ -119,12 +120,33 @@ def test_a_lock_is_not_taken_where_others_can_write(run: Path) -> None:
 def test_a_run_is_found_by_name_by_path_or_as_the_latest(run: Path) -> None:
     other = new_run("olivia", "deep-tanh")
     write_manifest(other, MANIFEST)
+    for folder in (run, other):
+        write_state(folder, snapshot("stopped"))
     os.utime(run / rundir.MANIFEST, (1, 1))
+    os.utime(run / rundir.STATE, (1, 1))
     assert find_run("emma") == find_run(str(run)) == run
     assert find_run(None) == other
     os.utime(run / rundir.MANIFEST, (2e9, 2e9))
     assert find_run(None) == run
     assert list_runs() == [run, other]
+
+
+def test_the_latest_is_one_that_can_be_read_and_was_recorded_or_is_beginning(run: Path) -> None:
+    write_state(run, snapshot("stopped"))
+    never, damaged = new_run("never", "deep-tanh"), new_run("damaged", "deep-tanh")
+    write_manifest(never, MANIFEST)
+    (damaged / rundir.MANIFEST).write_bytes(b"null")
+    write_state(damaged, snapshot("stopped"))
+    assert find_run(None) == run
+    with RunLock(never):
+        os.utime(never / rundir.MANIFEST, (2e9, 2e9))
+        assert find_run(None) == never
+
+
+def test_what_cannot_be_a_folder_of_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAKEMORE_RUNS", os.devnull)
+    with pytest.raises(ValueError, match=r"^runs=/dev/null: Not a directory$"):
+        list_runs()
 
 
 @pytest.mark.usefixtures("run")
@@ -136,7 +158,8 @@ def test_a_run_that_is_not_there_is_answered_with_the_nearest() -> None:
 
 
 def test_no_run_at_all() -> None:
-    with pytest.raises(ValueError, match="there is none"):
+    assert list_runs() == []
+    with pytest.raises(ValueError, match="has been recorded yet"):
         find_run(None)
 
 
@@ -145,6 +168,12 @@ def test_no_run_at_all() -> None:
 
 def test_the_manifest_comes_back(run: Path) -> None:
     assert read_manifest(run) == MANIFEST
+
+
+def test_a_renamed_folder_is_a_renamed_run(run: Path) -> None:
+    write_state(run, snapshot("stopped"))
+    renamed = run.rename(run.with_name("olivia"))
+    assert (read_manifest(renamed).name, getattr(read_state(renamed), "run", "")) == ("olivia", "olivia")
 
 
 def test_a_newer_major_format_is_refused_in_one_sentence_and_unknown_keys_are_ignored(run: Path) -> None:

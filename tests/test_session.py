@@ -215,7 +215,10 @@ def test_nothing_of_a_diverged_run_is_saved(few_names: Dataset) -> None:
         (Set({"lr": -1.0}), "lr=-1.0: has to be a number above 0 and at most 1e+06"),
         (Set({"gian": 2.0}), "gian: no such setting; did you mean gain?"),
         (Set({"norm": "group", "norm_groups": 7}), "norm_groups=7: has to divide n_hidden=16 without a remainder"),
+        (Twin({"steps": 5}), "steps=5: a twin takes the same steps, 120"),
         (Twin({"batch_size": 5}), "batch_size=5: a twin sees the same minibatches, 8 each"),
+        (Set({"n_hidden": 8, "lr": 0.5}, live=True), "n_hidden: cannot be changed on a live net; without --live the"),
+        (Set({"engine": "manual"}, live=True), "engine: cannot be changed on a live net; without --live the run"),
         (Look("no such thing"), "no such thing: no such exhibit"),
         (Sample(n=100_000), "n=100000: at most 200 names are shown"),
     ],
@@ -228,6 +231,13 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(few_names: Dataset, com
     assert any(said in snapshot.message for snapshot in script.snapshots)
     assert (ran.commands, ran.interventions, ran.attempt) == (0, [], 0)
     assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
+
+
+def test_a_device_that_is_absent_costs_no_net(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    ran, script = play(few_names, at(40, Set({"device": "cuda"})))
+    assert script.outcomes[0].error == "device=cuda: no GPU that torch can use on this machine"
+    assert (ran.attempt, ran.config) == (0, SMALL)
 
 
 @pytest.mark.parametrize("command", [Set({"n_hidden": 77}), Twin({"n_hidden": 77})])

@@ -15,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 
 from app.keys import KEYS
-from app.studio import GAIN_LADDER, Studio, ascii_wanted, neighbour, next_lr
+from app.studio import GAIN_LADDER, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
 from makemore_core.command import Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
@@ -375,10 +375,3 @@ def test_ladders() -> None:
     assert neighbour((0.5, 1.0, 3.0), 3.0, 1) == 3.0
     assert [next_lr(x, 1) for x in (0.1, 0.2, 0.5, 0.07, 9)] == [0.2, 0.5, 1.0, 0.1, 10.0]
     assert [next_lr(x, -1) for x in (0.1, 0.2, 0.5, 0.07)] == [0.05, 0.1, 0.2, 0.05]
-
-
-def test_ascii_where_the_locale_has_no_utf_8() -> None:
-    assert ascii_wanted({"LANG": "C"})
-    assert ascii_wanted({"LANG": "de_DE.ISO-8859-1"})
-    assert ascii_wanted({"LANG": "en_US.UTF-8", "TERM": "linux"})
-    assert not ascii_wanted({"LANG": "en_US.UTF-8", "TERM": "xterm-256color"})

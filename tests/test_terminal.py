@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from app.terminal import Exit, by_signal, in_one_line, sane
+from app.terminal import Exit, ascii_wanted, by_signal, in_one_line, sane
 from tests.terminal import Terminal, environment
 
 APP = [sys.executable, "-m", "tests.terminal_app"]
@@ -411,3 +411,25 @@ def test_sane_attributes_are_cooked() -> None:
 def test_the_command_line_can_ask_for_a_terminal_without_loading_textual() -> None:
     code = "import sys, app.terminal; sys.exit('textual' in sys.modules or 'rich' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment({}), cwd=Path(__file__).parent.parent)
+
+
+# What is known of it beforehand
+
+
+@pytest.mark.parametrize(
+    ("locale", "wanted"),
+    [
+        ({"LANG": "C"}, True),
+        ({"LANG": "de_DE.ISO-8859-1"}, True),
+        ({"LANG": "en_US.UTF-8"}, False),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "C"}, True),
+        ({"LANG": "en_US.UTF-8", "LC_CTYPE": "POSIX"}, True),
+        ({"LANG": "C", "LC_CTYPE": "de_DE.utf8"}, False),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8"}, True),  # what Python makes of LANG=C
+        ({"LC_CTYPE": "C.UTF-8"}, False),  # and of no locale at all
+        ({"LC_CTYPE": "C", "LC_ALL": "C.UTF-8"}, False),
+    ],
+)
+def test_ascii_where_the_locale_has_no_utf_8(locale: dict[str, str], wanted: bool) -> None:
+    assert ascii_wanted(locale | {"TERM": "xterm-256color"}) == wanted
+    assert ascii_wanted(locale | {"TERM": "linux"})
