@@ -22,6 +22,7 @@ from makemore_core.command import (
     MOST_STEPS,
     Checkpoint,
     Command,
+    Pace,
     Pause,
     Restart,
     Resume,
@@ -37,6 +38,7 @@ from makemore_core.presets import DEFAULT, PRESETS
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, from_json, to_json
 
+VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "checkpoint", "stop")
 SHORTEST_NAME = 20  # cells that a run's name keeps in a list, however narrow the terminal
 
 
@@ -199,12 +201,17 @@ def command_of(words: Sequence[str], live: bool) -> Command:
         if not (count.isdecimal() and len(count) < 20 and 1 <= int(count) <= MOST_STEPS):
             raise ValueError(f"step {count}: has to be a whole number at least 1 and at most {MOST_STEPS:,}")
         return Step(int(count))
+    if verb == "pace" and len(rest) == 1:
+        try:
+            return Pace(None if rest[0] == "full" else float(rest[0]))
+        except ValueError:
+            raise ValueError(f"pace {rest[0]}: has to be a number of steps a second, or full") from None
     if verb == "set":
         pairs = [pair.partition("=") for pair in rest]
         if not pairs or not all(name.strip() and equals for name, equals, _ in pairs):
             raise ValueError(f"{' '.join(words)}: set needs KEY=VALUE")
         return Set({settings.field(name): settings.parse(name, value) for name, _, value in pairs}, live)
-    raise ValueError(f"{' '.join(words)}: has to be pause, resume, step N, set KEY=VALUE, restart, checkpoint or stop")
+    raise ValueError(f"{' '.join(words)}: has to be one of {', '.join(VERBS)}")
 
 
 def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> int:

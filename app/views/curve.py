@@ -279,12 +279,13 @@ def tick_text(value: float, cells: int, g: Glyphs) -> str:
     )
 
 
-def _frame(body: list[Line], ticks: dict[int, str], gutter: int, g: Glyphs) -> list[Line]:
+def framed(body: list[Line], axis: Axis, gutter: int, g: Glyphs) -> list[Line]:
+    """A plot's lines behind `gutter` cells with the axis and round values on it."""
+    ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, len(body))}
     out = []
     for at, cells in enumerate(body):
-        text = ticks.get(at)
-        side = g.tick if text is not None else g.bar
-        out.append([((text or "").rjust(gutter), "dim"), (side, "axis"), *cells])
+        side = g.tick if at in ticks else g.bar
+        out.append([(ticks.get(at, "").rjust(gutter - 1), "dim"), (side, "axis"), *cells])
     return out
 
 
@@ -366,8 +367,7 @@ def _loss_curve(
         canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / per_cell))), text, "sick")
     if not gutter:
         return canvas.lines()
-    ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}
-    out = _frame(canvas.lines(), ticks, gutter - 1, g)
+    out = framed(canvas.lines(), axis, gutter, g)
     if foot:
         out.append(_foot(cells, gutter - 1, per_cell, g))
     return out
@@ -466,8 +466,7 @@ def _lines_over_steps(
             canvas.put(rows_ - 1 - axis.dot(end.mean) // size.up, at, course.letter, "title")
     if not gutter:
         return canvas.lines()
-    ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, rows_)}
-    out = _frame(canvas.lines(), ticks, gutter - 1, g)
+    out = framed(canvas.lines(), axis, gutter, g)
     if foot:
         out.append(_foot(cells, gutter - 1, per_dot * size.across / wide, g))
     return out

@@ -6,7 +6,7 @@ import math
 
 from app import glyphs as glyph
 from app.views.answers import RangeTest, answer, hint, none_yet, stretched, taken_at
-from app.views.curve import Axis, Canvas, Trail, grain, tick_text
+from app.views.curve import Axis, Canvas, Trail, framed, grain
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View
 from makemore_core.command import Look, Set
@@ -66,12 +66,7 @@ def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None
     canvas = Canvas(cells, rows, [Trail(stretched(smooth, cells * size.across, axis), "loss")], g)
     _mark(canvas, data, lr, "now", cells, rows, view)
     _mark(canvas, data, data.suggestion, "try", cells, rows, view)
-    out: list[Line] = []
-    for at, line in enumerate(canvas.lines()):
-        value = axis.high - (at + 0.5) * (axis.high - axis.low) / rows
-        text = tick_text(value, gutter - 1, g) if at % max(1, rows // 4) == 0 else ""
-        out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
-    return [*out, _foot(cells, gutter, view)]
+    return [*framed(canvas.lines(), axis, gutter, g), _foot(cells, gutter, view)]
 
 
 def _mark(canvas: Canvas, data: RangeTest, rate: float | None, word: str, cells: int, rows: int, view: View) -> None:
