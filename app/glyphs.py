@@ -215,14 +215,22 @@ def fixed(value: float, width: int, decimals: int = 2, *, plus: bool = False, gl
     return text.replace("-", glyphs.minus).rjust(width)
 
 
-def scientific(value: float, glyphs: Glyphs | None = None) -> str:
-    """Two digits and a power of ten: `2.6e-3`; the minus before a number is that of the glyphs."""
-    if (text := word(value)) is not None:
-        return text
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return (mantissa.replace("-", glyphs.minus) if glyphs else mantissa) + f"e{int(exponent)}"
+def scientific(value: float, glyphs: Glyphs | None = None, width: int = 0) -> str:
+    """Two digits and a power of ten: `2.6e-3`, right-aligned in `width` cells, with one digit where two do not fit.
+
+    The minus before a number is that of the glyphs.
+    """
+    if (text := word(value) or ("0" if value == 0 else None)) is not None:
+        return text.rjust(width)
+    text = _power(value, 1)
+    if 0 < width < len(text):
+        text = _power(value, 0)
+    return (text[:1].replace("-", glyphs.minus) + text[1:] if glyphs else text).rjust(width)
+
+
+def _power(value: float, places: int) -> str:
+    mantissa, exponent = f"{value:.{places}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def percent(share: float, width: int = 4) -> str:

@@ -167,3 +167,10 @@ def test_every_glyph_of_both_sets_is_one_cell_wide_and_both_say_the_same() -> No
                 assert cell_len(value) == len(value), field
     assert all(value.isascii() for value in ASCII if isinstance(value, str))
     assert ASCII.text("gain 1 → 5/3 …") == "gain 1 > 5/3 ~"
+
+
+def test_a_number_with_a_power_of_ten_gives_up_a_digit_before_it_overflows() -> None:
+    numbers = (2.6e-3, 1.0, -7.7e-13, 1e-300, 9.96e4, 0.0, math.nan, -math.inf)
+    shown = ["2.6e-3", " 1.0e0", "-8e-13", "1e-300", " 1.0e5", "     0", "   nan", "  -inf"]
+    assert [glyphs.scientific(number, None, 6) for number in numbers] == shown
+    assert glyphs.scientific(-7.7e-13, glyphs.UNICODE) == "−7.7e-13"

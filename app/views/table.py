@@ -302,7 +302,7 @@ def _layer_number(trace: LayerTrace, column: str, room: int, sick: Sick, g: Glyp
         dead = activation.dead
         return _number(("?" if dead is None else f"{dead}").rjust(room), bool(dead), "dim")
     assert column == "grad std"
-    return _number(glyph.scientific(gradient.std).rjust(room), sick.gradient, "")
+    return _number(glyph.scientific(gradient.std, g, room), sick.gradient, "")
 
 
 @functools.lru_cache(512)
@@ -317,7 +317,7 @@ def _weight_cells(
         room = cells - 1
         if column == "grad:data":
             ratio = weight.grad_data_ratio
-            out.append(_low(_number(glyph.scientific(ratio).rjust(room), not math.isfinite(ratio), ""), cells, tall))
+            out.append(_low(_number(glyph.scientific(ratio, g, room), not math.isfinite(ratio), ""), cells, tall))
         elif column == "update":
             value = weight.update_data_log10
             out.append(

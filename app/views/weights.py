@@ -41,10 +41,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         if wide:
             line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
         line += [
-            (glyph.scientific(weight.grad_mean, g).rjust(10), "dim"),
-            (glyph.scientific(weight.grad_std).rjust(9), ""),
-            (glyph.scientific(weight.data_std).rjust(9), ""),
-            (glyph.scientific(weight.grad_data_ratio).rjust(10), ""),
+            (glyph.scientific(weight.grad_mean, g, 10), "dim"),
+            (glyph.scientific(weight.grad_std, g, 9), ""),
+            (glyph.scientific(weight.data_std, g, 9), ""),
+            (glyph.scientific(weight.grad_data_ratio, g, 10), ""),
             (
                 ("!" if sick else " ").rjust(7) + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g),
                 "sick" if sick else "",
