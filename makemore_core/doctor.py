@@ -161,6 +161,10 @@ class Chart:
 
     def see(self, snapshot: Snapshot) -> None:
         """The next snapshot of the run, or the latest once more."""
+        before = self._recent[-1] if self._recent else None
+        if not snapshot.layers and before is not None and before.attempt == snapshot.attempt:
+            of_before = {name: getattr(before, name) for name in ("layers", "weights", "layers_step")}
+            snapshot = msgspec.structs.replace(snapshot, **of_before)  # a record holds them once
         start = self._start
         another = start is None or start.attempt != snapshot.attempt or _drawn(start) != _drawn(snapshot)
         # the past may come after the present
@@ -236,6 +240,9 @@ def _saturated(run: _Run) -> Iterator[Finding]:
             where = f"{share} of {_row(worst)}" + (f", {many} of {len(snapshot.layers)} layers" if many > 1 else "")
             off = _relu_like(worst)
             evidence = f"{where} {'off' if off else 'beyond 0.97'}{_at(snapshot, run)}"
+            same = (layer for layer in run.now.layers if (layer.index, layer.kind) == (worst.index, worst.kind))
+            if snapshot is not run.now and (now := next(same, None)) is not None:
+                evidence += f", {100 * now.activation.saturated:.0f} % now"
             what = "nearly all units are off" if off else "the nonlinearity is saturated"
             yield _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
             return

@@ -236,6 +236,15 @@ def test_no_torch_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_chart_takes_layers_that_a_record_leaves_out_from_the_snapshot_before() -> None:
+    whole, short = doctor.Chart(), doctor.Chart()
+    for snapshot in train(PRESETS["deep-tanh-gain3"].config(), (1, 60, 120)):
+        whole.see(snapshot)
+        short.see(snapshot)
+    short.see(msgspec.structs.replace(snapshot, layers=(), weights=(), losses=()))
+    assert whole.findings() == short.findings() != ()
+
+
 def test_a_chart_remembers_how_the_run_began() -> None:
     chart = doctor.Chart()
     assert chart.findings() == ()
