@@ -14,6 +14,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from makemore_core.config import Value, parse
+from makemore_core.presets import preset_of
 from makemore_core.snapshot import Event
 
 
@@ -116,9 +117,11 @@ def check(command: Command) -> None:
 
 
 def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
-    """The command in the words of a mark on the loss curve: `lr 0.1 → 0.05`."""
+    """The command in the words of a mark on the loss curve: `lr 0.1 → 0.05`, or the name of an experiment begun."""
     if isinstance(command, Set | Twin):
         before = config or {}
+        if isinstance(command, Set) and command.fresh and (name := preset_of({**before, **command.changes})):
+            return name
         words = ", ".join(
             f"{name} {shown(before[name])} → {shown(value)}" if name in before else f"{name} {shown(value)}"
             for name, value in command.changes.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -145,6 +146,22 @@ PRESETS: dict[str, Preset] = {
         "gradient std through the depth against fifty-layers-batchnorm",
     ),
 }
+
+
+OF_THE_RUN = ("steps", "seed", "device", "engine")  # and not of an experiment
+
+
+@functools.cache
+def settings_of(name: str) -> dict[str, Value]:
+    """What a preset says of the net and its training."""
+    return {key: value for key, value in PRESETS[name].config().as_dict().items() if key not in OF_THE_RUN}
+
+
+def preset_of(settings: Mapping[str, Value]) -> str | None:
+    """The preset that these are the settings of, if there is one."""
+    return next(
+        (name for name in PRESETS if all(settings.get(key) == value for key, value in settings_of(name).items())), None
+    )
 
 
 def preset(name: str) -> Preset:

@@ -26,6 +26,7 @@ from makemore_core.command import (
     say,
 )
 from makemore_core.config import Config
+from makemore_core.presets import settings_of
 from makemore_core.snapshot import Snapshot
 
 COMMANDS: list[Command] = [
@@ -65,6 +66,14 @@ def test_what_is_no_command_is_refused_in_a_sentence(line: bytes, message: str) 
         command_from_json(line)
     assert str(caught.value).startswith(message)
     assert str(caught.value).isprintable()
+
+
+def test_an_experiment_is_said_by_its_name() -> None:
+    before = Config(steps=50, seed=7).as_dict()
+    assert say(Set({"lr": 0.2, "norm": "none"}, fresh=True), before) == "lr 0.1 → 0.2, norm batch → none"
+    changes = {key: value for key, value in settings_of("mlp-original").items() if before[key] != value}
+    assert say(Set(changes, fresh=True), before) == "mlp-original"
+    assert say(Set(changes), before).startswith("n_layer 5 → 1, ")
 
 
 def test_a_change_is_not_measured_by_the_defaults() -> None:

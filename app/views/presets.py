@@ -8,9 +8,9 @@ from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View, window
-from app.views.status import goes_by, settings_of
+from app.views.status import goes_by
 from makemore_core.command import Restart, Set
-from makemore_core.presets import PRESETS
+from makemore_core.presets import PRESETS, settings_of
 
 
 def press(view: View, key: str) -> Pressed | None:

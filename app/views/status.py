@@ -13,10 +13,8 @@ from app.views.lines import Line, cut, ends, fit, width
 from app.views.state import View
 from makemore_core.command import shown
 from makemore_core.config import Value
-from makemore_core.presets import PRESETS
+from makemore_core.presets import PRESETS, preset_of, settings_of
 from makemore_core.snapshot import Snapshot
-
-OF_THE_RUN = ("steps", "seed", "device", "engine")  # and not of an experiment
 
 WORDS = {
     "running": ("training", "good"), "paused": ("paused", "note"), "finished": ("finished", "good"),
@@ -128,12 +126,6 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     return ends([*left, *middle], badge, cells, g)
 
 
-@functools.lru_cache(64)
-def settings_of(name: str) -> dict[str, Value]:
-    """What a preset says of the net and its training."""
-    return {key: value for key, value in PRESETS[name].config().as_dict().items() if key not in OF_THE_RUN}
-
-
 def goes_by(snapshot: Snapshot) -> tuple[str, list[str]]:
     """The preset that the settings are by now; else the one that the run began with, and what differs from it."""
     return _goes_by(snapshot.preset, tuple(snapshot.config.items()))
@@ -144,8 +136,7 @@ def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tup
     now = dict(settings)
     if preset in PRESETS:
         different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
-        same = (name for name in PRESETS if all(now.get(key) == value for key, value in settings_of(name).items()))
-        if not different or (other := next(same, None)) is None:
+        if not different or (other := preset_of(now)) is None:
             return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
         return other, []
     return preset or "own settings", []
