@@ -404,11 +404,15 @@ def main() -> None:
 
 
 def failed(error: Exception) -> int:
-    """Tell of what nobody expected, but of a full disk as what it is; the exit status."""
+    """Tell of what nobody expected, but of a full disk and of too little memory as what they are; the exit status."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what found no room is not tried again at the end
         tell(f"makemore: cannot write: {error.strerror}\n")
         return Exit.FINDINGS
+    words = str(error).lower()  # torch has no kind of its own for it
+    if isinstance(error, MemoryError) or "allocate memory" in words or "out of memory" in words:
+        tell("makemore: not enough memory for a net and minibatches of this size\n")
+        return Exit.BAD_INPUT
     report(error)
     return Exit.ERROR
 

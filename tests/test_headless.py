@@ -193,6 +193,12 @@ def test_no_folder_is_left_of_a_run_that_could_not_start(makemore: Commands, how
     assert not (makemore.cwd / "runs/huge").exists()
 
 
+def test_minibatches_that_do_not_fit_are_told_in_one_line(makemore: Commands) -> None:
+    huge = ["--set", "batch_size=1000000", "--set", "n_hidden=2000", "--set", "n_layer=1", "--engine", "plain"]
+    ended = makemore.run("train", "--headless", *huge, "--run", "huge", memory=6_000_000_000)
+    assert (ended.status, ended.err) == (2, "makemore: not enough memory for a net and minibatches of this size\n")
+
+
 def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None:
     running = makemore.start(*train("--json", "--steps", "400", "--probe-every", "10", run="twice"))
     wait_for(lambda: running.out.count("\n") > 3, "some lines")
