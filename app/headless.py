@@ -98,8 +98,10 @@ def follow(
 
 def how_it_begins(first: Snapshot, before: Snapshot | None) -> str:
     """What people have to know of a run that goes on; `before`: its last snapshot until now."""
-    if first.state == "finished" or before is None:
+    if before is None:
         return ""
+    if first.state == "finished":
+        return "finished already: --steps N trains on up to there"
     if first.step or first.attempt:
         return f"going on from step {first.step:,}"
     return "no checkpoint yet: begins again from the seed" if before.step or before.attempt else ""

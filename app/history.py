@@ -326,7 +326,8 @@ class History:
         self._take_splits(snapshot)
         still = snapshot.state in STILL
         if snapshot.steps_per_second > 0:
-            share = 1.0 if still or before is None or not self.rate else _share(before, snapshot, RATE)
+            anew = still or before is None or not self.rate or snapshot.pace is not None or before.pace is not None
+            share = 1.0 if anew or before is None else _share(before, snapshot, RATE)
             self.rate += (snapshot.steps_per_second - self.rate) * share
         seen = self._seen
         if (snapshot.layers or snapshot.weights) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):

@@ -34,7 +34,7 @@ from makemore_core.command import (
 )
 from makemore_core.control import ControlClient, NoAnswerError
 from makemore_core.doctor import Chart
-from makemore_core.presets import DEFAULT, PRESETS
+from makemore_core.presets import DEFAULT, PRESETS, preset_of
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, from_json, to_json
 
@@ -73,7 +73,7 @@ def show_run(run: str | None, as_json: bool) -> int:
         click.echo(to_json(snapshot))
         return Exit.DONE
     expected = number(snapshot.expected_loss)
-    say(f"{snapshot.run}  {snapshot.preset or ''}  {snapshot.device}  {snapshot.engine}")
+    say(f"{snapshot.run}  {preset_of(snapshot.config) or snapshot.preset or ''}  {snapshot.device}  {snapshot.engine}")
     click.echo(f"{line(snapshot)}  first loss {number(snapshot.first_loss)}  ln V {expected}")
     if snapshot.layers:
         click.echo(f"{'layer':14}{'mean':>8}{'std':>7}{'saturated':>11}{'dead':>6}{'gradient std':>15}")

@@ -301,9 +301,8 @@ class Studio(App[int]):
         pace = neighbour(PACES, now, by) if isinstance(now, float) else math.inf
         self.pending["pace"] = (pace, self.clock() + PENDING_SECONDS)
         self.stream.send(Pace(pace if math.isfinite(pace) else None))
-        self.say(
-            f"at most {pace:,.0f} step{'s' * (pace > 1)} a second" if math.isfinite(pace) else "as fast as it goes"
-        )
+        rate = f"at most {pace:,g} step{'s' * (pace != 1)} a second"
+        self.say(rate if math.isfinite(pace) else "as fast as it goes")
 
     def action_sample(self) -> None:
         if self.names_possible():

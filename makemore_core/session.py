@@ -457,7 +457,8 @@ class Session:
                 self.state = "running" if self.state == "paused" else self.state
                 self._pause_at = None
             case Step(n=n):
-                self.state, self._pause_at = "running", self.trainer.step + n
+                # a step that is asked for while another one waits for the pace comes after it
+                self.state, self._pause_at = "running", (self._pause_at or self.trainer.step) + n
             case Pace(per_second=pace):
                 self.pace, self._due = pace, 0.0
             case Set():

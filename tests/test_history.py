@@ -226,3 +226,14 @@ def test_a_snapshot_between_two_looks_adds_nothing_to_what_was_seen() -> None:
     history.feed([msgspec.structs.replace(first, step=step, losses=(), time=first.time + 1) for step in (1500, 2000)])
     assert history.layers[key] is trace
     assert (trace.std.end, trace.seen, history.snapshot and history.snapshot.step) == (1001, 1, 2000)
+
+
+def test_the_rate_of_a_run_that_is_held_to_a_pace_is_shown_at_once() -> None:
+    history = History()
+    for at, (rate, pace) in enumerate([(4000.0, None), (3000.0, None), (1.0, 1.0), (10.0, 10.0), (2000.0, None)]):
+        snapshot = canned.snapshot(step=1000 + 100 * at)
+        history.feed([msgspec.structs.replace(snapshot, steps_per_second=rate, pace=pace, time=0.1 * at)])
+        if at >= 2:
+            assert history.rate == rate
+        else:
+            assert 3000 < history.rate <= 4000

@@ -474,6 +474,15 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
+def test_steps_asked_for_one_after_the_other_are_all_made(few_names: Dataset) -> None:
+    channel = Channel()
+    for command in (Pause(), Step(1), Step(2), Step(1)):
+        channel.send(command)
+    ran = Session(SMALL, few_names, channel, recorder=Script(once("paused", Stop())), watch=Watch(every=1))
+    assert ran.run() == "stopped"
+    assert ran.trainer.step == 4
+
+
 def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     SlowMotion(monkeypatch, {"watch": 0.0, "look": 1.0, "survey": 0.0, "sample": 0.0})
     config = SMALL.replace({"steps": 10_000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # ten seconds

@@ -94,8 +94,11 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     steps = f"{snapshot.step:,}"
     if snapshot.steps:
         steps += f"/{snapshot.steps:,}"
-    held = (" held", "note") if snapshot.pace is not None else ("", "")
-    middle: Line = [("step ", "dim"), (steps, ""), ("  ", ""), (rate, ""), held]
+    middle: Line = [("step ", "dim"), (steps, "")]
+    if snapshot.state != "paused":
+        middle += [("  ", ""), (rate, "")]
+    if snapshot.state == "running" and snapshot.pace is not None:
+        middle.append((" held", "note"))
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
     room = cells - width(middle) - width(badge) - 2
