@@ -14,7 +14,7 @@ from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import LayerTrace, Series, WeightTrace
 from app.views.curve import round_values
-from app.views.lines import Line, beside, block, heading
+from app.views.lines import Line, beside, block, fit, heading
 from app.views.lines import width as cells
 from app.views.state import UPDATE_GUIDE, View, is_bounded, rows, selected
 from app.views.table import per_column
@@ -48,7 +48,7 @@ def plot(
     plotext.clear_figure()
     plotext.limit_size(False, False)
     plotext.theme("clear")
-    plotext.plotsize(width, height)
+    plotext.plotsize(width, height - 1)
     left_out = 0
     drawn: list[tuple[float, float]] = []
     for trace in traces:
@@ -60,10 +60,8 @@ def plot(
         left_out += len(trace.x) - len(points)
         if points:
             xs, ys = zip(*points, strict=True)
-            marker = "*" if g.ascii else "hd"
-            plotext.plot(list(xs), list(ys), marker=marker, color=_NUMBERS[trace.style], label=trace.name or None)
+            plotext.plot(list(xs), list(ys), marker=_marker(trace, g), color=_NUMBERS[trace.style])
             drawn += points
-    plotext.title(title + (f" ({left_out} not finite)" if left_out else ""))
     if not drawn:
         return [
             [(title, "title")],
@@ -75,7 +73,18 @@ def plot(
     ):
         ticks = round_values(min(values), max(values), max(1, parts)) or [values[0]]
         set_ticks(ticks, [glyph.short(tick) if abs(tick) >= 1000 else f"{tick:.3g}" for tick in ticks])
-    return [_spans(line, g) for line in plotext.build().split("\n")][:height]
+    head: Line = [(f" {title}" + (f" ({left_out} not finite)" if left_out else ""), "title")]
+    for trace in traces:  # beside the title, since a legend in the plot would lie on the curves
+        sign = f"{_marker(trace, g)} " if g.ascii or not g.coloured else ""
+        head += [(f"  {sign}{trace.name}", trace.style)] if trace.name else []
+    return [fit(head, width, g), *(_spans(line, g) for line in plotext.build().split("\n"))][:height]
+
+
+def _marker(trace: Trace, g: Glyphs) -> str:
+    """What it is drawn with: without colours, what is behind gets a sign of its own."""
+    if trace.style in ("ghost", "guide", "sick") and (g.ascii or not g.coloured):
+        return "."
+    return "*" if g.ascii else "hd" if g.coloured else "o"
 
 
 _SGR = re.compile(r"\x1b\[([0-9;]*)m")
@@ -187,14 +196,14 @@ def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[L
     first, now = trace.first.activation.histogram, trace.layer.activation.histogram
     bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
     own = _bars("now", now, trace.activation_counts, "activation")
-    return plot("activation, % of outputs" + NONE_NOW * (not own), bars + own, width, height, g)
+    return plot("activation, %" + NONE_NOW * (not own), bars + own, width, height, g)
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     first, now = trace.first.gradient.histogram, trace.layer.gradient.histogram
     bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
     own = _bars("now", now, trace.gradient_counts, "gradient")
-    return plot("gradient at the output, %" + NONE_NOW * (not own), bars + own, width, height, g)
+    return plot("gradient, %" + NONE_NOW * (not own), bars + own, width, height, g)
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
@@ -205,8 +214,8 @@ def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
 
 def _course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     std, saturated = _points(trace.std, width), _points(trace.saturated, width)
-    return plot("std and share saturated over steps", [
-        Trace("std", *std, "activation"), Trace("saturated", *saturated, "sick"),
+    return plot("over steps", [
+        Trace("std", *std, "activation"), Trace("share saturated", *saturated, "sick"),
     ], width, height, g)  # fmt: skip
 
 
