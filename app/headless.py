@@ -26,7 +26,7 @@ from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
-LONGEST_NAME = 20  # cells of a run's name before the bar
+NAME_CELLS = 20  # of a run's name before the bar
 SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
@@ -266,7 +266,7 @@ class Bar(Lines):
         self._last = snapshot
         self._progress.update(
             self._task,
-            description=clip(escape(snapshot.run, ascii=self._glyphs.ascii), LONGEST_NAME, self._glyphs),
+            description=clip(escape(snapshot.run, ascii=self._glyphs.ascii), NAME_CELLS, self._glyphs),
             completed=snapshot.step,
             total=snapshot.steps,
             rate=snapshot.steps_per_second,

@@ -326,8 +326,9 @@ class History:
         self._take_splits(snapshot)
         still = snapshot.state in STILL
         if snapshot.steps_per_second > 0:
-            anew = still or before is None or not self.rate or snapshot.pace is not None or before.pace is not None
-            share = 1.0 if anew or before is None else _share(before, snapshot, RATE)
+            share = 1.0  # but for a rate that wanders: not that of a pause's end, nor one that is held
+            if before is not None and self.rate and not still and before.pace is snapshot.pace is None:
+                share = _share(before, snapshot, RATE)
             self.rate += (snapshot.steps_per_second - self.rate) * share
         seen = self._seen
         if (snapshot.layers or snapshot.weights) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):

@@ -54,7 +54,7 @@ SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
 CREDIT = {"probe": 0.3, "survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
-BEAT = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
+TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
 
 class Request(NamedTuple):
@@ -256,7 +256,7 @@ class Session:
             self._finish()
         elif self._pause_at is not None and self.trainer.step >= self._pause_at:
             self.state, self._pause_at = "paused", None
-        late = not self.watch.every and now - self._published > BEAT
+        late = not self.watch.every and now - self._published > TOLD_EVERY
         if probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
             self._publish()
         if probed:
@@ -265,7 +265,7 @@ class Session:
             self._usual_cost += (cost - self._usual_cost) * (0.25 if self._usual_cost else 1.0)
             pause = self._usual_cost / (SHARES["probe"] * self.watch.budget)
             if self._probes_cost < CREDIT["probe"]:
-                pause = min(pause, BEAT)
+                pause = min(pause, TOLD_EVERY)
             self._next_probe = now + max(1 / self.watch.per_second, pause)
 
     def _slice(self) -> int:
@@ -314,7 +314,7 @@ class Session:
             if net.watched:
                 net.look()
             net.sample(self._names, self._sampling_seed, self._temperature)
-        self.state = "finished"
+        self.state, self._pause_at = "finished", None
         if self.kept != (self.attempt, self.trainer.step, self.commands):
             self._save()
 

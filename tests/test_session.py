@@ -483,6 +483,12 @@ def test_steps_asked_for_one_after_the_other_are_all_made(few_names: Dataset) ->
     assert ran.trainer.step == 4
 
 
+def test_a_pause_that_was_to_come_after_the_end_is_forgotten_there(few_names: Dataset) -> None:
+    longer = Set({"steps": SMALL.steps + 40})
+    _, script = play(few_names, at(SMALL.steps - 2, Step(10)), once("finished", longer), stay=True)
+    assert script.snapshots[-1].step == SMALL.steps + 40
+
+
 def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     SlowMotion(monkeypatch, {"watch": 0.0, "look": 1.0, "survey": 0.0, "sample": 0.0})
     config = SMALL.replace({"steps": 10_000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # ten seconds
