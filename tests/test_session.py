@@ -485,7 +485,8 @@ def test_steps_asked_for_one_after_the_other_are_all_made(few_names: Dataset) ->
 
 def test_a_pause_that_was_to_come_after_the_end_is_forgotten_there(few_names: Dataset) -> None:
     longer = Set({"steps": SMALL.steps + 40})
-    _, script = play(few_names, at(SMALL.steps - 2, Step(10)), once("finished", longer), stay=True)
+    end = Move(lambda session: session.trainer.step > SMALL.steps and session.state != "running", Stop())
+    _, script = play(few_names, at(SMALL.steps - 2, Step(10)), once("finished", longer), end, stay=True)
     assert script.snapshots[-1].step == SMALL.steps + 40
 
 
