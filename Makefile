@@ -1,6 +1,6 @@
 PYTHON ?= .venv/bin/python
 
-.PHONY: install test check format torture bench pictures
+.PHONY: install test check format torture bench
 
 install:  ## everything for working on the studio, in .venv
 	python3 -m venv .venv
