@@ -259,7 +259,7 @@ class Studio(App[int]):
         paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
         self.stream.send(Resume() if paused else Pause())
-        self.say("going on" if paused else "pausing")
+        self.say("going on" if paused else "pause")
 
     def diverged(self) -> bool:
         """Whether there is nothing left that could be trained on; says so."""

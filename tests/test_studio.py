@@ -63,7 +63,7 @@ async def running(
 @pytest.mark.parametrize(
     ("key", "sent", "said"),
     [
-        ("space", Pause(), "pausing"),
+        ("space", Pause(), "pause"),
         (".", Step(1), "one step"),
         ("n", Sample(), "sampling names"),
         ("<", Pace(1000.0), "at most 1,000 steps a second"),
