@@ -103,6 +103,7 @@ def test_they_take_over_between_two_calls_and_train_as_the_plain_engine_does(
     ours = GraphEngine(model, Optimizer(config, model.parameters()), train)
     plain = PlainEngine(reference, Optimizer(config, reference.parameters()), train)
     assert ours.name == "graph"
+    assert not ours.compiling.daemon  # the end of the interpreter waits for it
     ours.compiling.join()
     generator = torch.Generator().manual_seed(1)
     for n in (1, 5, 3):
@@ -139,6 +140,23 @@ def test_kernels_that_are_wrong_on_a_machine_do_not_take_over(monkeypatch: pytes
         "graph",
         "no fused kernels: their gradients are not those of torch on this GPU",
     )
+
+
+def test_kernels_that_do_not_start_on_a_machine_do_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    compiled = Fused.gradients
+
+    def failing(self: Fused, batch: torch.Tensor, loss: torch.Tensor, *run: Any) -> list[torch.Tensor]:
+        if not run:
+            raise OSError("no C compiler\nmore lines")
+        return compiled(self, batch, loss, *run)
+
+    monkeypatch.setattr(Fused, "gradients", failing)
+    model, train = net(SMALL)
+    engine = GraphEngine(model, Optimizer(SMALL, model.parameters()), train)
+    engine.compiling.join()
+    engine.advance(torch.arange(19).repeat(3, 1), [0.1] * 3, False)
+    assert (engine.name, engine.problem) == ("graph", "no fused kernels: no C compiler")
 
 
 @pytest.mark.parametrize(
