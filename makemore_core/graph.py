@@ -125,8 +125,7 @@ class GraphEngine:
     def _capture(self, size: int, watched: bool, fused: Fused | None = None) -> _Captured:
         """A graph of so many steps. The net stays as it is, also where nothing can be captured."""
         device, batch = self.train.x.device, self.optimizer.config.batch_size
-        # Rows of an even length: the kernels are compiled for addresses that are multiples of 16 bytes.
-        batches = torch.zeros((size, batch + batch % 2), dtype=torch.int64, device=device)[:, :batch]
+        batches = rows(size, batch, device)
         factors = torch.zeros((size, 3), device=device)
         slots = [slot for slots in self.optimizer.state for slot in slots]
         with kept([*self.model.parameters(), *self.model.buffers(), *slots]):
@@ -179,6 +178,11 @@ def _first_line(error: Exception) -> str:
 
 
 # ---- the steps that are captured
+
+
+def rows(n: int, batch_size: int, device: torch.device) -> Tensor:
+    """Room for `n` minibatches (n, B), each at a multiple of 16 bytes, for which the fused kernels are compiled."""
+    return torch.zeros((n, batch_size + batch_size % 2), dtype=torch.int64, device=device)[:, :batch_size]
 
 
 def steps(
