@@ -65,13 +65,12 @@ def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
 
     As many (k, size) at a time as make up at most `DRAWN` indices, at least one.
     """
-    generator = torch.Generator(trainer.generator.device)
+    generator = torch.Generator()
     generator.set_state(trainer.generator.get_state())
     most = max(1, DRAWN // size)
     for first in range(0, n, most):
         shape = min(most, n - first), size
-        drawn = torch.randint(0, len(trainer.train.y), shape, generator=generator, device=generator.device)
-        yield drawn.to(trainer.device)
+        yield torch.randint(0, len(trainer.train.y), shape, generator=generator).to(trainer.device)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:

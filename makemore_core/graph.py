@@ -8,6 +8,7 @@ themselves run on any device, so that they are tested without a GPU.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -70,9 +71,9 @@ class GraphEngine:
             self._graphs = {(size, watched): self._capture(size, watched) for size, watched in GRAPHS}
         except RuntimeError as error:
             raise ValueError(f"no CUDA graphs: {_first_line(error)}") from None
-        self.compiling = threading.Thread(
-            target=self._compile, args=(model.clone().to(torch.device("meta")),), name="kernels", daemon=True
-        )
+        # No daemon: an interpreter that ends while it is in the midst of triton's C++ aborts.
+        shapes = model.clone().to(torch.device("meta"))
+        self.compiling = threading.Thread(target=self._compile, args=(shapes,), name="kernels", daemon=False)
         if fuse:
             self.compiling.start()
 
@@ -94,7 +95,7 @@ class GraphEngine:
                 (size, watched): self._capture(size, watched, fused) for size, watched in GRAPHS if not watched
             }
             self.name = "fused"
-        except RuntimeError as error:
+        except Exception as error:  # triton's own are no RuntimeError, nor is a C compiler that fails
             self.problem = f"no fused kernels: {_first_line(error)}"
 
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
@@ -124,8 +125,7 @@ class GraphEngine:
     def _capture(self, size: int, watched: bool, fused: Fused | None = None) -> _Captured:
         """A graph of so many steps. The net stays as it is, also where nothing can be captured."""
         device, batch = self.train.x.device, self.optimizer.config.batch_size
-        # Rows of an even length: the kernels are compiled for addresses that are multiples of 16 bytes.
-        batches = torch.zeros((size, batch + batch % 2), dtype=torch.int64, device=device)[:, :batch]
+        batches = rows(size, batch, device)
         factors = torch.zeros((size, 3), device=device)
         slots = [slot for slots in self.optimizer.state for slot in slots]
         with kept([*self.model.parameters(), *self.model.buffers(), *slots]):
@@ -143,17 +143,23 @@ def capture(work: Callable[[], Result], device: torch.device) -> tuple[Replayed,
         raise RuntimeError("the net is not on a GPU")
     here = torch.cuda.current_stream()
     try:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side = _side()
         side.wait_stream(here)
         with torch.cuda.stream(side):
             work()
         here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=side):
             result = work()
     finally:  # a capture that breaks off leaves its own stream behind
         torch.cuda.set_stream(here)
     return graph, result
+
+
+@functools.cache
+def _side() -> torch.cuda.Stream:
+    """Where all captures run, because cuBLAS keeps tens of megabytes for every stream that it has seen."""
+    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
@@ -172,6 +178,11 @@ def _first_line(error: Exception) -> str:
 
 
 # ---- the steps that are captured
+
+
+def rows(n: int, batch_size: int, device: torch.device) -> Tensor:
+    """Room for `n` minibatches (n, B), each at a multiple of 16 bytes, for which the fused kernels are compiled."""
+    return torch.zeros((n, batch_size + batch_size % 2), dtype=torch.int64, device=device)[:, :batch_size]
 
 
 def steps(

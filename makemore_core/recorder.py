@@ -336,8 +336,5 @@ def load_trainer(folder: Path) -> Trainer:
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
     trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"}), dataset_of(manifest))
-    tensors, own = _with(PREFIXES[0], loaded.tensors), trainer.generator.get_state()
-    if "generator" in tensors and tensors["generator"].numel() != own.numel():  # a GPU's: nothing is drawn to look
-        tensors["generator"] = own
-    trainer.restore(tensors, kept.step, kept.nets[0].count)
+    trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
     return trainer

@@ -16,8 +16,6 @@ from makemore_core.layers import BatchNorm1d
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
-STATES = {5056: "cpu", 16: "cuda"}  # bytes of a generator's state, by which they tell whose it is
-
 
 class Trainer:
     """`step` counts the updates done. The net, the minibatches and the optimiser follow from the config's seed."""
@@ -33,8 +31,6 @@ class Trainer:
         self.train_contexts, self.val_contexts = distinct(self.train), distinct(self.val)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
-        if self.device.type == "cuda":  # minibatches are drawn where they are used
-            self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.optimizer = Optimizer(config, self.model.parameters())
         self.engine: Engine = self.make_engine()
         self.step = 0
@@ -74,9 +70,11 @@ class Trainer:
         return "; ".join(filter(None, (self._no_device, self._no_engine)))
 
     def draw(self, n: int) -> Tensor:
-        """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""
-        shape, where = (n, self.config.batch_size), self.generator.device
-        return torch.randint(0, len(self.train.y), shape, generator=self.generator, device=where)
+        """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one.
+
+        On the CPU, wherever the net is: what a GPU draws depends on how many are drawn at once.
+        """
+        return torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
 
     def advance(self, n: int, watch: bool = False, *, batches: Tensor | None = None) -> list[float]:
         """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed.
@@ -124,7 +122,7 @@ class Trainer:
         return state
 
     def restore(self, tensors: dict[str, Tensor], step: int, count: int) -> None:
-        """Go on where `tensors` were taken. Raises ValueError where they belong to another net or kind of device."""
+        """Go on where `tensors` were taken. Raises ValueError where they belong to another net."""
         own = dict(self.model.named_tensors())
         for position, slots in enumerate(self.optimizer.state):
             own |= {f"optimizer.{position}.{slot}": tensor for slot, tensor in enumerate(slots)}
@@ -132,12 +130,6 @@ class Trainer:
         given = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != "generator"}
         if wanted != given or "generator" not in tensors:
             raise ValueError("the checkpoint belongs to another net: names or shapes of its tensors differ")
-        trained_on = STATES.get(tensors["generator"].numel(), self.device.type)
-        if trained_on != self.device.type:
-            raise ValueError(
-                f"the run was trained on {trained_on} and goes on only there: "
-                f"on {self.device.type} it would see other minibatches"
-            )
         try:
             self.generator.set_state(tensors["generator"])
         except (RuntimeError, TypeError):

@@ -22,7 +22,8 @@ def take_turns(sides: Mapping[str, Stopwatch], effort: Effort) -> dict[str, list
 
 
 def _calibrate(side: Stopwatch, turn: float) -> int:
-    """How many steps fill a turn; also what warms the side up."""
+    """How many steps fill a turn; also what warms the side up: what only its first call waits for says nothing."""
+    side(1)
     steps, seconds = 1, side(1)
     while seconds < turn / 4 and steps < 1_000_000:
         steps = max(steps + 1, min(steps * 8, int(steps * turn / 2 / max(seconds, 1e-9))))

@@ -1,4 +1,7 @@
-"""Compiles the fused kernels for a Hopper GPU where there is none: `python -m tests.hopper` prints a line for each."""
+"""Compiles the fused kernels for a Hopper GPU where there is none: `python -m tests.hopper` prints a line for each.
+
+As a thread of the engine does it, from shapes alone; what is launched later has to be found among them.
+"""
 
 from __future__ import annotations
 
@@ -11,46 +14,61 @@ from typing import Any
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
+from makemore_core import kernels
 from makemore_core.config import Config
-from makemore_core.dataset import embedded_names, read
-from makemore_core.fused import Fused
+from makemore_core.dataset import Split, embedded_names, read
+from makemore_core.fused import Fused, prepare
+from makemore_core.graph import rows
 from makemore_core.model import build
 
-TARGET = GPUTarget("cuda", 90, 32)
-TYPES = {torch.float32: "*fp32", torch.int64: "*i64"}
-CONFIGS = ({}, {"norm": "none", "nonlinearity": "elu"}, {"residual": True, "batch_size": 128, "norm_place": "after"})
+CONFIGS = ({}, {"norm": "none", "nonlinearity": "elu"}, {"residual": True, "batch_size": 128, "norm_place": "after"},
+           {"batch_size": 33, "block_size": 1, "n_embd": 1, "n_layer": 1})  # fmt: skip
 
 
-def compile_only(kernel: Any, _programs: int, *, num_warps: int, **arguments: Any) -> None:
-    """Stands in for a launch."""
-    signature, constants = {}, {}
-    for place, parameter in enumerate(kernel.params):
-        value = arguments[parameter.name]
-        if parameter.is_constexpr or value is None:
-            signature[parameter.name] = "constexpr"
-            constants[(place,)] = value
-        elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = TYPES[value.dtype]
-        else:
-            signature[parameter.name] = "i32" if isinstance(value, int) else "fp32"
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
-    made = triton.compile(source, target=TARGET, options={"num_warps": num_warps})
+class Hopper:
+    """Stands in for Triton's driver."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return device
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+
+def compiled() -> dict[Any, Any]:
+    """What there is by now, by what it is looked up with."""
+    made = (kernels.forward, kernels.backward, kernels.cross_entropy, kernels.embedding)
+    return {(kernel.fn, key): found for kernel in made for key, found in kernel.device_caches[0][0].items()}
+
+
+def tell(kernel: Any) -> None:
+    """Registers and spills, as ptxas, which triton brings, has them."""
     assembler = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(made.asm["ptx"])
+        file.write(kernel.asm["ptx"])
         file.flush()
         command = [str(assembler), "-v", "--gpu-name=sm_90a", file.name, "-o", "/dev/null"]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     registers, spilled = re.findall(r"Used (\d+) registers", told), re.findall(r"(\d+) bytes spill stores", told)
-    print(kernel.__name__, *registers, "registers", *spilled, "bytes spilled")
+    print(kernel.name, *registers, "registers", *spilled, "bytes spilled")
 
 
 if __name__ == "__main__":
+    triton.runtime.driver.set_active(Hopper())
     dataset = read(embedded_names())
     for changes in CONFIGS:
         config = Config().replace(changes)
         model = build(config, dataset.vocabulary, torch.Generator().manual_seed(config.seed))
         train = dataset.examples(dataset.train[:100], config.block_size)
-        Fused(model, train).gradients(torch.arange(config.batch_size), torch.empty(()), compile_only)
+        shapes = model.clone().to(torch.device("meta"))
+        Fused(shapes, Split(*(part.to("meta") for part in train))).compile(config.batch_size)
+        before = compiled()
+        for batch in rows(3, config.batch_size, train.x.device):
+            Fused(model, train).gradients(batch, torch.empty(()), prepare)
+        assert compiled().keys() == before.keys(), f"compiled once more for {changes}"
+    for kernel in compiled().values():
+        tell(kernel)

@@ -70,6 +70,17 @@ def test_sides_take_turns_and_warm_up_outside_of_them() -> None:
     assert figure.sides == {"fast": pytest.approx(500.0), "slow": pytest.approx(100.0)}
 
 
+def test_a_first_call_that_takes_long_does_not_make_the_turns_short() -> None:
+    waits, turns = iter([10.0]), list[int]()
+
+    def compiled(steps: int) -> float:
+        turns.append(steps)
+        return steps / 100.0 + next(waits, 0.0)
+
+    take_turns({"compiled": compiled}, Effort(turn=1.0, rounds=1))
+    assert turns[-1] == 100
+
+
 @pytest.mark.parametrize(
     ("value", "asked", "verdict"),
     [

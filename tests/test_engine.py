@@ -15,7 +15,7 @@ from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset, read
 from makemore_core.diagnostics import DeadUnits
 from makemore_core.engine import ManualEngine, PlainEngine, Taps, cross_entropy_backward
-from makemore_core.model import build, evaluate, sample
+from makemore_core.model import Model, build, evaluate, sample
 from makemore_core.optim import Optimizer
 from makemore_core.trainer import Trainer
 
@@ -184,6 +184,15 @@ def test_no_gpu_is_one_line(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -
     assert without.device.type == "cpu"
     assert without.notice == "no GPU that torch can use on this machine: training on the CPU"
     assert train(without, 3) == train(trainer(dataset), 3)
+
+
+def test_minibatches_are_the_same_on_every_device(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = trainer(dataset).draw(10)
+    monkeypatch.setattr("makemore_core.trainer.pick_device", lambda _: (torch.device("cuda"), ""))
+    monkeypatch.setattr(Model, "to", lambda model, _: model)
+    monkeypatch.setattr(Trainer, "split", lambda self, items: dataset.examples(items, self.config.block_size))
+    of_a_gpu = trainer(dataset)
+    assert torch.equal(torch.cat([of_a_gpu.draw(n) for n in (1, 7, 2)]), expected)
 
 
 def test_the_learning_rate_decays_at_its_step(dataset: Dataset) -> None:

@@ -169,4 +169,4 @@ def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str, fuse: bo
     assert (replayed.name, replayed.problem) == ("fused" if fuse else "graph", "")
     torch.testing.assert_close(losses.cpu(), expected, rtol=1e-3, atol=1e-4)
     for ours, reference in zip(replayed.taps().gradients, plain.taps().gradients, strict=True):
-        torch.testing.assert_close(ours.cpu(), reference, rtol=1e-2, atol=1e-5)
+        torch.testing.assert_close(ours.cpu(), reference, rtol=1e-2, atol=1e-3 * float(reference.abs().max()) + 1e-6)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import torch
 
 from makemore_core import checkpoint, record, recorder, rundir
 from makemore_core.command import (
@@ -30,7 +29,7 @@ from makemore_core.command import (
 from makemore_core.config import Config, Optimizer
 from makemore_core.dataset import Dataset
 from makemore_core.record import RecordReader
-from makemore_core.recorder import last_checkpoint, later_changes, load_trainer, open_run
+from makemore_core.recorder import later_changes, load_trainer, open_run
 from makemore_core.session import Session
 from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.watch import Watch
@@ -235,25 +234,6 @@ def test_a_run_without_any_good_checkpoint_is_refused(run: Callable[[Config], Pa
     with pytest.raises(ValueError, match=r"^run: has no good checkpoint; [^\n]+$"):
         open_run(folder, Channel())
     assert rundir.trainer(folder) is None  # and the lock was given back
-
-
-def test_a_run_of_a_gpu_can_be_looked_at_without_one_and_says_why_it_cannot_go_on(
-    run: Callable[[Config], Path],
-) -> None:
-    folder = run(SMALL)
-    opened(folder, Order(0, 40, Stop())).run()
-    kept, loaded = last_checkpoint(folder)
-    assert kept
-    assert loaded
-    generator = torch.zeros(16, dtype=torch.uint8)  # of CUDA: seed and offset
-    checkpoint.save(folder, loaded.tensors | {"generator": generator}, msgspec.to_builtins(kept))
-
-    trainer = load_trainer(folder)
-
-    assert (trainer.step, trainer.device.type) == (40, "cpu")
-    assert torch.equal(trainer.model.embedding.weight, loaded.tensors["C"])
-    with pytest.raises(ValueError, match=r"^the run was trained on cuda and goes on only there: [^\n]+$"):
-        open_run(folder, Channel())
 
 
 def test_data_that_changed_or_went_is_told_in_one_line(tmp_path: Path, few_names_file: Path) -> None:
