@@ -69,8 +69,7 @@ def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
     generator.set_state(trainer.generator.get_state())
     most = max(1, DRAWN // size)
     for first in range(0, n, most):
-        shape = min(most, n - first), size
-        yield torch.randint(0, len(trainer.train.y), shape, generator=generator).to(trainer.device)
+        yield trainer.minibatches(generator, trainer.step + first, min(most, n - first), size)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 DEEP = tl.constexpr(32)  # of fan_in, in one product of tiles
-COLS = tl.constexpr(16)  # units for one program: the least that a product of tiles takes, so that many share the work
+COLS = tl.constexpr(16)  # units for one program: few, so that many programs share the work
 
 
 @triton.jit

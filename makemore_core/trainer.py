@@ -16,6 +16,9 @@ from makemore_core.layers import BatchNorm1d
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
+BLOCK = 64  # updates whose minibatches a GPU draws at once
+GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, so that seeds side by side share no blocks
+
 
 class Trainer:
     """`step` counts the updates done. The net, the minibatches and the optimiser follow from the config's seed."""
@@ -70,11 +73,17 @@ class Trainer:
         return "; ".join(filter(None, (self._no_device, self._no_engine)))
 
     def draw(self, n: int) -> Tensor:
-        """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one.
+        """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""
+        return self.minibatches(self.generator, self.step, n, self.config.batch_size)
 
-        On the CPU, wherever the net is: what a GPU draws depends on how many are drawn at once.
+    def minibatches(self, generator: torch.Generator, step: int, n: int, size: int) -> Tensor:
+        """Indices (n, size) of training examples, where the net is: the next ones of the generator.
+
+        On a GPU they are drawn there, and follow from the seed and the `step` from which on they are used.
         """
-        return torch.randint(0, len(self.train.y), (n, self.config.batch_size), generator=self.generator)
+        if self.device.type == "cpu":
+            return torch.randint(0, len(self.train.y), (n, size), generator=generator)
+        return drawn_in_blocks(self.device, self.config.seed, step, (n, size), len(self.train.y))
 
     def advance(self, n: int, watch: bool = False, *, batches: Tensor | None = None) -> list[float]:
         """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed.
@@ -137,6 +146,21 @@ class Trainer:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self.step, self.optimizer.count = step, count
+
+
+def drawn_in_blocks(device: torch.device, seed: int, step: int, shape: tuple[int, int], examples: int) -> Tensor:
+    """Indices of examples (n, B) for the updates from `step` on, the same however many are drawn at once.
+
+    What a GPU draws depends on how many numbers come in one call. So whole blocks of updates are drawn, each with a
+    seed of its own, and what is not asked for is dropped.
+    """
+    n, size = shape
+    generator, first = torch.Generator(device), step // BLOCK
+    blocks = []
+    for block in range(first, (step + n - 1) // BLOCK + 1):
+        generator.manual_seed((seed + block * GOLDEN) % 2**64)
+        blocks.append(torch.randint(0, examples, (BLOCK, size), generator=generator, device=device))
+    return torch.cat(blocks)[step - first * BLOCK :][:n]
 
 
 def pick_device(name: str) -> tuple[torch.device, str]:

@@ -15,9 +15,9 @@ from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset, read
 from makemore_core.diagnostics import DeadUnits
 from makemore_core.engine import ManualEngine, PlainEngine, Taps, cross_entropy_backward
-from makemore_core.model import Model, build, evaluate, sample
+from makemore_core.model import build, evaluate, sample
 from makemore_core.optim import Optimizer
-from makemore_core.trainer import Trainer
+from makemore_core.trainer import Trainer, drawn_in_blocks
 
 SMALL: dict[str, Value] = {"n_layer": 2, "n_hidden": 10, "n_embd": 4, "batch_size": 16, "norm_groups": 5, "lr": 0.01}
 NORMS = ["none", "batch", "layer", "group"]
@@ -186,13 +186,18 @@ def test_no_gpu_is_one_line(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -
     assert train(without, 3) == train(trainer(dataset), 3)
 
 
-def test_minibatches_are_the_same_on_every_device(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = trainer(dataset).draw(10)
-    monkeypatch.setattr("makemore_core.trainer.pick_device", lambda _: (torch.device("cuda"), ""))
-    monkeypatch.setattr(Model, "to", lambda model, _: model)
-    monkeypatch.setattr(Trainer, "split", lambda self, items: dataset.examples(items, self.config.block_size))
-    of_a_gpu = trainer(dataset)
-    assert torch.equal(torch.cat([of_a_gpu.draw(n) for n in (1, 7, 2)]), expected)
+def test_what_a_gpu_draws_does_not_depend_on_how_many_are_drawn_at_once() -> None:
+    def drawn(seed: int, step: int, n: int) -> torch.Tensor:
+        return drawn_in_blocks(torch.device("cpu"), seed, step, (n, 32), 1000)
+
+    whole = drawn(1, 0, 300)
+    for parts in ((300,), (1, 63, 64, 65, 107), (1,) * 300):
+        at = [sum(parts[:k]) for k in range(len(parts))]
+        assert torch.equal(torch.cat([drawn(1, step, n) for step, n in zip(at, parts, strict=True)]), whole)
+    assert len({tuple(row) for row in whole.tolist()}) == 300
+    assert (int(whole.min()), int(whole.max())) == (0, 999)
+    assert not {tuple(row) for row in whole.tolist()} & {tuple(row) for row in drawn(2, 0, 300).tolist()}
+    assert drawn(2**63 - 1, 10**9, 1).shape == (1, 32)
 
 
 def test_the_learning_rate_decays_at_its_step(dataset: Dataset) -> None:
