@@ -437,7 +437,8 @@ class History:
         self.activation_scale = _scale(self.activation_scale, UNBOUNDED_STDS, open_ended)
 
     def reset_scales(self) -> None:
-        """Choose all scales anew."""
+        """Choose all scales anew, for the present attempt alone."""
+        self.ghosts = []
         self.gradient_scale = self.activation_scale = 0.0
         self._rescale()
 

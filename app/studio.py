@@ -443,7 +443,7 @@ class Studio(App[int]):
     def action_rescale(self) -> None:
         self.state.history.reset_scales()
         self.drawn = ()
-        self.say("scales chosen anew")
+        self.say("scales chosen anew, earlier curves taken away")
 
     def pressed(self, key: str) -> bool:
         """Whether the visible screen has a use of its own for the key; does it."""

@@ -338,3 +338,28 @@ def test_a_run_of_few_steps_fills_the_plot() -> None:
     assert lines[1].strip("2.0e6┤ ") == "▛▀▀▀▀▀▀▀"  # eight cells a step, the last of which has a number
     assert lines[-1].split()[0] == "└0"
     assert [word for word in lines[-1].split() if word.isdigit()] == ["2", "4", "6"]
+
+
+def test_a_validation_loss_above_the_training_loss_lies_on_the_scale() -> None:
+    history = History()
+    history.feed([canned.snapshot(step=step, losses=(0.7,) * 500, splits=None) for step in (500, 1000)])
+    history.attempt.val.append((900, 5.4))
+    lines = text_of(loss_curve(View(history=history, title="run"), 70, 20))
+    (row,) = (at for at, line in enumerate(lines) if "●" in line)
+    assert row < next(at for at, line in enumerate(lines) if "ln V" in line)
+
+
+def test_a_first_loss_that_the_means_hide_is_told() -> None:
+    history = History()
+    losses = (27.3, *(9.0,) * 9, *(2.5,) * 9990)
+    history.feed([canned.snapshot(step=len(losses), losses=losses, first_loss=27.3)])
+    picture = "\n".join(text_of(loss_curve(View(history=history, title="run"), 70, 12)))
+    assert "▴ first loss 27.30" in picture
+
+
+def test_new_scales_are_those_of_the_present_attempt() -> None:
+    state = view(NETS["restarted"]())
+    assert "3k" in text_of(draw(state, 120, 40))[-3]
+    state.history.reset_scales()
+    picture = draw(state, 120, 40)
+    assert "ghost" not in {style.split("/")[0] for line in picture for _, style in line}

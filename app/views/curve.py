@@ -246,7 +246,8 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
     if own:  # an earlier curve that left all measure behind does not decide the scale
         found = [b for b in found if b[1] <= GHOST_WITHIN * max(own[1], expected or 0.0)] or [own]
     low, high = min(b[0] for b in found), max(b[1] for b in found)
-    low = min([low, *(value for a in attempts for _, value in a.val[-1:] if math.isfinite(value))])
+    vals = [value for a in attempts for _, value in a.val if math.isfinite(value)]
+    low, high = min([low, *vals]), max([high, *(value for value in vals if value <= GHOST_WITHIN * high)])
     if expected is not None and high > expected / 2 and expected < 4 * high:
         high = max(high, expected)
     if log:
@@ -332,7 +333,7 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     key = (
         history.beat,
         tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
-        history.marks, snapshot.expected_loss,
+        history.marks, snapshot.first_loss, snapshot.expected_loss,
     )  # fmt: skip
     return _loss_curve(now, ghosts, axis, per_dot, wide, cells, rows_, gutter, foot, view.glyphs, key)
 
@@ -345,8 +346,9 @@ def _loss_curve(
     now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, per_dot: int, wide: int, cells: int, rows_: int,
     gutter: int, foot: int, g: Glyphs, key: _Key,
 ) -> list[Line]:  # fmt: skip
-    marks, expected = key[-2], key[-1]
+    marks, first, expected = key[-3:]
     assert isinstance(marks, tuple)
+    assert first is None or isinstance(first, float)
     assert expected is None or isinstance(expected, float)
     size = grain(g)
     columns = now.loss.columns(per_dot)
@@ -362,6 +364,8 @@ def _loss_curve(
     _put_marks(canvas, marks, per_cell, cells, g)
     _put_points(canvas, now.val, axis, per_cell, cells, g)
     _put_labels(canvas, marks, per_cell, cells, g)
+    if first is not None and first > axis.high:  # the mean of many steps hides how wrong the net was at the first
+        canvas.put(1 if marks else 0, 2, f"{g.above} first loss {first:.2f}", "dim")
     if now.loss.broken is not None:
         text = f"!not finite from step {now.loss.broken:,}"
         canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / per_cell))), text, "sick")
