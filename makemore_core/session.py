@@ -451,8 +451,11 @@ class Session:
         self.message = ""
         match command:
             case Pause():
-                self.state = "paused" if self.state == "running" else self.state
                 self._pause_at = None
+                if self.state == "running" and self.trainer.step in (0, self.net.probe_step):
+                    self.state = "paused"
+                elif self.state == "running":  # after one more update, at once, that can be looked at
+                    self._pause_at, self._due = self.trainer.step + 1, 0.0
             case Resume():
                 self.state = "running" if self.state == "paused" else self.state
                 self._pause_at = None

@@ -474,6 +474,14 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
+def test_paused_what_is_shown_is_of_the_last_update(few_names: Dataset) -> None:
+    """One that was not looked at is followed by one that is."""
+    unseen = Move(lambda session: session.trainer.step not in (0, session.net.probe_step), Pause())
+    _, script = play(few_names, unseen, once("paused", Stop()), watch=Watch(per_second=1e-3))
+    paused = next(snapshot for snapshot in script.snapshots if snapshot.state == "paused")
+    assert paused.layers_step == paused.step == script.outcomes[0].step + 1
+
+
 def test_steps_asked_for_one_after_the_other_are_all_made(few_names: Dataset) -> None:
     channel = Channel()
     for command in (Pause(), Step(1), Step(2), Step(1)):
