@@ -34,6 +34,7 @@ SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means
 LEAP = 4.0  # a scale that has moved by this factor is no noise: what came before is no part of the mean
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
+COMPARABLE = 10.0  # gradient scales of a run and its twin that are not further apart become one
 UNBOUNDED_STDS = 3
 RATE = 2.0  # seconds: as steady as steps a second are shown
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
@@ -342,6 +343,9 @@ class History:
         else:
             self.twin = self.twin or History()
             self.twin._take(snapshot.twin, shows)
+            scales = sorted((self.gradient_scale, self.twin.gradient_scale))
+            if scales[1] <= COMPARABLE * scales[0]:
+                self.gradient_scale = self.twin.gradient_scale = scales[1]
         self.snapshot = snapshot
         self._count += 1
         self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0

@@ -485,8 +485,8 @@ class Studio(App[int]):
         self.action_screen(names[(names.index(self.state.screen) + by) % len(names)])
 
     def action_screen(self, name: str) -> None:
-        if name == self.state.screen and name != "dashboard":
-            name = "dashboard"
+        if name == self.state.screen:
+            name = self.screen_before()
         self.state = replace(self.state, screen=name, scroll=0)
         self.drawn = ()
         self.paint()
@@ -500,8 +500,12 @@ class Studio(App[int]):
     async def action_back(self) -> None:
         if self.state.screen == "dashboard" and self.state.filter:
             self.state = replace(self.state, filter="", cursor=0)
-        self.state = replace(self.state, screen="dashboard", message="")
+        self.state = replace(self.state, screen=self.screen_before(), message="")
         self.paint()
+
+    def screen_before(self) -> str:
+        """Where leaving the present screen leads to: from an explanation to what it explains."""
+        return str(self.state.options.get("explained", "dashboard")) if self.state.screen == "explain" else "dashboard"
 
     def action_picture(self) -> None:
         step = self.history.snapshot.step if self.history.snapshot else 0

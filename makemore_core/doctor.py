@@ -317,7 +317,8 @@ def _last_layer(run: _Run) -> Iterator[Finding]:
     if last - next_fastest > LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"].value:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {next_fastest:.1f} in the others"
         fix: dict[str, Value] | None = {"last_shrink": 1.0} if "last_shrink" in run.now.config else None
-        yield _finding("last-layer-fast", "the last layer learns ten times faster", evidence,
+        times = 10 ** (last - next_fastest)
+        yield _finding("last-layer-fast", f"the last layer learns {times:.0f} times as fast", evidence,
                        "do not make its weights so small at the start, or train on: it catches up", fix)  # fmt: skip
 
 

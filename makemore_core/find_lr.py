@@ -89,15 +89,16 @@ def suggest(rates: Sequence[float], smooth: Sequence[float]) -> tuple[float | No
         return None, "the loss falls at none of the rates by more than its noise"
     high = lowest + RISEN * (smooth[0] - lowest)
     risen = next((i for i in range(bottom, len(smooth)) if not smooth[i] <= high), None)
-    rate = _round(rates[bottom])
+    reason = f"the loss is lowest, {lowest:.2f}, at lr {rates[bottom]:.2g}"
     if risen is None:
-        return rate, f"the loss is lowest, {lowest:.2f}, at lr {rate:g}, and does not rise again up to {rates[-1]:g}"
-    return rate, f"the loss is lowest, {lowest:.2f}, at lr {rate:g}; from {rates[risen]:.2g} on it rises"
+        return _round(rates[bottom], math.inf), f"{reason}, and does not rise again up to {rates[-1]:g}"
+    return _round(rates[bottom], rates[risen]), f"{reason}; from {rates[risen]:.2g} on it rises"
 
 
-def _round(rate: float) -> float:
-    """One digit is all that such a test can tell."""
-    return float(f"{rate:.0e}")
+def _round(rate: float, below: float) -> float:
+    """One digit is all that such a test can tell; rounded down where up would be where the loss rises."""
+    rounded = float(f"{rate:.0e}")
+    return rounded if rounded < below else float(f"{rounded - 10.0 ** math.floor(math.log10(rate)):.0e}")
 
 
 def plain(test: RangeTest) -> dict[str, Json]:

@@ -93,12 +93,12 @@ PRESETS: dict[str, Preset] = {
     "deep-no-fanin": Preset(
         _DEEP | {"fan_in": "off"},
         "weights straight from randn: no division by the square root of fan-in",
-        "saturated everywhere, update:data near -1 to -1.5 and uneven",
+        "saturated everywhere, and update:data uneven from weight to weight",
     ),
     "deep-slow": Preset(
         _DEEP | {"lr": 0.001},
         "a learning rate a hundred times too small",
-        "update:data near -4, a whole unit under its guide line",
+        "update:data far under its guide line, for every weight",
     ),
     "deep-batchnorm": Preset(
         {},

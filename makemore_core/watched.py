@@ -26,7 +26,6 @@ class Watched:
     def __init__(self, config: Config, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
         self.trainer = Trainer(config, dataset)
-        self.params = sum(parameter.numel() for parameter in self.trainer.model.parameters())
         self.loss: float | None = None
         self.first_loss: float | None = None
         self.smoothed_loss: float | None = None
@@ -64,6 +63,11 @@ class Watched:
     def diverged(self) -> bool:
         """Whether the loss is no longer a number."""
         return self.loss is not None and not math.isfinite(self.loss)
+
+    @property
+    def params(self) -> int:
+        """How many numbers the net learns."""
+        return sum(parameter.numel() for parameter in self.trainer.model.parameters())
 
     def look(self) -> None:
         """Probe the last update, which was run with `watch`."""

@@ -204,6 +204,12 @@ def test_any_net_can_be_examined(snapshot: Snapshot, expected: set[str]) -> None
     assert all(finding.fix is None and finding.suggestion and finding.evidence for finding in found)
 
 
+def test_how_much_faster_the_last_layer_learns_is_told() -> None:
+    (found,) = findings(with_update(foreign(), 4, -1.0))
+    others = max(weight.update_data_log10 for weight in foreign().weights[:-1])
+    assert found.what == f"the last layer learns {10 ** (-1.0 - others):.0f} times as fast"
+
+
 def test_half_of_all_relus_are_off_in_a_healthy_net() -> None:
     snapshot = with_layer(foreign(), 1, saturated=0.6)
     relu = msgspec.structs.replace(snapshot.layers[1], kind="ReLU")

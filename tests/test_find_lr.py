@@ -72,6 +72,16 @@ def test_suggestions(smooth: list[float], suggestion: float | None) -> None:
     assert reason
 
 
+def test_what_is_suggested_lies_below_where_the_loss_rises() -> None:
+    smooth = [3.0, 2.9, 2.44, 2.6, 2.8]
+    assert find_lr.suggest([0.001, 0.02, 0.0452, 0.046, 0.1], smooth) == (
+        0.04,
+        "the loss is lowest, 2.44, at lr 0.045; from 0.046 on it rises",
+    )
+    assert find_lr.suggest([0.001, 0.02, 0.0962, 0.0975, 0.1], smooth)[0] == 0.09
+    assert find_lr.suggest([0.001, 0.02, 0.0962, 0.13, 0.2], smooth)[0] == 0.1
+
+
 def test_a_running_mean_has_no_pull_to_its_start() -> None:
     assert find_lr.smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
     assert all(math.isnan(mean) for mean in find_lr.smoothed([2.0, math.inf, 2.0])[1:])

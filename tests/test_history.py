@@ -165,6 +165,15 @@ def test_scales_hold_until_the_net_has_left_them() -> None:
     assert [round_up(v) for v in (0.0083, 0.1, 7, 99, 0, math.nan)] == [0.01, 0.1, 8, 100, 1, 1]
 
 
+def test_a_run_and_its_twin_share_a_scale_where_both_can_be_seen_on_it() -> None:
+    for gradient, shared in ((1e-3, True), (1e-5, False)):
+        history = History()
+        twin = canned.snapshot(replace(canned.HEALTHY, gradient=gradient))
+        history.feed([msgspec.structs.replace(canned.snapshot(), twin=twin)])
+        assert history.twin is not None
+        assert (history.gradient_scale == history.twin.gradient_scale) == shared
+
+
 def test_exhibits_are_kept_by_name_the_newest_wins() -> None:
     history = History()
     history.feed([Exhibit("dead-map", 1, {"a": 1}), Exhibit("dead-map", 2, {"a": 2})])

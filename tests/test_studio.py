@@ -207,6 +207,9 @@ async def test_every_screen_opens_by_its_key_and_closes_by_escape() -> None:
                 continue
             await pilot.press(screen.key)
             assert app.state.screen == screen.name, screen.key
+            for leave in ("e", "escape"):  # what was explained is come back to
+                await pilot.press("e", leave)
+                assert app.state.screen == screen.name
             await pilot.press("escape")
             assert app.state.screen == "dashboard"
         await pilot.press("?")

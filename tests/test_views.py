@@ -18,7 +18,7 @@ from app.panel import LOOKS, changed, look, sgr
 from app.views import SCREENS, draw
 from app.views.curve import Axis, line, loss_curve
 from app.views.lines import Line, cut, text_of, width
-from app.views.state import Finding, View, rows, window
+from app.views.state import Finding, View, rows, update_sick, window
 from app.views.table import layout, per_column, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
@@ -142,6 +142,12 @@ def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
     assert all("!" in line for line in found)
     healthy = view(canned.course(until=20_000))
     assert not any("!" in line for line in text_of(draw(healthy, 80, 24)))
+
+
+@pytest.mark.parametrize(("value", "sick"), [(-4.1, True), (-3.9, False), (-1.8, False), (-1.7, True)])
+def test_updates_are_signed_where_the_doctor_finds_them_too_large_or_small(value: float, sick: bool) -> None:
+    weight = structs.replace(canned.snapshot().weights[1], layer=1)
+    assert update_sick(value, weight) == sick
 
 
 def test_saturation_is_judged_by_how_the_layer_began() -> None:

@@ -6,7 +6,7 @@ from app import glyphs as glyph
 from app.history import GRADIENT_STDS, SMOOTHING
 from app.keys import GROUPS, KEYS
 from app.views.lines import Line, beside, heading
-from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, UPDATE_WITHIN, View
+from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, View
 from makemore_core.doctor import LIMITS
 from makemore_core.snapshot import FLAT, SATURATED, SMOOTHED
 
@@ -61,8 +61,8 @@ LEGEND: tuple[tuple[str, str], ...] = (
             f"more saturated than {LIMITS['saturated_at_start'].value:.0%} from the start or "
             f"{LIMITS['saturated'].value:.0%} later; std not within {SPREAD_WITHIN:g} times the first "
             f"layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; "
-            f"update:data not within {UPDATE_WITHIN:g} of -3 (the last layer's up to "
-            f"{UPDATE_WITHIN + LIMITS['last_layer'].value:g} above it); no finite number"
+            f"update:data not from {LIMITS['updates_small'].value:g} to {LIMITS['updates_large'].value:g} (the last "
+            f"layer's up to {LIMITS['last_layer'].value:g} more); no finite number"
         ),
     ),
     (

@@ -115,7 +115,6 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
 SPREAD_WITHIN = 2.0  # std of a layer against that of the first
 GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
 UPDATE_GUIDE = -3.0
-UPDATE_WITHIN = 1.0  # log10 units around the guide
 UPDATE_LOW, UPDATE_HIGH = -5.0, -1.0  # the scale of update:data
 
 
@@ -150,9 +149,9 @@ def gradient_sick(row: Row, median_std: float) -> bool:
 
 
 def update_sick(value: float, weight: Weight) -> bool:
-    """Weights that move too fast, too slowly, or not at all; the last layer's may be faster than the others'."""
+    """Weights that move too fast, too slowly, or not at all, by the doctor's limits; the last layer's may be faster."""
     ahead = LIMITS["last_layer"].value if weight.layer is None else 0.0
-    return not -UPDATE_WITHIN <= value - UPDATE_GUIDE <= UPDATE_WITHIN + ahead
+    return not LIMITS["updates_small"].value <= value <= LIMITS["updates_large"].value + ahead
 
 
 def is_bounded(row: Row) -> bool:
