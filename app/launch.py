@@ -94,6 +94,7 @@ def begin(plan: Plan, run: str | None) -> Path:
     try:
         rundir.write_manifest(folder, manifest)
     except OSError as error:
+        forget(folder)
         raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
     return folder
 

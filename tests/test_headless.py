@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from typing import NoReturn
 
 import pytest
 
+from app import launch
 from makemore_core import checkpoint, control, rundir
 from makemore_core.config import Config
 from makemore_core.dataset import read
@@ -192,6 +194,16 @@ def test_no_folder_is_left_of_a_run_that_could_not_start(makemore: Commands, how
     assert (ended.status, ended.out) == (2, "")
     assert "there can be no such net here: " in ended.err
     assert not (makemore.cwd / "runs/huge").exists()
+
+
+def test_no_folder_is_left_where_the_manifest_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rundir, "write_manifest", full)
+    with pytest.raises(ValueError, match=r"^run=.*/run: cannot be written: No space left on device$"):
+        launch.begin(launch.plan(None, {}, None), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_minibatches_that_do_not_fit_are_told_in_one_line(makemore: Commands) -> None:
