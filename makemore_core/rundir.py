@@ -97,18 +97,20 @@ def new_run(name_or_path: str | None, preset: str) -> Path:
     number = 1 + max(
         (int(m[1]) for p in list_runs() if (m := re.fullmatch(rf"{preset}-(\d{{1,9}})", p.name))), default=0
     )
-    while True:
-        folder = runs_folder() / f"{preset}-{number}"
-        if not folder.exists():
-            _make(folder)
-            return folder
+    while not _make(runs_folder() / f"{preset}-{number}", only_new=True):
         number += 1
+    return runs_folder() / f"{preset}-{number}"
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, *, only_new: bool = False) -> bool:
+    """Whether the folder was made; `only_new`: not where there is one, which another process may be making now."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            if only_new:
+                return False
         check_private(folder)
         if any(folder.iterdir()):
             raise ValueError(f"run={folder}: is there already; resume it, or choose another name")
@@ -117,6 +119,7 @@ def _make(folder: Path) -> None:
             (folder / inner).mkdir(mode=0o700)
     except OSError as error:
         raise ValueError(f"run={folder}: {error.strerror or error}") from None
+    return True
 
 
 def check_private(folder: Path) -> None:
