@@ -187,6 +187,12 @@ def test_the_window_always_holds_the_cursor(count: int, height: int) -> None:
             assert last - first + (first > 0) + (last < count) <= height
 
 
+def test_no_room_at_all_for_no_rows_at_all() -> None:
+    first = msgspec_replace(canned.snapshot(), layers=(), weights=())
+    state = view([msgspec_replace(first, twin=first)], screen="twin")
+    assert len(draw(state, 80, 1)) == 1
+
+
 def test_a_filter_says_how_many_it_lets_through() -> None:
     state = view(canned.course(until=1000), filter="tanh")
     assert len(rows(state)) == 5

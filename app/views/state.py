@@ -96,7 +96,7 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
 
     A row is given up at either end where rows are hidden beyond it, for the line that says how many.
     """
-    if count <= height:
+    if count <= max(0, height):
         return 0, count
     if height <= 2:
         first = min(max(0, cursor), count - 1)
