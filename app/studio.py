@@ -24,7 +24,7 @@ from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted
 from app.views import SCREENS, draw, screen
-from app.views.state import Finding, View, rows
+from app.views.state import View, rows
 from makemore_core.command import (
     Command,
     Look,
@@ -42,7 +42,7 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
-from makemore_core.doctor import GAINS
+from makemore_core.doctor import GAINS, Finding
 from makemore_core.snapshot import Event, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)

@@ -123,13 +123,15 @@ def findings(view: View, width: int, height: int) -> list[Line]:
     if not found:
         lines.append([(" nothing to report", "good")])
     for finding in found:
-        first, *rest = glyph.wrap(glyph.escape(g.text(finding.title), ascii=g.ascii), width - 2) or [""]
-        lines.append([("!", "sick"), (first, "sick")])
+        title, *rest = _wrapped(finding.what, width - 2, g) or [""]
+        lines.append([("!", "sick"), (title, "sick")])
         lines += [[(" " + line, "sick")] for line in rest]
-        lines += [
-            [(" " + line, "dim")] for line in glyph.wrap(glyph.escape(g.text(finding.text), ascii=g.ascii), width - 2)
-        ]
+        lines += [[(" " + line, "dim")] for line in _wrapped(f"{finding.evidence}; {finding.suggestion}", width - 2, g)]
     return lines[:height]
+
+
+def _wrapped(text: str, width: int, g: glyph.Glyphs) -> list[str]:
+    return glyph.wrap(glyph.escape(g.text(text), ascii=g.ascii), width)
 
 
 def styles(count: int) -> list[str]:

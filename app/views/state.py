@@ -11,22 +11,8 @@ from app.glyphs import UNICODE, Glyphs
 from app.history import History, LayerTrace, WeightTrace, bounded
 from app.views.lines import Line
 from makemore_core.command import Command, Look
-from makemore_core.doctor import LIMITS, RELU_LIKE, START
+from makemore_core.doctor import LIMITS, RELU_LIKE, START, Finding
 from makemore_core.snapshot import Weight
-
-
-class Finding(NamedTuple):
-    """Something a doctor has found: a short title, and what to make of it in a sentence or two.
-
-    `fix` are the changes that would try the suggestion, None where no key can.
-    """
-
-    title: str
-    text: str = ""
-    evidence: str = ""
-    why: str = ""
-    suggestion: str = ""
-    fix: dict[str, int | float | bool | str] | None = None
 
 
 @dataclass(frozen=True)
