@@ -492,9 +492,7 @@ class Studio(App[int]):
         self.paint()
 
     def action_enlarge(self) -> None:
-        if self.pressed("enter"):
-            return
-        if any(one.name == "layer" for one in SCREENS):
+        if not self.pressed("enter"):
             self.action_screen("layer")
 
     async def action_back(self) -> None:

@@ -157,18 +157,15 @@ class Pressed(NamedTuple):
 
 
 class Screen(NamedTuple):
-    """A screen: the key that reaches it, how it is drawn, how often, and the exhibit it asks for while it is shown.
+    """A screen: how it is drawn, how often, and the exhibit it asks for while it is shown.
 
     `every` is in seconds; `look` gives the command to send, at most every `look_every` seconds or when it changes.
     `press` takes up, down, left, right, pageup, pagedown, home, end and enter; None: not for this screen.
     """
 
-    key: str
     name: str
-    title: str
     draw: Draw
     every: float = 0.1
     look: Callable[[View], Look | None] | None = None
     look_every: float = 2.0
-    help: str = ""
     press: Callable[[View, str], Pressed | None] | None = None
