@@ -70,8 +70,7 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     for word in words:
         name, equals, value = word.partition("=")
         twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
-    other = twin.as_dict()
-    changes = {name: other[name] for name, value in config.as_dict().items() if value != other[name]}
+    changes = config.changes_to(twin)
     if words and not changes:
         raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")
     check_twin(config, twin)
