@@ -97,6 +97,17 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
     return first, last
 
 
+def listed(count: int, cursor: int, height: int, row: Callable[[int], Sequence[Line]], g: Glyphs) -> list[Line]:
+    """As many of `count` rows round the cursor as fit, and how many are hidden; `row` gives the lines of one."""
+    first, last = window(count, cursor, height)
+    lines: list[Line] = [[(f" {g.above} {first} more above", "dim")]] if first > 0 else []
+    for at in range(first, last):
+        lines += row(at)
+    if last < count:
+        lines.append([(f" {g.below} {count - last} more below", "dim")])
+    return lines
+
+
 # From the lectures: where a number stops looking like that of a net that learns.
 SPREAD_WITHIN = 2.0  # std of a layer against that of the first
 GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
