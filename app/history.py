@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from app.glyphs import rebin
 from makemore_core.snapshot import (
+    ENDED,
     Activation,
     Event,
     Exhibit,
@@ -38,7 +39,7 @@ UNBOUNDED_STDS = 3
 RATE = 2.0  # seconds: as steady as steps a second are shown
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
-STILL = ("paused", "finished", "stopped", "crashed", "diverged")
+STILL = ("paused", *ENDED)
 
 
 class Bucket(NamedTuple):
@@ -327,7 +328,7 @@ class History:
         still = snapshot.state in STILL
         if snapshot.steps_per_second > 0:
             share = 1.0  # but for a rate that wanders: not that of a pause's end, nor one that is held
-            if before is not None and self.rate and not still and before.pace is snapshot.pace is None:
+            if before is not None and self.rate and not still and before.pace is None and snapshot.pace is None:
                 share = _share(before, snapshot, RATE)
             self.rate += (snapshot.steps_per_second - self.rate) * share
         seen = self._seen

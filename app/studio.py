@@ -18,7 +18,7 @@ from textual.app import App, ComposeResult
 from textual.driver import Driver
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.history import STILL, History
+from app.history import History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
@@ -43,7 +43,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
 from makemore_core.doctor import GAINS, Finding
-from makemore_core.snapshot import Event, Snapshot
+from makemore_core.snapshot import ENDED, Event, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -429,7 +429,7 @@ class Studio(App[int]):
         if self.state.frozen:
             self.state = replace(self.state, frozen=False, history=self.history)
             self.say("the view moves again")
-        elif snapshot is not None and snapshot.state in STILL and snapshot.state != "paused":
+        elif snapshot is not None and snapshot.state in ENDED:
             self.say(f"{snapshot.state}: nothing moves that could be frozen")
         else:
             self.state = replace(self.state, frozen=True, history=self.history.still())

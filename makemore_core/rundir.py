@@ -22,7 +22,7 @@ import msgspec
 from makemore_core import control
 from makemore_core.config import Value
 from makemore_core.files import open_regular, opened, read_file, replace_file
-from makemore_core.snapshot import Snapshot, State, from_json
+from makemore_core.snapshot import ENDED, Snapshot, State, from_json
 
 FORMAT = "1.0"
 MANIFEST = "manifest.json"
@@ -34,7 +34,6 @@ EXHIBITS = "exhibits"
 
 LONGEST_FILE = 64 * 1024 * 1024
 STALE = 5.0  # seconds without a sign of life after which a trainer passes for unresponsive
-ENDED: tuple[State, ...] = ("finished", "stopped", "crashed", "diverged")
 LONGEST_NAME = 100
 NAME = re.compile(rf"\w[\w.,+=@ -]{{0,{LONGEST_NAME - 1}}}")
 

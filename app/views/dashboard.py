@@ -8,8 +8,9 @@ from app import glyphs as glyph
 from app.history import Series
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
-from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, View
+from app.views.state import UPDATE_HIGH, UPDATE_LOW, View
 from app.views.table import needed, table
+from makemore_core.doctor import GUIDE
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
 
@@ -175,9 +176,7 @@ def legend(view: View, width: int, *, rows: bool = True) -> Line:
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     """update:data of every weight over the whole run, one scale for all, the guide at -3."""
     courses = by_depth([trace.update for trace in view.history.weights.values()])
-    return lines_over_steps(
-        courses, view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((UPDATE_GUIDE, "guide"),)
-    )
+    return lines_over_steps(courses, view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((GUIDE, "guide"),))
 
 
 def stds_over_steps(view: View, width: int, height: int) -> list[Line]:

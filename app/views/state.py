@@ -11,7 +11,7 @@ from app.glyphs import UNICODE, Glyphs
 from app.history import History, LayerTrace, WeightTrace, bounded
 from app.views.lines import Line
 from makemore_core.command import Command, Look
-from makemore_core.doctor import LIMITS, RELU_LIKE, START, Finding
+from makemore_core.doctor import GUIDE, LIMITS, START, Finding, most_saturated
 from makemore_core.snapshot import Weight
 
 
@@ -111,7 +111,6 @@ def listed(count: int, cursor: int, height: int, row: Callable[[int], Sequence[L
 # From the lectures: where a number stops looking like that of a net that learns.
 SPREAD_WITHIN = 2.0  # std of a layer against that of the first
 GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
-UPDATE_GUIDE = -3.0
 UPDATE_WITHIN = 1.0  # log10 units around the guide
 UPDATE_LOW, UPDATE_HIGH = -5.0, -1.0  # the scale of update:data
 
@@ -131,11 +130,9 @@ def saturated_sick(row: Row) -> bool:
     """
     if row.layer is None:
         return False
-    first, kind = row.layer.first.activation.saturated, row.layer.layer.kind.lower().replace("_", "")
-    at_start = LIMITS["saturated_at_start"].value
-    began_so = row.layer.first_step <= START and not first <= at_start
-    limit = LIMITS["off"].value if kind in RELU_LIKE else at_start if began_so else LIMITS["saturated"].value
-    return not row.layer.layer.activation.saturated <= limit
+    first, now = row.layer.first, row.layer.layer
+    began_so = row.layer.first_step <= START and not first.activation.saturated <= most_saturated(first, True)
+    return not now.activation.saturated <= most_saturated(now, began_so)
 
 
 def gradient_sick(row: Row, median_std: float) -> bool:
@@ -149,7 +146,7 @@ def gradient_sick(row: Row, median_std: float) -> bool:
 def update_sick(value: float, weight: Weight) -> bool:
     """Weights that move too fast, too slowly, or not at all; the last layer's may be faster than the others'."""
     ahead = LIMITS["last_layer"].value if weight.layer is None else 0.0
-    return not -UPDATE_WITHIN <= value - UPDATE_GUIDE <= UPDATE_WITHIN + ahead
+    return not -UPDATE_WITHIN <= value - GUIDE <= UPDATE_WITHIN + ahead
 
 
 def is_bounded(row: Row) -> bool:
