@@ -155,6 +155,8 @@ def in_background(folder: Path, watch: Watch) -> int:
         if ended:
             break
         time.sleep(0.05)
+    trainer.kill()  # else it might train what is told not to have begun
+    trainer.wait()
     lines = (folder / LOG).read_bytes()[said:].decode(errors="replace").strip().splitlines()
     raise ValueError(f"run={folder.name}: the trainer did not start: {lines[-1] if lines else 'it said nothing'}")
 
