@@ -599,7 +599,7 @@ def _mix_counts(
         smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells)]
         shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells)]
     smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
-    flat = (sum(smooth) or 1.0) * 5 / len(smooth)  # what fills a bar: five times a flat histogram
+    flat = (sum(smooth) or 1.0) * 5 / max(1, len(smooth))  # what fills a bar: five times a flat histogram
     return smooth, [
         a if abs((b / flat) ** 0.75 - (a / flat) ** 0.75) * 8 < STEADY_LEVEL and (b == 0) == (a == 0) else b
         for a, b in zip(shown, smooth, strict=True)
