@@ -100,11 +100,6 @@ class TerminalDriver(LinuxDriver):
             if signal.getsignal(number) != signal.SIG_IGN:  # started by nohup: so be it
                 signal.signal(number, self._told_to_end)
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether drawings were left out because the terminal did not take them."""
-        return self._left_out
-
     # Showing and hiding
 
     def start_application_mode(self) -> None:

@@ -345,7 +345,8 @@ def safe(text: str, width: int, glyphs: Glyphs = UNICODE) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` cells, broken at blanks where there are any."""
+    """Lines of at most `width` cells, at least one, broken at blanks where there are any."""
+    width = max(1, width)
     lines: list[str] = []
     line = ""
     for chunk in text.split():

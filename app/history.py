@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from app.glyphs import rebin
 from makemore_core.snapshot import (
+    ENDED,
     Activation,
     Event,
     Exhibit,
@@ -39,7 +40,7 @@ UNBOUNDED_STDS = 3
 RATE = 2.0  # seconds: as steady as steps a second are shown
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
-STILL = ("paused", "finished", "stopped", "crashed", "diverged")
+STILL = ("paused", *ENDED)
 
 
 class Bucket(NamedTuple):
@@ -328,7 +329,7 @@ class History:
         still = snapshot.state in STILL
         if snapshot.steps_per_second > 0:
             share = 1.0  # but for a rate that wanders: not that of a pause's end, nor one that is held
-            if before is not None and self.rate and not still and before.pace is snapshot.pace is None:
+            if before is not None and self.rate and not still and before.pace is None and snapshot.pace is None:
                 share = _share(before, snapshot, RATE)
             self.rate += (snapshot.steps_per_second - self.rate) * share
         seen = self._seen
@@ -603,7 +604,7 @@ def _mix_counts(
         smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells)]
         shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells)]
     smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
-    flat = (sum(smooth) or 1.0) * 5 / len(smooth)  # what fills a bar: five times a flat histogram
+    flat = (sum(smooth) or 1.0) * 5 / max(1, len(smooth))  # what fills a bar: five times a flat histogram
     return smooth, [
         a if abs((b / flat) ** 0.75 - (a / flat) ** 0.75) * 8 < STEADY_LEVEL and (b == 0) == (a == 0) else b
         for a, b in zip(shown, smooth, strict=True)

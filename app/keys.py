@@ -14,7 +14,7 @@ from textual.binding import Binding
 class Key(NamedTuple):
     """What a key does. `shown` is how the key is written, `short` the footer's word (none: not in the footer).
 
-    `changes`: it acts on training, so that it is off in a read-only view. `rank` orders the footer, lowest first.
+    `rank` orders the footer, lowest first.
     """
 
     keys: tuple[str, ...]
@@ -23,30 +23,29 @@ class Key(NamedTuple):
     help: str
     short: str = ""
     group: str = "look"
-    changes: bool = False
     rank: int = 50
 
 
 KEYS: tuple[Key, ...] = (
-    Key(("space",), "pause", "space", "pause, and go on, past the last step too", "pause", "train", True, 0),
-    Key((".",), "step", ".", "one step, then pause", "step", "train", True, 40),
-    Key(("<",), "pace(-1)", "<", "slow motion: 1,000, 100, 10, 1 steps a second", "", "train", True),
-    Key((">",), "pace(1)", ">", "faster again; beyond 1,000 as fast as it goes", "pace", "train", True, 44),
-    Key(("n",), "sample", "n", "sample names from the model", "names", "train", True, 10),
-    Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train", True),
-    Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", True, 11),
-    Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", True, 1),
-    Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change", True),
-    Key(("G",), "gain(1)", "G", "larger gain: 0.1 0.2 0.5 1 1.5 5/3 2 3 5", "gain", "change", True, 2),
-    Key(("-",), "lr(-1)", "-", "smaller lr (restarts only a diverged run)", "", "change", True),
-    Key(("+", "="), "lr(1)", "+", "larger lr (restarts only a diverged run)", "lr", "change", True, 3),
-    Key(("f",), "fan_in", "f", "division by the root of fan-in on / off", "fan-in", "change", True, 12),
-    Key(("a",), "nonlinearity", "a", "next nonlinearity", "nonlinearity", "change", True, 41),
-    Key(("t",), "twin", "t", "a twin with another setting; again: ends it", "twin", "train", True, 25),
-    Key(("L",), "live", "L", "changes restart the run, or are applied live", "live", "change", True, 42),
-    Key(("p",), "freeze", "p", "freeze the view; training goes on", "freeze", "look", False, 20),
-    Key(("/",), "filter", "/", "show only layers with some text in their name", "filter", "look", False, 30),
-    Key(("y",), "log", "y", "logarithmic scale of the loss", "log", "look", False, 31),
+    Key(("space",), "pause", "space", "pause, and go on, past the last step too", "pause", "train", 0),
+    Key((".",), "step", ".", "one step, then pause", "step", "train", 40),
+    Key(("<",), "pace(-1)", "<", "slow motion: 1,000, 100, 10, 1 steps a second", "", "train"),
+    Key((">",), "pace(1)", ">", "faster again; beyond 1,000 as fast as it goes", "pace", "train", 44),
+    Key(("n",), "sample", "n", "sample names from the model", "names", "train", 10),
+    Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train"),
+    Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", 11),
+    Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", 1),
+    Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change"),
+    Key(("G",), "gain(1)", "G", "larger gain: 0.1 0.2 0.5 1 1.5 5/3 2 3 5", "gain", "change", 2),
+    Key(("-",), "lr(-1)", "-", "smaller lr (restarts only a diverged run)", "", "change"),
+    Key(("+", "="), "lr(1)", "+", "larger lr (restarts only a diverged run)", "lr", "change", 3),
+    Key(("f",), "fan_in", "f", "division by the root of fan-in on / off", "fan-in", "change", 12),
+    Key(("a",), "nonlinearity", "a", "next nonlinearity", "nonlinearity", "change", 41),
+    Key(("t",), "twin", "t", "a twin with another setting; again: ends it", "twin", "train", 25),
+    Key(("L",), "live", "L", "changes restart the run, or are applied live", "live", "change", 42),
+    Key(("p",), "freeze", "p", "freeze the view; training goes on", "freeze", "look", 20),
+    Key(("/",), "filter", "/", "show only layers with some text in their name", "filter", "look", 30),
+    Key(("y",), "log", "y", "logarithmic scale of the loss", "log", "look", 31),
     Key(("0",), "rescale", "0", "new scales, without the earlier curves", "", "look"),
     Key(("tab", "down", "j"), "move(1)", "tab down j", "next layer", "", "move"),
     Key(("shift+tab", "up", "k"), "move(-1)", "up k", "previous layer", "", "move"),
@@ -56,38 +55,30 @@ KEYS: tuple[Key, ...] = (
     Key(("end",), "move(100000)", "end", "last layer", "", "move"),
     Key(("right", "l"), "turn(1)", "right l", "next screen", "", "move"),
     Key(("left", "h"), "turn(-1)", "left h", "previous screen", "", "move"),
-    Key(("enter",), "enlarge", "enter", "enlarge the layer under the cursor", "enlarge", "move", False, 21),
+    Key(("enter",), "enlarge", "enter", "enlarge the layer under the cursor", "enlarge", "move", 21),
     Key(("escape",), "back", "esc", "back to the dashboard; close what is open", "", "move"),
-    Key(("D",), "screen('doctor')", "D", "the doctor's advice; enter applies it", "doctor", "look", False, 22),
-    Key(("e",), "explain", "e", "explain what is on the screen", "explain", "look", False, 23),
-    Key(
-        ("P",),
-        "screen('presets')",
-        "P",
-        "the lectures' experiments; enter starts one",
-        "experiments",
-        "look",
-        False,
-        24,
-    ),
-    Key(("1",), "screen('dashboard')", "1", "the dashboard", "", "look"),
-    Key(("2",), "screen('layer')", "2", "one layer enlarged", "", "look"),
-    Key(("3",), "screen('gradients')", "3", "gradients through depth and time", "", "look"),
-    Key(("4",), "screen('weights')", "4", "every weight; update:data over time", "", "look"),
-    Key(("5",), "screen('dead-map')", "5", "dead units: units × examples", "", "look"),
-    Key(("6",), "screen('backward')", "6", "every gradient by hand against autograd", "", "look"),
-    Key(("7",), "screen('twin')", "7", "the twin beside this run, layer by layer", "", "look"),
-    Key(("8",), "screen('find-lr')", "8", "learning-rate finder; enter takes its suggestion", "", "look"),
-    Key(("B",), "screen('batchnorm')", "B", "BatchNorm looked into, with a slider", "", "look"),
-    Key(("i",), "screen('gain')", "i", "gain looked into: the spread through any depth", "", "look"),
-    Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", False, 43),
-    Key(("?", "9"), "screen('help')", "?", "this help", "help", "look", False, 4),
-    Key(("d",), "detach", "d", "leave; training goes on in the background", "detach", "look", False, 26),
-    Key(("q", "ctrl+c"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", False, 5),
+    Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", 43),
+    Key(("d",), "detach", "d", "leave; training goes on in the background", "detach", "look", 26),
+    Key(("q", "ctrl+c"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", 5),
     Key(("ctrl+z",), "suspend_process", "ctrl-z", "back to the shell, training stops too; fg returns", "", "look"),
+    Key(("1",), "screen('dashboard')", "1", "every layer in a row, loss, names, findings", "", "screens"),
+    Key(("2",), "screen('layer')", "2", "the layer under the cursor, enlarged", "", "screens"),
+    Key(("3",), "screen('gradients')", "3", "gradients through depth and time", "", "screens"),
+    Key(("4",), "screen('weights')", "4", "every weight; update:data over time", "", "screens"),
+    Key(("5",), "screen('dead-map')", "5", "dead units: units × examples", "", "screens"),
+    Key(("6",), "screen('backward')", "6", "every gradient by hand against autograd", "", "screens"),
+    Key(("7",), "screen('twin')", "7", "the twin beside this run, layer by layer", "", "screens"),
+    Key(("8",), "screen('find-lr')", "8", "learning-rate finder; enter takes its suggestion", "", "screens"),
+    Key(("B",), "screen('batchnorm')", "B", "BatchNorm looked into, with a slider", "", "screens"),
+    Key(("i",), "screen('gain')", "i", "gain looked into: the spread through any depth", "", "screens"),
+    Key(("P",), "screen('presets')", "P", "the lectures' experiments; enter starts one", "experiments", "screens", 24),
+    Key(("D",), "screen('doctor')", "D", "the doctor's advice; enter applies it", "doctor", "screens", 22),
+    Key(("e",), "explain", "e", "explain what is on the screen", "explain", "screens", 23),
+    Key(("?", "9"), "screen('help')", "?", "this help", "help", "screens", 4),
 )
 
-GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("look", "Looking"))
+GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("look", "Looking"), ("screens", "Screens"))
+CHANGING = ("train", "change")  # groups whose keys act on training: off in a read-only view
 
 # Two keys of one thing, written as one in the footer.
 PAIRS = {"gain(1)": "g/G", "lr(1)": "-/+", "pace(1)": "</>"}
@@ -102,5 +93,7 @@ def bindings() -> Iterator[Binding]:
 
 def footer(readonly: bool) -> list[tuple[str, str]]:
     """(key, word) in the order in which they are given up on a narrow screen, the last first."""
-    chosen = sorted((key for key in KEYS if key.short and not (readonly and key.changes)), key=lambda key: key.rank)
+    chosen = sorted(
+        (key for key in KEYS if key.short and not (readonly and key.group in CHANGING)), key=lambda key: key.rank
+    )
     return [(PAIRS.get(key.action, key.shown), key.short) for key in chosen]

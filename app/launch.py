@@ -70,8 +70,7 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     for word in words:
         name, equals, value = word.partition("=")
         twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
-    other = twin.as_dict()
-    changes = {name: other[name] for name, value in config.as_dict().items() if value != other[name]}
+    changes = config.changes_to(twin)
     if words and not changes:
         raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")
     check_twin(config, twin)
@@ -94,6 +93,7 @@ def begin(plan: Plan, run: str | None) -> Path:
     try:
         rundir.write_manifest(folder, manifest)
     except OSError as error:
+        forget(folder)
         raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
     return folder
 
@@ -155,6 +155,8 @@ def in_background(folder: Path, watch: Watch) -> int:
         if ended:
             break
         time.sleep(0.05)
+    trainer.kill()  # else it might train what is told not to have begun
+    trainer.wait()
     lines = (folder / LOG).read_bytes()[said:].decode(errors="replace").strip().splitlines()
     raise ValueError(f"run={folder.name}: the trainer did not start: {lines[-1] if lines else 'it said nothing'}")
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 
 from rich.color import Color, ColorSystem
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console
 from rich.segment import Segment
 from rich.style import Style
 from textual._compositor import CompositorUpdate  # private: Textual has no public way to send a part of a line
@@ -100,12 +100,6 @@ class Patch(CompositorUpdate):
     def __init__(self, stretches: Sequence[tuple[int, int, Line]], coloured: bool) -> None:
         self.stretches, self.coloured = stretches, coloured
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        del console, options
-        for x, y, line in self.stretches:
-            yield Segment(f"\x1b[{y + 1};{x + 1}H")
-            yield from (Segment(text, look(style, self.coloured)) for text, style in line)
-
     def render_segments(self, console: Console) -> str:
         """The bytes, in order of lines and columns."""
         out: list[str] = []
@@ -146,7 +140,6 @@ class Panel(Widget):
     def __init__(self, *, coloured: bool = True) -> None:
         super().__init__()
         self.coloured = coloured
-        self.sent_cells = 0
         self._lines: list[Line] = []
 
     @property
@@ -159,7 +152,6 @@ class Panel(Widget):
         old, self._lines = self._lines, lines
         width, height = self.size
         if len(old) != len(lines) or len(lines) != height:
-            self.sent_cells += width * height
             self.refresh()
             return
         stretches: list[tuple[int, int, Line]] = []
@@ -168,9 +160,8 @@ class Panel(Widget):
                 continue
             for first, last in changed(before, new):
                 stretches.append((first, y, cut(new, first, min(last, width))))
-                self.sent_cells += min(last, width) - first
         if stretches:
-            self.app._display(self.screen, Patch(stretches, self.coloured))
+            self.app._display(self.screen, Patch(stretches, self.coloured))  # type: ignore[arg-type]  # written as it is
 
     def render_line(self, y: int) -> Strip:
         """One line, for a full picture."""

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,16 @@ def newest(folder: Path) -> Snapshot:
 
 def last_recorded(folder: Path) -> Snapshot | None:
     """The last snapshot in a run's record, for a run whose state file is gone or damaged."""
-    for payload in reversed(RecordReader(folder / rundir.RECORD).read()):
+    return next(snapshots(reversed(RecordReader(folder / rundir.RECORD).read())), None)
+
+
+def snapshots(payloads: Iterable[bytes]) -> Iterator[Snapshot]:
+    """Those among what was read from a record."""
+    for payload in payloads:
         with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
             event = from_json(payload)
             if isinstance(event, Snapshot):
-                return event
-    return None
+                yield event
 
 
 def say(text: str) -> None:
@@ -106,8 +110,8 @@ def list_all(as_json: bool) -> int:
             click.echo(to_json(row))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for line in in_columns([cells(row) for row in found], width, (5, 4, 6)):
-            click.echo(line)
+        for text in in_columns([cells(row) for row in found], width, (5, 4, 6)):
+            click.echo(text)
     return Exit.DONE
 
 
@@ -241,7 +245,9 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
 def examine_run(run: str | None, as_json: bool) -> int:
     """`makemore doctor`."""
     folder = rundir.find_run(run)
-    chart = chart_of(folder)
+    chart = Chart()
+    for snapshot in snapshots(RecordReader(folder / rundir.RECORD).read()):
+        chart.see(snapshot)
     chart.see(newest(folder))
     found = chart.findings()
     if as_json:
@@ -251,14 +257,3 @@ def examine_run(run: str | None, as_json: bool) -> int:
     for finding in () if as_json else found:
         click.echo(f"{finding.what}\n    {finding.evidence}\n    {finding.why}\n    try: {finding.suggestion}")
     return Exit.FINDINGS if found else Exit.DONE
-
-
-def chart_of(folder: Path) -> Chart:
-    """The doctor's chart of a run, from its record."""
-    chart = Chart()
-    for payload in RecordReader(folder / rundir.RECORD).read():
-        with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
-            event = from_json(payload)
-            if isinstance(event, Snapshot):
-                chart.see(event)
-    return chart

@@ -10,11 +10,10 @@ from app.driver import run_app
 from app.headless import SAVING, stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
 from app.terminal import Exit, by_signal
-from app.views.state import Finding
 from makemore_core.aside import Aside
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Command, Stop
-from makemore_core.doctor import Chart
+from makemore_core.doctor import Chart, Finding
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
@@ -107,16 +106,13 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
     return status
 
 
-def advice() -> Callable[[Sequence[Snapshot]], list[Finding]]:
-    """A doctor for one run, who remembers how it began; gives what he finds as the screens show it."""
+def advice() -> Callable[[Sequence[Snapshot]], Sequence[Finding]]:
+    """A doctor for one run, who remembers how it began."""
     chart = Chart()
 
-    def examine(snapshots: Sequence[Snapshot]) -> list[Finding]:
+    def examine(snapshots: Sequence[Snapshot]) -> Sequence[Finding]:
         for snapshot in snapshots:
             chart.see(snapshot)
-        return [
-            Finding(f.what, f"{f.evidence}; {f.suggestion}", f.evidence, f.why, f.suggestion, f.fix)
-            for f in chart.findings()
-        ]
+        return chart.findings()
 
     return examine

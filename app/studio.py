@@ -18,13 +18,13 @@ from textual.app import App, ComposeResult
 from textual.driver import Driver
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.history import STILL, History
+from app.history import History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted
 from app.views import SCREENS, draw, screen
-from app.views.state import Finding, View, rows
+from app.views.state import View, rows
 from makemore_core.command import (
     Command,
     Look,
@@ -42,8 +42,8 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
-from makemore_core.doctor import GAINS
-from makemore_core.snapshot import Event, Snapshot
+from makemore_core.doctor import GAINS, Finding
+from makemore_core.snapshot import ENDED, Event, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -429,7 +429,7 @@ class Studio(App[int]):
         if self.state.frozen:
             self.state = replace(self.state, frozen=False, history=self.history)
             self.say("the view moves again")
-        elif snapshot is not None and snapshot.state in STILL and snapshot.state != "paused":
+        elif snapshot is not None and snapshot.state in ENDED:
             self.say(f"{snapshot.state}: nothing moves that could be frozen")
         else:
             self.state = replace(self.state, frozen=True, history=self.history.still())
@@ -492,9 +492,7 @@ class Studio(App[int]):
         self.paint()
 
     def action_enlarge(self) -> None:
-        if self.pressed("enter"):
-            return
-        if any(one.name == "layer" for one in SCREENS):
+        if not self.pressed("enter"):
             self.action_screen("layer")
 
     async def action_back(self) -> None:

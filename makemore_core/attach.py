@@ -18,7 +18,7 @@ from makemore_core.command import Command
 from makemore_core.control import ControlClient
 from makemore_core.files import read_file
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import Event, Snapshot, State, from_json
+from makemore_core.snapshot import ENDED, Event, Snapshot, State, from_json
 
 LONGEST_EXHIBIT = 16 * 1024 * 1024
 PIECE = 1024 * 1024  # bytes of the record that are held at once
@@ -141,7 +141,7 @@ class Attached:
 
     def _blank(self, state: State | None) -> Snapshot | None:
         """What is shown of a run that ended before anything was recorded."""
-        if state not in rundir.ENDED:
+        if state not in ENDED:
             return None
         try:
             manifest = rundir.read_manifest(self._folder)

@@ -123,6 +123,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Plain values by field name, in the order of the fields."""
         return {name: getattr(self, name) for name in self.__struct_fields__}
 
+    def changes_to(self, after: Config) -> dict[str, Value]:
+        """The fields in which `after` differs, with its values."""
+        before = self.as_dict()
+        return {name: value for name, value in after.as_dict().items() if value != before[name]}
+
 
 def check_twin(config: Config, twin: Config) -> None:
     """Raises ValueError, in one line, where two nets could not be trained in lock-step."""

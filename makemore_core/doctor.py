@@ -233,10 +233,12 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
 
 def _saturated(run: _Run) -> Iterator[Finding]:
     for snapshot, start in run.seen():
-        worst = max(snapshot.layers, key=lambda layer: layer.activation.saturated - _most(layer, start), default=None)
-        if worst is not None and worst.activation.saturated > _most(worst, start):
+        worst = max(
+            snapshot.layers, key=lambda layer: layer.activation.saturated - most_saturated(layer, start), default=None
+        )
+        if worst is not None and worst.activation.saturated > most_saturated(worst, start):
             share = f"{100 * worst.activation.saturated:.0f} %"
-            many = sum(layer.activation.saturated > _most(layer, start) for layer in snapshot.layers)
+            many = sum(layer.activation.saturated > most_saturated(layer, start) for layer in snapshot.layers)
             where = f"{share} of {_row(worst)}" + (f", {many} of {len(snapshot.layers)} layers" if many > 1 else "")
             off = _relu_like(worst)
             evidence = f"{where} {'off' if off else 'beyond 0.97'}{_at(snapshot, run)}"
@@ -528,8 +530,8 @@ def _relu_like(layer: Layer) -> bool:
     return layer.kind.lower().replace("_", "") in RELU_LIKE
 
 
-def _most(layer: Layer, start: bool) -> float:
-    """The most that may be saturated of this layer."""
+def most_saturated(layer: Layer, start: bool) -> float:
+    """The share (0..1) of this layer that may be saturated at most, at the start or later."""
     return LIMITS["off" if _relu_like(layer) else "saturated_at_start" if start else "saturated"].value
 
 

@@ -9,20 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from makemore_core import byhand, deadmap, depth, find_lr, normed
-from makemore_core.looking import Data, Options, whole
+from makemore_core.looking import Data, Options
 from makemore_core.trainer import Trainer
-
-
-def learning_rates(trainer: Trainer, options: Options) -> Data:
-    """The range test of part 2 on a copy; option `updates` (default 1,000)."""
-    updates = whole(options, "updates", find_lr.UPDATES, 10, 100_000)
-    return find_lr.plain(find_lr.range_test(trainer, updates))
-
 
 EXHIBITS: dict[str, Callable[[Trainer, Options], Data]] = {
     "dead-map": deadmap.dead_map,
     "backward": byhand.backward,
     "batchnorm": normed.batchnorm,
     "gain": depth.gains,
-    "find-lr": learning_rates,
+    "find-lr": find_lr.learning_rates,
 }

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from makemore_core.dataset import Split
 from makemore_core.engine import Taps
-from makemore_core.files import replace_file
 from makemore_core.layers import (
     ELU,
     BatchNorm1d,
@@ -136,7 +135,10 @@ class Build:
                 if _sound(self._target):
                     return
                 raise
-            replace_file(self._target, kernels + hashlib.sha256(kernels).digest())
+            fd, part = tempfile.mkstemp(".part", dir=self._target.parent)  # others may finish at the same moment
+            with open(fd, "wb") as file:
+                file.write(kernels + hashlib.sha256(kernels).digest())
+            os.replace(part, self._target)
         self._made.unlink(missing_ok=True)
 
 
@@ -147,7 +149,7 @@ def build() -> Build:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what compilers that were killed have left."""
+    """Remove what compilers and programs that were killed have left."""
     for part in folder.glob("*.part"):
         with contextlib.suppress(OSError):
             if time.time() - part.stat().st_mtime > STALE:

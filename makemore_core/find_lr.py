@@ -10,20 +10,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from makemore_core import dataset
 from makemore_core.config import Config
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
+from makemore_core.looking import Data, Options, upcoming, whole
 from makemore_core.optim import Optimizer
-from makemore_core.snapshot import Exhibit, Json, to_json
+from makemore_core.snapshot import Exhibit, to_json
 from makemore_core.trainer import Trainer
 
 LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
 UPDATES = 1000
-DRAWN = 1_000_000  # indices that are held at once
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
 LEAST = 0.15  # nats that the loss has to fall, several times the noise of the running mean
@@ -60,18 +57,6 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth))
 
 
-def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
-    """The `n` minibatches of `size` indices that training would draw next, from a copy of its generator.
-
-    As many (k, size) at a time as make up at most `DRAWN` indices, at least one.
-    """
-    generator = torch.Generator()
-    generator.set_state(trainer.generator.get_state())
-    most = max(1, DRAWN // size)
-    for first in range(0, n, most):
-        yield trainer.minibatches(generator, trainer.step + first, min(most, n - first), size)
-
-
 def smoothed(losses: Sequence[float]) -> list[float]:
     """Running mean of losses, without the pull of its start; from the first that is not finite on, NaN."""
     mean, out = 0.0, []
@@ -101,8 +86,12 @@ def _round(rate: float, below: float) -> float:
     return rounded if rounded < below else float(f"{rounded - 10.0 ** math.floor(math.log10(rate)):.0e}")
 
 
-def plain(test: RangeTest) -> dict[str, Json]:
-    """The test as an exhibit carries it."""
+def learning_rates(trainer: Trainer, options: Options) -> Data:
+    """The range test of part 2 on a copy; option `updates` (default 1,000)."""
+    return _plain(range_test(trainer, whole(options, "updates", UPDATES, 10, 100_000)))
+
+
+def _plain(test: RangeTest) -> Data:
     return {
         "rates": list(test.rates),
         "losses": list(test.losses),
@@ -120,7 +109,7 @@ def run(config: Config | None = None, data: str | None = None, updates: int = UP
         print(trainer.notice, file=sys.stderr)
     test = range_test(trainer, updates)
     if json:
-        print(to_json(Exhibit("find-lr", test.step, dict(plain(test)))).decode())
+        print(to_json(Exhibit("find-lr", test.step, dict(_plain(test)))).decode())
     else:
         print("\n".join(_table(test)))
     return 0 if test.suggestion is not None else 1

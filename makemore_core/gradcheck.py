@@ -185,17 +185,12 @@ class Report(NamedTuple):
 
 def check(data: str | None = None) -> Report:
     """Part 4's net on its first minibatch, and every brick. Raises ValueError where `data` cannot be read."""
-    names = dataset.read(data)
-    train = names.examples(names.train, 3)
-    generator = torch.Generator().manual_seed(2147483647)
-    net = part4.draw(names.vocabulary, 64, generator)
-    batch = torch.randint(0, len(train.y), (32,), generator=generator)
-    loss, gradients, short = part4.examine(net, train.x[batch], train.y[batch])
+    net, x, y = part4.exercise(dataset.read(data))
+    loss, gradients, short = part4.examine(net, x, y)
     checks = []
     for name, make in bricks().items():
         generator = torch.Generator().manual_seed(1)
-        brick, x = make(generator)
-        checks += check_brick(name, brick, x, generator)
+        checks += check_brick(name, *make(generator), generator)
     return Report(sum(tensor.numel() for tensor in net), loss, gradients, short, checks)
 
 

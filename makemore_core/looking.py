@@ -1,17 +1,17 @@
-"""What every exhibit needs: options read strictly, the coming minibatch, and a pass through a copy of the net.
+"""What every exhibit needs: options read strictly, the coming minibatches, and a pass through a copy of the net.
 
 It stands alone because an exhibit must leave a run as it was, and here is how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from makemore_core import find_lr
 from makemore_core.config import Value
 from makemore_core.dataset import Split
 from makemore_core.model import Model
@@ -21,6 +21,7 @@ from makemore_core.trainer import Trainer
 Options: TypeAlias = Mapping[str, Value]
 Data: TypeAlias = dict[str, Json]
 
+DRAWN = 1_000_000  # indices that are held at once
 OWN_SEED = 2147483647 + 20  # of everything that an exhibit draws
 
 
@@ -56,8 +57,20 @@ def real(options: Options, name: str, default: float, low: float, high: float) -
 
 def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
     """The minibatch that the next update will see, or as many examples drawn in its stead."""
-    batch = next(find_lr.upcoming(trainer, 1, examples or trainer.config.batch_size))[0]
+    batch = next(upcoming(trainer, 1, examples or trainer.config.batch_size))[0]
     return Split(trainer.train.x[batch], trainer.train.y[batch])
+
+
+def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
+    """The `n` minibatches of `size` indices that training would draw next, from a copy of its generator.
+
+    As many (k, size) at a time as make up at most `DRAWN` indices, at least one.
+    """
+    generator = torch.Generator()
+    generator.set_state(trainer.generator.get_state())
+    most = max(1, DRAWN // size)
+    for first in range(0, n, most):
+        yield trainer.minibatches(generator, trainer.step + first, min(most, n - first), size)
 
 
 def floats(tensor: Tensor) -> list[Json]:

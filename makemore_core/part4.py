@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore_core.dataset import Dataset
 from makemore_core.engine import cross_entropy_backward
 
 EPS = 1e-5
@@ -96,6 +97,15 @@ def draw(vocabulary: int, n_hidden: int, generator: torch.Generator, n_embd: int
         bngain=torch.randn((1, n_hidden), generator=unseeded) * 0.1 + 1.0,
         bnbias=torch.randn((1, n_hidden), generator=unseeded) * 0.1,
     )
+
+
+def exercise(data: Dataset) -> tuple[Net, Tensor, Tensor]:
+    """The small net of the exercises, with 64 hidden units, and its first minibatch: `x` (32, 3), `y` (32,)."""
+    train = data.examples(data.train, 3)
+    generator = torch.Generator().manual_seed(2147483647)
+    net = draw(data.vocabulary, 64, generator)
+    batch = torch.randint(0, len(train.y), (32,), generator=generator)
+    return net, train.x[batch], train.y[batch]
 
 
 def forward(net: Net, x: Tensor, y: Tensor) -> dict[str, Tensor]:

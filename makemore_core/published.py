@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-WORDS = 32_033
 SHA256 = "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 
 

@@ -287,11 +287,9 @@ def _session(
 
 def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of one net, by their own names."""
-    other = [one for one in PREFIXES if one.startswith(prefix) and one != prefix]
+    of_twin = prefix == PREFIXES[1]
     return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix) and not any(name.startswith(one) for one in other)
+        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(PREFIXES[1]) == of_twin
     }
 
 

@@ -209,11 +209,8 @@ def fifty_layers() -> Iterator[Row]:
 
 def gradients_by_hand(data: Dataset) -> Iterator[Row]:
     """Part 4's small net: 26 gradients, and the two in one expression."""
-    train = data.examples(data.train, 3)
-    generator = torch.Generator().manual_seed(2147483647)
-    net = part4.draw(data.vocabulary, 64, generator)
-    batch = torch.randint(0, len(train.y), (32,), generator=generator)
-    loss, gradients, (cross_entropy, batchnorm) = part4.examine(net, train.x[batch], train.y[batch])
+    net, x, y = part4.exercise(data)
+    loss, gradients, (cross_entropy, batchnorm) = part4.examine(net, x, y)
     yield Row("part 4", "parameters", PART_4.params, sum(p.numel() for p in net), 0)
     # BatchNorm's gain and bias are drawn without a seed there: first losses spread by 0.015 (std of 400 draws)
     yield Row("part 4", "first loss", PART_4.first_loss, loss, 0.045)

@@ -22,7 +22,7 @@ import msgspec
 from makemore_core import control
 from makemore_core.config import Value
 from makemore_core.files import open_regular, opened, read_file, replace_file
-from makemore_core.snapshot import Snapshot, State, from_json
+from makemore_core.snapshot import ENDED, Snapshot, State, from_json
 
 FORMAT = "1.0"
 MANIFEST = "manifest.json"
@@ -34,7 +34,6 @@ EXHIBITS = "exhibits"
 
 LONGEST_FILE = 64 * 1024 * 1024
 STALE = 5.0  # seconds without a sign of life after which a trainer passes for unresponsive
-ENDED: tuple[State, ...] = ("finished", "stopped", "crashed", "diverged")
 LONGEST_NAME = 100
 NAME = re.compile(rf"\w[\w.,+=@ -]{{0,{LONGEST_NAME - 1}}}")
 
@@ -97,18 +96,20 @@ def new_run(name_or_path: str | None, preset: str) -> Path:
     number = 1 + max(
         (int(m[1]) for p in list_runs() if (m := re.fullmatch(rf"{preset}-(\d{{1,9}})", p.name))), default=0
     )
-    while True:
-        folder = runs_folder() / f"{preset}-{number}"
-        if not folder.exists():
-            _make(folder)
-            return folder
+    while not _make(runs_folder() / f"{preset}-{number}", only_new=True):
         number += 1
+    return runs_folder() / f"{preset}-{number}"
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, *, only_new: bool = False) -> bool:
+    """Whether the folder was made; `only_new`: not where there is one, which another process may be making now."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            if only_new:
+                return False
         check_private(folder)
         if any(folder.iterdir()):
             raise ValueError(f"run={folder}: is there already; resume it, or choose another name")
@@ -117,6 +118,7 @@ def _make(folder: Path) -> None:
             (folder / inner).mkdir(mode=0o700)
     except OSError as error:
         raise ValueError(f"run={folder}: {error.strerror or error}") from None
+    return True
 
 
 def check_private(folder: Path) -> None:

@@ -433,29 +433,27 @@ class Session:
             after = self.config.replace(command.changes)
             if after.device != self.config.device and (absent := pick_device(after.device)[1]):
                 raise ValueError(f"device={after.device}: {absent.partition(':')[0]}")
-            needs_new = ", ".join(sorted(self._changed(after) - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS))
+            needs_new = ", ".join(sorted(self.config.changes_to(after).keys() - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS))
             if command.live and needs_new and not command.fresh and self.state != "diverged":
                 raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
-
-    def _changed(self, after: Config) -> set[str]:
-        before = self.config.as_dict()
-        return {name for name, value in after.as_dict().items() if value != before[name]}
 
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
             return False
-        return self._changed(after) <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS)
+        return self.config.changes_to(after).keys() <= (
+            LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
+        )
 
     def _apply(self, command: Command, fresh: Fresh | None) -> None:
         """Raises ValueError where it could not be done after all."""
         self.message = ""
         match command:
             case Pause():
+                if self.state == "running" and self.trainer.step not in (0, self.net.probe_step):
+                    self._pause_at = self.trainer.step + 1
+                    self._train()  # one more update, which can be looked at
+                self.state = "paused" if self.state == "running" else self.state
                 self._pause_at = None
-                if self.state == "running" and self.trainer.step in (0, self.net.probe_step):
-                    self.state = "paused"
-                elif self.state == "running":  # after one more update, at once, that can be looked at
-                    self._pause_at, self._due = self.trainer.step + 1, 0.0
             case Resume():
                 self.state = "running" if self.state == "paused" else self.state
                 self._pause_at = None
@@ -496,8 +494,7 @@ class Session:
 
     def _set(self, command: Set, fresh: Fresh | None) -> None:
         after = self.config.replace(command.changes)
-        before = self.config.as_dict()
-        changed = {name: value for name, value in after.as_dict().items() if value != before[name]}
+        before, changed = self.config.as_dict(), self.config.changes_to(after)
         if not changed:
             self.message = ", ".join(f"{name} is {shown(before[name])} already" for name in command.changes)
             return

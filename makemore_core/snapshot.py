@@ -14,6 +14,7 @@ import msgspec
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 State: TypeAlias = Literal["running", "paused", "finished", "stopped", "crashed", "diverged", "unresponsive"]
+ENDED: tuple[State, ...] = ("finished", "stopped", "crashed", "diverged")
 
 BINS = 40
 SATURATED = 0.97

@@ -104,9 +104,8 @@ class Trainer:
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are. Raises ValueError where they need a new net."""
-        before = self.config.as_dict()
-        changed = {name for name, value in config.as_dict().items() if value != before[name]}
-        for name in sorted(changed - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS - {"engine"}):
+        changed = self.config.changes_to(config).keys()
+        for name in sorted(changed - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS):
             raise ValueError(f"{name}: cannot be changed on a net that is there already; restart the run")
         if changed & (LIVE_IF_ASKED_FIELDS - {"optimizer"}):
             self.model = adapt(self.model, self.config, config)

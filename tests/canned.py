@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, say
 from makemore_core.config import LIVE_FIELDS, Config
+from makemore_core.doctor import Finding
 from makemore_core.snapshot import (
     BINS,
     Activation,
@@ -53,6 +54,16 @@ HOSTILE = (
     "e\u0301\u0301\u0301\u0301a",
     "\r\n\t",
     "",
+)
+
+
+FOUND = Finding(
+    name="activations-shrink",
+    what="the spread shrinks with depth",
+    evidence="std 0.62 → 0.32",
+    why="Tanh squeezes.",
+    suggestion="gain 5/3",
+    fix={"gain": 5 / 3},
 )
 
 
@@ -288,16 +299,14 @@ NETS = {
 def main() -> int:
     """Show a net by name: `python -m tests.canned sick [--ascii] [--readonly]`."""
     from app.studio import Studio
-    from app.views.state import Finding
 
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
     stream = FakeStream(NETS[words[0] if words else "healthy"])
-    found = [Finding("spread shrinks 0.63 → 0.32 with depth", "gain 1 is too small for tanh: try 5/3")]
     studio = Studio(
         stream,
         ascii=True if "--ascii" in sys.argv else None,
         readonly="--readonly" in sys.argv,
-        findings=lambda _: found if words and words[0] in ("sick", "shrinking") else [],
+        findings=lambda _: [FOUND] if words and words[0] in ("sick", "shrinking") else [],
     )
     studio.run(mouse=False)
     return studio.return_code or 0

@@ -78,7 +78,7 @@ class TerminalApp(App[None]):
     def draw(self) -> None:
         driver = self._driver
         assert isinstance(driver, TerminalDriver)
-        self.trainer.view = "view behind" if driver.is_behind else "view shown "
+        self.trainer.view = "view behind" if driver._left_out else "view shown "
         self.query_one("#status", Static).update(f"ready, step {self.trainer.step}")
         self.query_one(Grid).refresh()
 

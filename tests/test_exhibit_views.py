@@ -18,7 +18,7 @@ from app.views.batchnorm import normalised
 from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.lines import text_of, width
-from app.views.state import Finding, Pressed, View
+from app.views.state import Pressed, View
 from makemore_core import dataset
 from makemore_core.command import Command, Look, Restart, Set
 from makemore_core.config import Config, Value
@@ -30,7 +30,6 @@ from makemore_core.trainer import Trainer
 from tests import canned
 
 SCREENS = ("dead-map", "backward", "find-lr", "batchnorm", "gain", "presets", "doctor", "explain")
-FOUND = Finding("the spread shrinks with depth", "", "std 0.62 → 0.32", "Tanh squeezes.", "gain 5/3", {"gain": 5 / 3})
 
 
 @functools.cache
@@ -53,7 +52,7 @@ def history(preset: str) -> History:
 
 
 def view(name: str, preset: str = "mlp-batchnorm", glyphs: Glyphs = UNICODE, **options: Value) -> View:
-    return View(history(preset), glyphs, screen=name, findings=(FOUND,), options=options)
+    return View(history(preset), glyphs, screen=name, findings=(canned.FOUND,), options=options)
 
 
 def words(view: View, cells: int = 100, rows: int = 40) -> str:
@@ -347,7 +346,7 @@ async def test_a_screen_asks_for_what_it_shows(key: str, name: str) -> None:
 async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> None:
     for readonly in (False, True):
         stream = Asked("deep-tanh")
-        studio = Studio(stream, fps=50, readonly=readonly, findings=lambda _: [FOUND])
+        studio = Studio(stream, fps=50, readonly=readonly, findings=lambda _: [canned.FOUND])
         async with studio.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda studio=studio: bool(studio.state.findings))
             await pilot.press("8")

@@ -320,6 +320,22 @@ def test_of_two_first_starts_one_may_finish_while_the_other_does(
 
 @needs_compiler
 @pytest.mark.usefixtures("short_source")
+def test_two_first_starts_may_write_the_kernels_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, beside, replace = Build(), Build(), os.replace
+
+    def meanwhile(written: str, target: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        assert beside.library()
+        replace(written, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    assert first.missing() is None
+    assert os.replace is replace
+
+
+@needs_compiler
+@pytest.mark.usefixtures("short_source")
 def test_damaged_kernels_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sound, damaged = tmp_path / "sound", tmp_path / "damaged"
     monkeypatch.setenv("XDG_CACHE_HOME", str(sound))

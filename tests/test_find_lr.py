@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from makemore_core import dataset, find_lr
+from makemore_core import dataset, find_lr, looking
 from makemore_core.presets import PRESETS
 from makemore_core.trainer import Trainer
 
@@ -48,8 +48,8 @@ def test_minibatches_are_drawn_a_few_at_a_time_and_are_those_of_training(
 ) -> None:
     trainer = Trainer(PRESETS["mlp-kaiming"].config().replace({"n_hidden": 20, "engine": "plain"}), names)
     at_once = find_lr.range_test(trainer, 30)
-    monkeypatch.setattr(find_lr, "DRAWN", 4 * trainer.config.batch_size)
-    drawn = list(find_lr.upcoming(trainer, 10, trainer.config.batch_size))
+    monkeypatch.setattr(looking, "DRAWN", 4 * trainer.config.batch_size)
+    drawn = list(looking.upcoming(trainer, 10, trainer.config.batch_size))
     assert [len(batches) for batches in drawn] == [4, 4, 2]
     assert find_lr.range_test(trainer, 30) == at_once
     assert torch.equal(torch.cat(drawn), trainer.draw(10))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,12 +17,14 @@ from typing import NoReturn
 
 import pytest
 
+from app import launch
 from makemore_core import checkpoint, control, rundir
 from makemore_core.config import Config
 from makemore_core.dataset import read
 from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer
 from makemore_core.snapshot import Snapshot, from_json
+from makemore_core.watch import Watch
 from tests.commands import ROOT, Commands, commands
 from tests.terminal import Terminal
 from tests.trainers import differing, reference, wait_for
@@ -194,6 +197,16 @@ def test_no_folder_is_left_of_a_run_that_could_not_start(makemore: Commands, how
     assert not (makemore.cwd / "runs/huge").exists()
 
 
+def test_no_folder_is_left_where_the_manifest_finds_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(rundir, "write_manifest", full)
+    with pytest.raises(ValueError, match=r"^run=.*/run: cannot be written: No space left on device$"):
+        launch.begin(launch.plan(None, {}, None), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_minibatches_that_do_not_fit_are_told_in_one_line(makemore: Commands) -> None:
     huge = ["--set", "batch_size=1000000", "--set", "n_hidden=2000", "--set", "n_layer=1", "--engine", "plain"]
     ended = makemore.run("train", "--headless", *huge, "--run", "huge", memory=6_000_000_000)
@@ -261,6 +274,22 @@ def test_in_the_background(tmp_path: Path, few_names_file: Path) -> None:
         wait_for(lambda: rundir.process_start(pid) == 0, "its end")
     assert rundir.liveness(folder) == "stopped"
     assert "stopped: saved in" in log.read_text()
+
+
+def test_a_trainer_that_is_too_slow_to_start_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            super().__init__(*args, **kwargs)  # type: ignore[call-overload]
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Popen)
+    monkeypatch.setattr(launch, "STARTING", 0.0)
+    folder = launch.begin(launch.plan(None, {}, None), str(tmp_path / "slow"))
+    with pytest.raises(ValueError, match="the trainer did not start: it said nothing"):
+        launch.in_background(folder, Watch())
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_short_run_in_the_background_may_be_over_at_once(makemore: Commands) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.history import SHORT_BUCKETS, History, Series, round_up, steady
-from makemore_core.snapshot import Exhibit, Intervention
+from makemore_core.snapshot import Exhibit, Histogram, Intervention
 from tests import canned
 
 
@@ -246,3 +246,12 @@ def test_the_rate_of_a_run_that_is_held_to_a_pace_is_shown_at_once() -> None:
             assert history.rate == rate
         else:
             assert 3000 < history.rate <= 4000
+
+
+def test_a_net_that_draws_no_histograms_is_smoothed_all_the_same() -> None:
+    history = History()
+    for event in canned.course(until=3000):
+        none = msgspec.structs.replace(event.layers[0].gradient, histogram=Histogram(0.0, 0.0, ()))
+        layer = msgspec.structs.replace(event.layers[0], gradient=none)
+        history.feed([msgspec.structs.replace(event, layers=(layer,))])
+    assert [trace.gradient_counts for trace in history.layers.values()] == [[]]

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from app.studio import Studio
-from app.views.state import Finding
 from makemore_core.command import Command
 from makemore_core.snapshot import Event, Intervention
 from tests import canned
@@ -37,7 +36,6 @@ class Still:
         """Nobody is there."""
 
 
-FOUND = [Finding("spread shrinks 0.63 → 0.25 with depth", "gain 1 is too small for tanh: try gain 5/3")]
 PICTURES: dict[str, tuple[Sequence[Event], tuple[int, int], Sequence[str], bool]] = {
     "healthy-80x24": (canned.course(until=40_000), (80, 24), (), False),
     "sick-160x48": (canned.course(canned.SICK, until=40_000), (160, 48), (), False),
@@ -57,7 +55,7 @@ PICTURES: dict[str, tuple[Sequence[Event], tuple[int, int], Sequence[str], bool]
 async def draw(name: str) -> str:
     """The picture, as an SVG."""
     events, size, keys, ascii_only = PICTURES[name]
-    findings = FOUND if "sick" in name or "shrinking" in name else []
+    findings = [canned.FOUND] if "sick" in name or "shrinking" in name else []
     app = Studio(Still(events), ascii=ascii_only, findings=lambda _: findings, clock=lambda: 0.0)
     async with app.run_test(size=size) as pilot:
         while app.history.snapshot is None:

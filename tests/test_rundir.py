@@ -80,6 +80,20 @@ def test_names_count_up_by_preset(runs: Path) -> None:
     assert new_run(None, "deep-tanh-gain1") == runs / "deep-tanh-gain1-1"
 
 
+def test_two_runs_may_be_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir, names = Path.mkdir, list[str]()
+
+    def meanwhile(folder: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+        if folder.name == "deep-tanh-1":
+            monkeypatch.setattr(Path, "mkdir", mkdir)
+            names.append(new_run(None, "deep-tanh").name)
+        mkdir(folder, mode, parents, exist_ok)
+
+    monkeypatch.setattr(Path, "mkdir", meanwhile)
+    names.append(new_run(None, "deep-tanh").name)
+    assert names == ["deep-tanh-1", "deep-tanh-2"]
+
+
 def test_a_run_can_be_put_anywhere_also_into_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "here").mkdir(mode=0o755)
     assert new_run(str(tmp_path / "here"), "deep-tanh").stat().st_mode & 0o777 == 0o700

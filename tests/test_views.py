@@ -18,7 +18,7 @@ from app.panel import LOOKS, changed, look, sgr
 from app.views import SCREENS, draw
 from app.views.curve import Axis, line, loss_curve
 from app.views.lines import Line, cut, text_of, width
-from app.views.state import Finding, View, rows, update_sick, window
+from app.views.state import View, rows, update_sick, window
 from app.views.table import layout, per_column, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
@@ -56,6 +56,7 @@ def replace_kind(layer: object, kind: str) -> object:
     return msgspec_replace(layer, kind=kind)
 
 
+FOUND = structs.replace(canned.FOUND, evidence="0.63 → 0.32 [/x]\x1b")
 NETS: dict[str, Callable[[], Sequence[Event]]] = {
     "nothing": list,
     "empty": lambda: [canned.empty()],
@@ -78,9 +79,9 @@ NETS: dict[str, Callable[[], Sequence[Event]]] = {
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("screen", [screen.name for screen in SCREENS])
 def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> None:
-    state = view(NETS[net](), screen=screen, findings=(Finding("spread shrinks", "0.63 → 0.32 [/x]\x1b"),), cursor=2)
+    state = view(NETS[net](), screen=screen, findings=(FOUND,), cursor=2)
     for glyphs in (UNICODE, ASCII):
-        for cells, lines in SIZES if screen == "dashboard" else SIZES[::2]:
+        for cells, lines in SIZES if screen == "dashboard" else (*SIZES[::2], SIZES[-1]):
             picture = draw(replace(state, glyphs=glyphs), cells, lines)
             assert len(picture) == lines
             assert {width(line) for line in picture} <= {cells}
@@ -193,6 +194,12 @@ def test_the_window_always_holds_the_cursor(count: int, height: int) -> None:
             assert last - first + (first > 0) + (last < count) <= height
 
 
+def test_no_room_at_all_for_no_rows_at_all() -> None:
+    first = msgspec_replace(canned.snapshot(), layers=(), weights=())
+    state = view([msgspec_replace(first, twin=first)], screen="twin")
+    assert len(draw(state, 80, 1)) == 1
+
+
 def test_a_filter_says_how_many_it_lets_through() -> None:
     state = view(canned.course(until=1000), filter="tanh")
     assert len(rows(state)) == 5
@@ -300,7 +307,8 @@ def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:
     assert all(len(key.help) <= 60 for key in KEYS)
     assert ("q", "quit") in footer(True)
     assert not {"b", "space"} & {key for key, _ in footer(True)}
-    assert len({screen.key for screen in SCREENS}) == len(SCREENS)
+    reached = [key.action for key in KEYS if key.group == "screens"]
+    assert reached == ["explain" if screen.name == "explain" else f"screen('{screen.name}')" for screen in SCREENS]
 
 
 def test_the_numbers_of_a_row_are_not_those_of_an_earlier_picture() -> None:

@@ -1,6 +1,6 @@
 """The screens: pure functions from the view state to lines, and the one table that registers them.
 
-A screen is added by a line in `SCREENS`; its key, its place in the help and its exhibits follow from it.
+A screen is added by a line in `SCREENS` and one in `keys.KEYS`, which says what key reaches it.
 """
 
 from __future__ import annotations
@@ -27,70 +27,20 @@ from app.views.state import Screen, View
 from app.views.status import ask, keys_line, message_line, status
 
 SCREENS: tuple[Screen, ...] = (
-    Screen("1", "dashboard", "dashboard", dashboard, help="every layer in a row, loss, names, findings"),
-    Screen("2", "layer", "one layer", layer.draw, every=1.0, help="the layer under the cursor, enlarged"),
-    Screen("3", "gradients", "gradients", gradients.draw, every=0.25, help="gradients through depth and time"),
-    Screen("4", "weights", "weights", weights.draw, every=0.25, help="every weight; update:data over time"),
-    Screen(
-        "5",
-        "dead-map",
-        "dead units",
-        deadmap.draw,
-        look=deadmap.look,
-        press=deadmap.press,
-        help="units × examples where no gradient passes",
-    ),
-    Screen(
-        "6",
-        "backward",
-        "backward by hand",
-        backward.draw,
-        look=backward.look,
-        press=backward.press,
-        help="every gradient by hand against autograd",
-    ),
-    Screen("7", "twin", "twin", twin.draw, help="two nets that differ in a setting, side by side"),
-    Screen(
-        "8",
-        "find-lr",
-        "learning rate",
-        findlr.draw,
-        look=findlr.look,
-        press=findlr.press,
-        help="range test from 0.001 to 1 on a copy; enter takes the best",
-    ),
-    Screen(
-        "B",
-        "batchnorm",
-        "BatchNorm",
-        batchnorm.draw,
-        look=batchnorm.look,
-        look_every=10.0,
-        press=batchnorm.press,
-        help="BatchNorm looked into: statistics, company, a slider, the spread",
-    ),
-    Screen(
-        "i",
-        "gain",
-        "gain",
-        gain.draw,
-        look=gain.look,
-        press=gain.press,
-        help="the spread through any depth for gains from 0.5 to 3",
-    ),
-    Screen(
-        "P",
-        "presets",
-        "experiments",
-        presets.draw,
-        press=presets.press,
-        help="the lectures' experiments; enter starts one",
-    ),
-    Screen(
-        "D", "doctor", "doctor", doctor.draw, press=doctor.press, help="what is wrong, why, what to try; enter tries it"
-    ),
-    Screen("e", "explain", "explained", explain.draw, help="what the panel in focus shows"),
-    Screen("9", "help", "help", keyhelp.draw, every=1.0, help="keys, and what is what"),
+    Screen("dashboard", dashboard),
+    Screen("layer", layer.draw, every=1.0),
+    Screen("gradients", gradients.draw, every=0.25),
+    Screen("weights", weights.draw, every=0.25),
+    Screen("dead-map", deadmap.draw, look=deadmap.look, press=deadmap.press),
+    Screen("backward", backward.draw, look=backward.look, press=backward.press),
+    Screen("twin", twin.draw),
+    Screen("find-lr", findlr.draw, look=findlr.look, press=findlr.press),
+    Screen("batchnorm", batchnorm.draw, look=batchnorm.look, look_every=10.0, press=batchnorm.press),
+    Screen("gain", gain.draw, look=gain.look, press=gain.press),
+    Screen("presets", presets.draw, press=presets.press),
+    Screen("doctor", doctor.draw, press=doctor.press),
+    Screen("explain", explain.draw),
+    Screen("help", keyhelp.draw, every=1.0),
 )
 
 

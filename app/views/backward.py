@@ -5,7 +5,7 @@ from __future__ import annotations
 from app import glyphs as glyph
 from app.views.answers import Backward, GradientRow, answer, chosen, hint, keep, none_yet, taken_at
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View, window
+from app.views.state import Pressed, View, listed
 from makemore_core.command import Look
 
 NAME = "backward"
@@ -49,15 +49,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines.append([(_columns("d loss / d", "shape", "exact", "close", "largest", "by hand", width), "axis")])
     at = min(chosen(view, "backward_row"), len(rows) - 1)
     room = max(1, height - len(lines) - 4)
-    first, last = window(len(rows), at, room)
-    if first > 0:
-        lines.append([(f" {g.above} {first} more", "dim")])
-    for position in range(first, last):
-        if position == len(data.gradients) and position > first:
-            lines.append([(" in one expression", "axis")])
-        lines.append(_line(rows[position], position == at, width, view))
-    if last < len(rows):
-        lines.append([(f" {g.below} {len(rows) - last} more", "dim")])
+
+    def drawn(position: int) -> list[Line]:
+        head: list[Line] = [[(" in one expression", "axis")]] if position == len(data.gradients) else []
+        return [*head, _line(rows[position], position == at, width, view)]
+
+    lines += listed(len(rows), at, room, drawn, g)
     lines = block(lines, width, height - 3, g)
     row = rows[at]
     formula, place = (glyph.escape(text, ascii=g.ascii) for text in (row.formula, row.place))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from app import glyphs as glyph
 from app.views.answers import BatchNorms, Company, NormLayer, answer, chosen, hint, keep, none_yet, taken_at
@@ -73,32 +73,27 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
 
 def _part(part: str, data: BatchNorms | None, view: View, width: int, first: bool) -> list[Line]:
-    title, note, draws = {
-        "statistics": ("statistics", f"of the batch, running, and of the data {taken_at(view, NAME)}", _statistics),
-        "company": ("one example in company", "the batch it is in moves what the net says of it", _company),
-        "slider": ("slider", "move one of five values: normalisation moves them all", _slider),
-        "spread": ("spread", "normal numbers through one layer, forward and backward", _spread),
+    title, note = {
+        "statistics": ("statistics", f"of the batch, running, and of the data {taken_at(view, NAME)}"),
+        "company": ("one example in company", "the batch it is in moves what the net says of it"),
+        "slider": ("slider", "move one of five values: normalisation moves them all"),
+        "spread": ("spread", "normal numbers through one layer, forward and backward"),
     }[part]
     mark = view.glyphs.cursor + " " if first else ""
     head = heading(mark + title, note, width, view.glyphs)
     if part == "slider":
-        return [head, *_slider(None, view, width)]
+        return [head, *_slider(view, width)]
     if data is None:
         return [head, *none_yet(view, NAME, "looking into BatchNorm")]
-    return [head, *_checked(draws, data, view, width)]
+    if part == "spread":
+        return [head, *_spread(data, view)]
+    if not data.layers:
+        return [head, [(" this net has no BatchNorm: b puts it in", "dim")]]
+    return [head, *(_statistics(data, view) if part == "statistics" else _company(data, view, width))]
 
 
-def _checked(
-    draws: Callable[[BatchNorms | None, View, int], list[Line]], data: BatchNorms, view: View, width: int
-) -> list[Line]:
-    if not data.layers and draws is not _spread:
-        return [[(" this net has no BatchNorm: b puts it in", "dim")]]
-    return draws(data, view, width)
-
-
-def _statistics(data: BatchNorms | None, view: View, _: int) -> list[Line]:
+def _statistics(data: BatchNorms, view: View) -> list[Line]:
     """The losses each kind of statistics gives, then how far each layer's are from those of the data."""
-    assert data is not None
     g = view.glyphs
     lines: list[Line] = [[(f" {'normalised by':28s}{'train':>9s}{'val':>9s}", "axis")]]
     if data.losses is not None:
@@ -143,9 +138,8 @@ def _ratio(layer: NormLayer, kind: str) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def _company(data: BatchNorms | None, view: View, width: int) -> list[Line]:
+def _company(data: BatchNorms, view: View, width: int) -> list[Line]:
     """The likeliest symbols: what evaluation says of the example alone, and between what its company moves it."""
-    assert data is not None
     company = data.company
     if company is None:
         return []
@@ -196,9 +190,8 @@ def normalised(values: Sequence[float]) -> list[float]:
     return [(value - mean) / math.sqrt(variance + 1e-5) for value in values]
 
 
-def _slider(data: BatchNorms | None, view: View, width: int) -> list[Line]:
+def _slider(view: View, width: int) -> list[Line]:
     """Five values and what they become, on one scale from -5 to 5 (the lecture's own widget)."""
-    del data
     g = view.glyphs
     values = [half / 2 for half in _slid(view)]
     mean = sum(values) / len(values)
@@ -226,9 +219,8 @@ def _beam(value: float, cells: int, view: View) -> str:
     return "".join(chars)
 
 
-def _spread(data: BatchNorms | None, view: View, _: int) -> list[Line]:
+def _spread(data: BatchNorms, view: View) -> list[Line]:
     """Std behind Linear and behind Linear and BatchNorm, for weights of a scale."""
-    assert data is not None
     g = view.glyphs
     lines: list[Line] = [
         [(f" {'':14s}{'Linear':>18s}{'Linear + BatchNorm':>22s}", "axis")],

@@ -133,11 +133,6 @@ class Canvas:
             if 0 <= at < len(self.chars[row]) and (over or self.chars[row][at] == " "):
                 self.chars[row][at], self.styles[row][at] = char, style
 
-    def point(self, row: int, column: int, char: str, style: str) -> None:
-        """One sign in a cell."""
-        if 0 <= row < len(self.chars) and 0 <= column < len(self.chars[row]):
-            self.chars[row][column], self.styles[row][column] = char, style
-
     def lines(self) -> list[Line]:
         """The grid as lines; without colours, bands and earlier curves get signs of their own."""
         if not self.glyphs.coloured:
@@ -386,7 +381,7 @@ def _put_points(
     for step, value in reversed(points):
         at = min(cells - 1, int(max(0, step - 1) / per_cell))
         if math.isfinite(value) and at < free:
-            canvas.point(rows_ - 1 - axis.dot(value) * rows_ // axis.dots, at, g.point, "val")
+            canvas.put(rows_ - 1 - axis.dot(value) * rows_ // axis.dots, at, g.point, "val")
             free = at - 3
 
 
@@ -418,7 +413,6 @@ def _put_labels(canvas: Canvas, marks: Sequence[Intervention], per_cell: float, 
 class Course(NamedTuple):
     """A number over steps, to be drawn as a line."""
 
-    name: str
     series: Series
     style: str
     letter: str = ""  # at its end, where there are no colours

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app import glyphs as glyph
+from app.history import Series
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
-from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, View
+from app.views.state import UPDATE_HIGH, UPDATE_LOW, View
 from app.views.table import needed, table
+from makemore_core.doctor import GUIDE
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
 
@@ -123,13 +127,15 @@ def findings(view: View, width: int, height: int) -> list[Line]:
     if not found:
         lines.append([(" nothing to report", "good")])
     for finding in found:
-        first, *rest = glyph.wrap(glyph.escape(g.text(finding.title), ascii=g.ascii), width - 2) or [""]
-        lines.append([("!", "sick"), (first, "sick")])
+        title, *rest = _wrapped(finding.what, width - 2, g) or [""]
+        lines.append([("!", "sick"), (title, "sick")])
         lines += [[(" " + line, "sick")] for line in rest]
-        lines += [
-            [(" " + line, "dim")] for line in glyph.wrap(glyph.escape(g.text(finding.text), ascii=g.ascii), width - 2)
-        ]
+        lines += [[(" " + line, "dim")] for line in _wrapped(f"{finding.evidence}; {finding.suggestion}", width - 2, g)]
     return lines[:height]
+
+
+def _wrapped(text: str, width: int, g: glyph.Glyphs) -> list[str]:
+    return glyph.wrap(glyph.escape(g.text(text), ascii=g.ascii), width)
 
 
 def styles(count: int) -> list[str]:
@@ -169,29 +175,22 @@ def legend(view: View, width: int, *, rows: bool = True) -> Line:
 
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     """update:data of every weight over the whole run, one scale for all, the guide at -3."""
-    weights = view.history.weights
-    courses = [
-        Course(name, trace.update, style, letter(at))
-        for at, ((name, trace), style) in enumerate(zip(weights.items(), styles(len(weights)), strict=True))
-    ]
-    return lines_over_steps(
-        thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((UPDATE_GUIDE, "guide"),)
-    )
+    courses = by_depth([trace.update for trace in view.history.weights.values()])
+    return lines_over_steps(courses, view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((GUIDE, "guide"),))
 
 
 def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
     """The std of every layer's activations over the whole run."""
-    layers = view.history.layers
-    high = max(1.0, view.history.activation_scale)
-    courses = [
-        Course(kind, trace.std, style, letter(at))
-        for at, (((_, kind), trace), style) in enumerate(zip(layers.items(), styles(len(layers)), strict=True))
-    ]
-    return lines_over_steps(thinned(courses), view, width, height, low=0.0, high=high)
+    courses = by_depth([trace.std for trace in view.history.layers.values()])
+    return lines_over_steps(courses, view, width, height, low=0.0, high=max(1.0, view.history.activation_scale))
 
 
-def thinned(courses: list[Course], most: int = 12) -> list[Course]:
-    """At most so many courses, the first and the last among them: more lines could not be told apart."""
+def by_depth(series: Sequence[Series], most: int = 12) -> list[Course]:
+    """Courses in the styles of their depth, at most so many, the first and the last among them: more lines could not
+    be told apart.
+    """
+    found = enumerate(zip(series, styles(len(series)), strict=True))
+    courses = [Course(one, style, letter(at)) for at, (one, style) in found]
     if len(courses) <= most:
         return courses
     return [courses[round(at * (len(courses) - 1) / (most - 1))] for at in range(most)]

@@ -6,7 +6,7 @@ import math
 
 from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
-from app.views.lines import Line, block, heading
+from app.views.lines import Line, block, heading, runs
 from app.views.state import Pressed, View
 from makemore_core.command import Look
 
@@ -130,13 +130,7 @@ def _map(data: DeadMap, first: int, across: int, down: int, cells: int, rows: in
 
 
 def _joined(line: Line) -> Line:
-    out: Line = []
-    for text, style in line:
-        if out and out[-1][1] == style:
-            out[-1] = (out[-1][0] + text, style)
-        else:
-            out.append((text, style))
-    return out
+    return list(runs(*zip(*line, strict=True)))
 
 
 def _shares(data: DeadMap, first: int, across: int, cells: int, view: View) -> Line:

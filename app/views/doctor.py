@@ -5,8 +5,9 @@ from __future__ import annotations
 from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import Finding, Pressed, View
+from app.views.state import Pressed, View
 from makemore_core.command import Set, say
+from makemore_core.doctor import Finding
 
 
 def press(view: View, key: str) -> Pressed | None:
@@ -42,7 +43,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         for finding in found:
             here = finding is chosen_one
             mark = g.cursor if here else " "
-            title = glyph.escape(finding.title, ascii=g.ascii)
+            title = glyph.escape(finding.what, ascii=g.ascii)
             lines.append([(f"{mark}!{title}", "cursor" if here else "sick")])
         lines.append([])
         lines += _all_about(chosen_one, view, width)

@@ -6,6 +6,7 @@ from app import glyphs as glyph
 from app.history import bounded
 from app.views.answers import Gains, answer, chosen, hint, keep, none_yet, stretched
 from app.views.curve import Axis, Canvas, Trail, grain, tick_text
+from app.views.dashboard import styles
 from app.views.lines import Line, beside, block, heading
 from app.views.state import Pressed, View
 from makemore_core.command import Look, Set
@@ -14,7 +15,6 @@ NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
 TABLE = 44
 _FLAT = {"relu": "off", "leaky_relu": "", "identity": ""}  # where it is not saturated what is flat, or nothing is
-_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
 
 def look(view: View) -> Look | None:
@@ -72,12 +72,12 @@ def _table(data: Gains, selected: int, view: View) -> list[Line]:
     g = view.glyphs
     flat = _FLAT.get(data.nonlinearity, "saturated")
     lines: list[Line] = [[(f"   gain  settles  {flat:>9s}", "axis")]]
-    for at, row in enumerate(data.gains):
+    for at, (row, style) in enumerate(zip(data.gains, styles(len(data.gains)), strict=True)):
         marks = "  PyTorch's" * row.recommended + "  own" * row.own
         cursor = g.cursor if at == selected else " "
         saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5) if flat else ""
         text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(row.settles, 7, 3, glyphs=g)}  {saturated:>9s}"
-        lines.append([(text, "cursor" if at == selected else _style(at, data)), (marks, "good")])
+        lines.append([(text, "cursor" if at == selected else style), (marks, "good")])
     large = "saturate" if bounded(data.nonlinearity) else "explode"
     words = f"a gain keeps the spread where its curve is level: smaller ones fade, larger ones {large}"
     return [*lines, [], *([(f" {line}", "dim")] for line in glyph.wrap(words, TABLE - 2))]
@@ -86,10 +86,6 @@ def _table(data: Gains, selected: int, view: View) -> list[Line]:
 def name(gain: float) -> str:
     """A gain as the lecture writes it."""
     return "5/3" if abs(gain - 5 / 3) < 1e-9 else f"{gain:.4g}"
-
-
-def _style(at: int, data: Gains) -> str:
-    return _STYLES[at * len(_STYLES) // max(1, len(data.gains))]
 
 
 def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
@@ -102,7 +98,8 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
     axis = Axis(0.0, 1.0, rows * size.up) if linear else Axis(1e-3, 1e3, rows * size.up, log=True)
     selected = _row(view, data)
     trails = [
-        Trail(stretched(row.std, cells * size.across, axis), _style(at, data)) for at, row in enumerate(data.gains)
+        Trail(stretched(row.std, cells * size.across, axis), style)
+        for row, style in zip(data.gains, styles(len(data.gains)), strict=True)
     ]
     canvas = Canvas(cells, rows, [Trail(trails[selected].reaches, "cursor"), *trails], g)
     values = (0.0, 0.25, 0.5, 0.75, 1.0) if linear else (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)

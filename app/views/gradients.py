@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.curve import Course, lines_over_steps
-from app.views.dashboard import letter, styles, thinned
+from app.views.curve import lines_over_steps
+from app.views.dashboard import by_depth
 from app.views.lines import Line, fit, heading
-from app.views.state import View, gradient_sick, rows, window
+from app.views.state import View, gradient_sick, listed, rows
 from app.views.table import histogram, norms
 
 _NUMBERS = 34  # cells of the numbers behind the histogram
@@ -32,17 +32,14 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
     tall = max(1, min(3, room // len(found)))
-    first, last = window(len(found), cursor, room) if tall == 1 else (0, len(found))
-    if first:
-        lines.append([(f" {g.above} {first} more above", "dim")])
-    for at in range(first, last):
+
+    def row(at: int) -> list[Line]:
         trace = found[at].layer
         assert trace is not None
         gradient = trace.layer.gradient
         sick = gradient_sick(found[at], against.gradient_std)
         bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, tall, g)
-        lines += [[(" " * label, ""), (bar, "sick" if sick else "gradient")] for bar in bars[:-1]]
-        lines.append(fit([
+        return [*([(" " * label, ""), (bar, "sick" if sick else "gradient")] for bar in bars[:-1]), fit([
             (g.cursor if at == cursor else " ", "cursor"),
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
             (bars[-1], "sick" if sick else "gradient"),
@@ -50,9 +47,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (("!" if sick else " ") + glyph.scientific(gradient.std, g, 7), "sick" if sick else ""),
             (_times(gradient.std, against.gradient_std, g), "dim"),
             (_times(gradient.std, trace.first.gradient.std, g), "dim"),
-        ], width, g))  # fmt: skip
-    if last < len(found):
-        lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
+        ], width, g)]  # fmt: skip
+
+    lines += listed(len(found), cursor, room // tall, row, g)
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
         note = f"log10 scale; {g.times} to the median layer and to the first snapshot seen above"
@@ -74,8 +71,5 @@ def over_steps(view: View, width: int, height: int) -> list[Line]:
         return [[(" no finite gradient yet", "dim")]]
     low = 10.0 ** math.floor(math.log10(max(1e-30, min(max(low, high * 1e-6) for low, high in found))))
     high = 10.0 ** math.ceil(math.log10(max(high for _, high in found)) + 1e-9)
-    courses = [
-        Course(kind, trace.gradient_std, style, letter(at))
-        for at, (((_, kind), trace), style) in enumerate(zip(layers.items(), styles(len(layers)), strict=True))
-    ]
-    return lines_over_steps(thinned(courses), view, width, height, low=low, high=max(high, low * 10), log=True)
+    courses = by_depth([trace.gradient_std for trace in layers.values()])
+    return lines_over_steps(courses, view, width, height, low=low, high=max(high, low * 10), log=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app import glyphs as glyph
 from app.history import GRADIENT_STDS, SMOOTHING
-from app.keys import GROUPS, KEYS
+from app.keys import CHANGING, GROUPS, KEYS
 from app.views.lines import Line, beside, heading
 from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, View
 from makemore_core.doctor import LIMITS
@@ -119,19 +119,16 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
 
 def keys(view: View, width: int) -> list[Line]:
-    """The table of keys by group, then the screens."""
-    from app.views import SCREENS  # the table of screens has this one in it
-
+    """The table of keys by group."""
     g = view.glyphs
     lines: list[Line] = []
     for group, title in GROUPS:
-        off = view.readonly and group in ("train", "change")
-        lines.append(heading(title, "off: read only" if off else "", width, g))
+        off = view.readonly and group in CHANGING
+        note = "off: read only" if off else "their keys again lead back" if group == "screens" else ""
+        lines.append(heading(title, note, width, g))
         for key in KEYS:
-            if key.group == group and not any(key.shown == one.key for one in SCREENS):
+            if key.group == group:
                 lines.append([(f" {key.shown:<11}", "dim" if off else "key"), (g.text(key.help), "dim" if off else "")])
-    lines.append(heading("Screens", "their keys again lead back", width, g))
-    lines += [[(f" {one.key:<11}", "key"), (g.text(one.help or one.title), "")] for one in SCREENS]
     return lines
 
 

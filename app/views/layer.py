@@ -16,8 +16,9 @@ from app.history import LayerTrace, Series, WeightTrace
 from app.views.curve import round_values
 from app.views.lines import Line, beside, block, fit, heading
 from app.views.lines import width as cells
-from app.views.state import UPDATE_GUIDE, View, is_bounded, rows, selected
+from app.views.state import View, is_bounded, rows, selected
 from app.views.table import per_column
+from makemore_core.doctor import GUIDE
 from makemore_core.snapshot import SATURATED, Histogram
 
 # plotext knows colours by number, views know styles by name
@@ -227,4 +228,4 @@ def _gradient_course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> l
 
 def _updates(trace: WeightTrace, width: int) -> list[Trace]:
     xs, ys = _points(trace.update, width)
-    return [Trace("guide", xs, [UPDATE_GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]
+    return [Trace("guide", xs, [GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]

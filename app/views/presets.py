@@ -7,7 +7,7 @@ from dataclasses import replace
 from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View, window
+from app.views.state import Pressed, View, listed
 from app.views.status import goes_by
 from makemore_core.command import Restart, Set
 from makemore_core.presets import PRESETS, settings_of
@@ -43,17 +43,15 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     present, changed = goes_by(view.history.snapshot) if view.history.snapshot else ("", [])
     lines: list[Line] = [heading("experiments", "of the lectures", width, g)]
     room = max(1, height - len(lines) - 6)
-    first, last = window(len(names), at, room)
-    if first > 0:
-        lines.append([(f" {g.above} {first} more", "dim")])
-    for position in range(first, last):
+
+    def row(position: int) -> list[Line]:
         name = names[position]
         mark = g.cursor if position == at else " "
         style = "cursor" if position == at else "good" if name == present and not changed else ""
         text = f"{mark}{name:29s}{PRESETS[name].shows if width >= 76 else ''}"
-        lines.append([(g.text(text), style)])
-    if last < len(names):
-        lines.append([(f" {g.below} {len(names) - last} more", "dim")])
+        return [[(g.text(text), style)]]
+
+    lines += listed(len(names), at, room, row, g)
     lines = block(lines, width, height - 5, g)
     chosen_one = PRESETS[names[at]]
     run = glyph.escape(present, ascii=g.ascii) + (f" with {', '.join(changed)}" if changed else "")

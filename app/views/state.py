@@ -11,22 +11,8 @@ from app.glyphs import UNICODE, Glyphs
 from app.history import History, LayerTrace, WeightTrace, bounded
 from app.views.lines import Line
 from makemore_core.command import Command, Look
-from makemore_core.doctor import LIMITS, RELU_LIKE, START
+from makemore_core.doctor import LIMITS, START, Finding, most_saturated
 from makemore_core.snapshot import Weight
-
-
-class Finding(NamedTuple):
-    """Something a doctor has found: a short title, and what to make of it in a sentence or two.
-
-    `fix` are the changes that would try the suggestion, None where no key can.
-    """
-
-    title: str
-    text: str = ""
-    evidence: str = ""
-    why: str = ""
-    suggestion: str = ""
-    fix: dict[str, int | float | bool | str] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +82,7 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
 
     A row is given up at either end where rows are hidden beyond it, for the line that says how many.
     """
-    if count <= height:
+    if count <= max(0, height):
         return 0, count
     if height <= 2:
         first = min(max(0, cursor), count - 1)
@@ -111,10 +97,20 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
     return first, last
 
 
+def listed(count: int, cursor: int, height: int, row: Callable[[int], Sequence[Line]], g: Glyphs) -> list[Line]:
+    """As many of `count` rows round the cursor as fit, and how many are hidden; `row` gives the lines of one."""
+    first, last = window(count, cursor, height)
+    lines: list[Line] = [[(f" {g.above} {first} more above", "dim")]] if first > 0 else []
+    for at in range(first, last):
+        lines += row(at)
+    if last < count:
+        lines.append([(f" {g.below} {count - last} more below", "dim")])
+    return lines
+
+
 # From the lectures: where a number stops looking like that of a net that learns.
 SPREAD_WITHIN = 2.0  # std of a layer against that of the first
 GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
-UPDATE_GUIDE = -3.0
 UPDATE_LOW, UPDATE_HIGH = -5.0, -1.0  # the scale of update:data
 
 
@@ -133,11 +129,9 @@ def saturated_sick(row: Row) -> bool:
     """
     if row.layer is None:
         return False
-    first, kind = row.layer.first.activation.saturated, row.layer.layer.kind.lower().replace("_", "")
-    at_start = LIMITS["saturated_at_start"].value
-    began_so = row.layer.first_step <= START and not first <= at_start
-    limit = LIMITS["off"].value if kind in RELU_LIKE else at_start if began_so else LIMITS["saturated"].value
-    return not row.layer.layer.activation.saturated <= limit
+    first, now = row.layer.first, row.layer.layer
+    began_so = row.layer.first_step <= START and not first.activation.saturated <= most_saturated(first, True)
+    return not now.activation.saturated <= most_saturated(now, began_so)
 
 
 def gradient_sick(row: Row, median_std: float) -> bool:
@@ -170,18 +164,15 @@ class Pressed(NamedTuple):
 
 
 class Screen(NamedTuple):
-    """A screen: the key that reaches it, how it is drawn, how often, and the exhibit it asks for while it is shown.
+    """A screen: how it is drawn, how often, and the exhibit it asks for while it is shown.
 
     `every` is in seconds; `look` gives the command to send, at most every `look_every` seconds or when it changes.
     `press` takes up, down, left, right, pageup, pagedown, home, end and enter; None: not for this screen.
     """
 
-    key: str
     name: str
-    title: str
     draw: Draw
     every: float = 0.1
     look: Callable[[View], Look | None] | None = None
     look_every: float = 2.0
-    help: str = ""
     press: Callable[[View, str], Pressed | None] | None = None

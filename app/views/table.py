@@ -23,11 +23,11 @@ from app.views.state import (
     View,
     gradient_sick,
     is_bounded,
+    listed,
     rows,
     saturated_sick,
     spread_sick,
     update_sick,
-    window,
 )
 from makemore_core.snapshot import SATURATED, Histogram, Weight
 
@@ -378,14 +378,12 @@ def table(view: View, width: int, height: int, tall: int = 1) -> list[Line]:
     plan = layout(width, label, dead)
     lines = [header(view, plan, found)]
     room = height - 1 - (1 if view.filter else 0)
-    first, last = window(len(found), view.cursor, room) if tall == 1 else (0, len(found))
-    if first > 0:
-        lines.append([(f" {g.above} {first} more above", "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
-    for at in range(first, last):
-        lines += _row(view, found[at], plan, against, at == cursor, tall)
-    if last < len(found):
-        lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
+
+    def row(at: int) -> list[Line]:
+        return _row(view, found[at], plan, against, at == cursor, tall)
+
+    lines += listed(len(found), cursor, room // tall, row, g)
     if view.filter:
         everything = len(rows(replace(view, filter="")))
         word = glyph.clip(glyph.escape(view.filter, ascii=g.ascii), 20, g)

@@ -61,7 +61,7 @@ def _losses(view: View, twin: History, width: int, height: int) -> list[Line]:
     axis = loss_axis([view.history.attempt, twin.attempt], None, 8, view.log)
     if axis is None:
         return [[("no loss yet", "dim")]]
-    courses = [Course("this run", view.history.attempt.loss, "loss"), Course("twin", twin.attempt.loss, "twin")]
+    courses = [Course(view.history.attempt.loss, "loss"), Course(twin.attempt.loss, "twin")]
     return lines_over_steps(courses, view, width, height, low=axis.low, high=axis.high, log=axis.log)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app import glyphs as glyph
 from app.views.dashboard import legend, updates_over_steps
 from app.views.lines import Line, fit, heading
-from app.views.state import View, update_sick, window
+from app.views.state import View, listed, update_sick
 from app.views.table import per_column, spark
 
 _NUMBERS = 51  # cells of the numbers
@@ -28,10 +28,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     head += f"{'grad mean':>10}{'grad std':>9}{'data std':>9}{'grad:data':>10}{'update:data':>13}"
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
-    first, last = window(len(found), cursor, room)
-    if first:
-        lines.append([(f" {g.above} {first} more above", "dim")])
-    for at in range(first, last):
+
+    def row(at: int) -> list[Line]:
         weight = found[at].weight
         sick = update_sick(weight.update_data_log10, weight)
         line: Line = [
@@ -52,9 +50,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         ]
         if cells >= 6:
             line += [(" ", ""), *spark(found[at], per_column(step, cells), cells, 1, g)[0]]
-        lines.append(fit(line, width, g))
-    if last < len(found):
-        lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
+        return [fit(line, width, g)]
+
+    lines += listed(len(found), cursor, room, row, g)
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
         lines.append(heading("update:data over steps", legend(view, width, rows=False), width, g))
