@@ -270,6 +270,7 @@ class Attempt:
     """One run from its seed to a restart: its curves."""
 
     number: int
+    trained: float = 0.0  # seconds, but for slow motion
     loss: Series = field(default_factory=Series)
     val: list[tuple[int, float]] = field(default_factory=list)
     train: list[tuple[int, float]] = field(default_factory=list)
@@ -323,6 +324,8 @@ class History:
         # steps that come again within an attempt are those of a resumed run: the same to the bit, seen already
         if before is not None and (snapshot.attempt != before.attempt or snapshot.run != before.run):
             self._begin(snapshot)
+        elif before is not None and before.state == "running" and before.pace is None:
+            self.attempt.trained += snapshot.time - before.time
         self.attempt.number = snapshot.attempt
         self._take_losses(snapshot)
         self._take_splits(snapshot)

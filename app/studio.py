@@ -52,6 +52,7 @@ LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
+LONG = 60.0  # seconds of training that are not given up without a question
 MOST_UNEXAMINED = 256
 MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
@@ -107,6 +108,7 @@ class Studio(App[int]):
         self.asked: dict[str, Look] = {}
         self.examined = -math.inf
         self.placed = self.twinned = False
+        self.agreed: Callable[[], None] = lambda: None  # what a question was about
         self.stopped = False  # whether the run was asked to stop on leaving
         self.unexamined: list[Snapshot] = []
 
@@ -323,8 +325,7 @@ class Studio(App[int]):
 
     def action_restart(self) -> None:
         if self.changes_allowed():
-            self.stream.send(Restart())
-            self.say("restarted from the seed")
+            self.put(Restart(), lambda: self.say("restarted from the seed"))
 
     # --- the net ---
 
@@ -352,10 +353,42 @@ class Studio(App[int]):
         before = self.setting(name)
         config: dict[str, Value] = {} if before is None else {name: before}
         live = self.state.live and name in LIVE_IF_ASKED_FIELDS
-        command: Command = Set({name: value}, live=live)
-        self.stream.send(command)
-        self.pending[name] = (value, self.clock() + PENDING_SECONDS)
-        self.say(say(command, config) + self.effect(name, value, live))
+        command = Set({name: value}, live=live)
+
+        def asked() -> None:
+            self.pending[name] = (value, self.clock() + PENDING_SECONDS)
+            self.say(say(command, config) + self.effect(name, value, live))
+
+        self.put(command, asked)
+
+    def put(self, command: Command, asked: Callable[[], None]) -> None:
+        """Send a command and then do `asked`; after a question where it gives up a net that was trained for long."""
+
+        def send() -> None:
+            self.stream.send(command)
+            asked()
+
+        if not self.gives_up(command):
+            send()
+            return
+        self.agreed = send
+        assert self.history.snapshot is not None
+        question = f"Begin anew? The net of {self.history.snapshot.step:,} steps is given up."
+        self.ask("anew", question, ("y", "begin anew"), ("esc", "keep it"))
+
+    def gives_up(self, command: Command) -> bool:
+        """Whether a command begins anew what was trained for longer than one would wait for again."""
+        if self.history.attempt.trained < LONG or (self.history.snapshot and self.history.snapshot.state == "diverged"):
+            return False
+        if isinstance(command, Set):
+            kept = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
+            return command.fresh or not command.changes.keys() <= kept
+        return isinstance(command, Restart) or (isinstance(command, Twin) and bool(command.changes))
+
+    def ask(self, prompt: str, question: str, *choices: tuple[str, str]) -> None:
+        """A question in a box; the keys pressed are its answers."""
+        self.state = replace(self.state, prompt=prompt, question=question, choices=choices, message="")
+        self.paint()
 
     def effect(self, name: str, value: Value, live: bool) -> str:
         """What a change does beside changing a setting, to be said after it."""
@@ -451,12 +484,17 @@ class Studio(App[int]):
         answer = press(self.state, key) if press else None
         if answer is None:
             return False
-        if answer.command is None or isinstance(answer.command, Look) or self.changes_allowed():
-            self.state = answer.view
-            if isinstance(answer.command, Set) and self.history.snapshot is not None:
-                self.say(say(answer.command, self.history.snapshot.config))
-            if answer.command is not None:
-                self.stream.send(answer.command)
+        view, command = answer
+        if command is None:
+            self.state = view
+        elif isinstance(command, Look) or self.changes_allowed():
+
+            def asked() -> None:
+                self.state = view
+                if isinstance(command, Set) and self.history.snapshot is not None:
+                    self.say(say(command, self.history.snapshot.config))
+
+            self.put(command, asked)
         self.paint()
         return True
 
@@ -555,9 +593,13 @@ class Studio(App[int]):
                 self.state = replace(self.state, prompt="twin")
                 self.say(str(error), "sick")
                 return
-            self.stream.send(Twin(changes))
-            self.action_screen("twin")
-            self.say(f"{say(Twin(changes))}: both from the seed, in lock-step")
+            twin = Twin(changes)
+
+            def asked() -> None:
+                self.action_screen("twin")
+                self.say(f"{say(twin)}: both from the seed, in lock-step")
+
+            self.put(twin, asked)
         self.paint()
 
     # --- quitting ---
@@ -583,25 +625,26 @@ class Studio(App[int]):
                 choices.insert(1, ("k", "keep training in the background"))
         else:
             choices = [("k", "leave: training goes on"), ("s", "stop the run and save"), ("esc", "cancel: stay")]
-        self.state = replace(self.state, prompt="quit", choices=tuple(choices))
-        self.paint()
+        self.ask("quit", "Quit: what becomes of the run?", *choices)
 
     def answer(self, event: events.Key) -> None:
-        """The key pressed in the question box; the first choice is also `q` and enter."""
+        """The key pressed in the question box; on quitting the first choice is also `q` and enter."""
         offered = [key for key, _ in self.state.choices]
         key = event.key
-        if key in ("q", "enter", "ctrl+c"):
+        if key in ("q", "enter", "ctrl+c") and self.state.prompt == "quit":
             key = offered[0]
-        if key == "s":
+        if key == "s" and key in offered:
             self.stopped = True
             self.stream.send(Stop())
             self.exit(0)
-        elif key == "k" and "k" in offered:
+        elif key == "k" and key in offered:
             if self.owns and self.detach_run is not None:
                 self.detach_run()
             self.exit(0)
-        elif key in ("escape", "esc", "c", "n"):
+        elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
+            if key == "y":
+                self.agreed()
             self.paint()
 
 

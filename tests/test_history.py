@@ -174,6 +174,17 @@ def test_a_run_and_its_twin_share_a_scale_where_both_can_be_seen_on_it() -> None
         assert (history.gradient_scale == history.twin.gradient_scale) == shared
 
 
+def test_how_long_an_attempt_was_trained() -> None:
+    """Without pauses and slow motion."""
+    history = History()
+    at = [(0.0, "running", None), (30.0, "running", 10.0), (90.0, "running", None), (100.0, "paused", None),
+          (500.0, "running", None), (505.0, "finished", None)]  # fmt: skip
+    history.feed(canned.snapshot(step=k, time=time, state=state, pace=pace) for k, (time, state, pace) in enumerate(at))
+    assert history.attempt.trained == 45.0
+    history.feed([canned.snapshot(step=1, time=506.0, attempt=1)])
+    assert history.attempt.trained == 0.0
+
+
 def test_exhibits_are_kept_by_name_the_newest_wins() -> None:
     history = History()
     history.feed([Exhibit("dead-map", 1, {"a": 1}), Exhibit("dead-map", 2, {"a": 2})])

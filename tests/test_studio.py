@@ -15,7 +15,7 @@ import pytest
 from textual.pilot import Pilot
 
 from app.keys import KEYS
-from app.studio import GAIN_LADDER, Studio, neighbour, next_lr
+from app.studio import GAIN_LADDER, LONG, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
 from makemore_core.command import Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
@@ -379,3 +379,20 @@ def test_ladders() -> None:
     assert neighbour((0.5, 1.0, 3.0), 3.0, 1) == 3.0
     assert [next_lr(x, 1) for x in (0.1, 0.2, 0.5, 0.07, 9)] == [0.2, 0.5, 1.0, 0.1, 10.0]
     assert [next_lr(x, -1) for x in (0.1, 0.2, 0.5, 0.07)] == [0.05, 0.1, 0.2, 0.05]
+
+
+async def test_a_net_that_was_trained_for_long_is_not_given_up_by_one_key() -> None:
+    async with running() as (pilot, app, stream):
+        app.history.attempt.trained = LONG
+        for key in ("r", "g", "b", "f", "a"):
+            await pilot.press(key, "escape")
+        await pilot.press("P", "enter", "n")
+        assert stream.sent == []
+        await pilot.press("-", "L", "b")  # which keep the weights
+        assert stream.sent == [Set({"lr": 0.05}), Set({"norm": "none"}, live=True)]
+        await pilot.press("r")
+        assert "Begin anew? The net of" in picture(app)
+        await pilot.press("enter", "y")
+        assert stream.sent[2:] == [Restart()]
+        assert app.state.message == "restarted from the seed"
+        assert "Begin anew" not in picture(app)

@@ -33,9 +33,10 @@ class View:
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
-    prompt: str = ""  # "", "filter", "twin" or "quit"
+    prompt: str = ""  # "", "filter", "twin", "anew" or "quit"
     typed: str = ""  # so far, in answer to the prompt "twin"
-    choices: tuple[tuple[str, str], ...] = ()  # of the prompt: key, what it does
+    question: str = ""  # of the prompts "anew" and "quit"
+    choices: tuple[tuple[str, str], ...] = ()  # and its answers: key, what it does
     findings: tuple[Finding, ...] | None = None  # None: no doctor at hand
     scroll: int = 0
     options: dict[str, int | float | bool | str] = field(default_factory=dict)  # what a screen keeps for itself

@@ -238,8 +238,7 @@ def message_line(view: View, cells: int) -> Line:
 def ask(view: View, lines: Sequence[Line], cells: int, rows: int) -> list[Line]:
     """The screen with the question in a box over its middle."""
     g = view.glyphs
-    title = "Quit: what becomes of the run?"
-    words: list[Line] = [[(title, "title")], []]
+    words: list[Line] = [[(view.question, "title")], []]
     words += [[(f" {key:<6}", "key"), (what, "")] for key, what in view.choices]
     inner = min(max(width(word) for word in words) + 2, cells - 2)
     corners = g.box
