@@ -140,7 +140,7 @@ class Session:
         self.commands = 0  # changes so far, so that a resumed run knows which are in its checkpoint
         self.kept: tuple[int, int, int] | None = None  # attempt, step and commands of the checkpoint it goes on from
         self.message = ""
-        self.pace: float | None = None  # steps a second, where the run is held back
+        self.pace = self.watch.pace  # steps a second, where the run is held back
         self._due = 0.0  # when the next update may begin, to keep it
         self._pause_at: int | None = None
         self._told = "", "", False

@@ -8,9 +8,11 @@ from typing import NamedTuple
 class Watch(NamedTuple):
     """A probe every so many steps, or so many a second at most.
 
-    `budget` is the share of the time, 0..1, that all looking may take; probes set in steps do not keep to it.
+    `budget` is the share of the time, 0..1, that all looking may take; probes set in steps do not keep to it. `pace`
+    is how many steps a second the run is held to at first, so that they can be followed; None lets it go.
     """
 
     every: int | None = None
     per_second: float = 10.0
     budget: float = 0.03
+    pace: float | None = None

@@ -109,6 +109,7 @@ def strict(text: str) -> object:
         ("train --json", "--json: goes with --headless"),
         ("train --probe-every 0", "--probe-every"),
         ("train --fps fast", "--fps"),
+        ("train --pace 0", "'--pace': 0.0 is not in the range 0.1<=x<="),
         ("train --fps nan", "'--fps': nan is not a number"),
         ("train --budget nan", "'--budget': nan is not a number"),
         ("ctl done pause --timeout nan", "'--timeout': nan is not a number"),

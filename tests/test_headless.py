@@ -81,6 +81,15 @@ def test_json_lines_hold_every_loss_once(makemore: Commands) -> None:
     assert losses == reference(config.replace({"steps": 0}), read(makemore.cwd / "few.txt"), []).advance(60)
 
 
+def test_a_run_may_begin_in_slow_motion(makemore: Commands) -> None:
+    ended = makemore.run(*train("--steps", "60", "--json", "--pace", "1000", run="slow"))
+
+    assert ended.status == 0
+    told = objects(ended.out)
+    assert {one["pace"] for one in told} == {1000.0}
+    assert told[-1]["step"] == 60
+
+
 def test_a_run_that_diverges_is_told_and_exits_1(makemore: Commands) -> None:
     broken = ["--steps", "60", "--json", "--set", "lr=1e6", "--set", "norm=none", "--set", "nonlinearity=identity"]
     ended = makemore.run(*train(*broken, run="diverged"))
