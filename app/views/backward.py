@@ -39,9 +39,13 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     rows = [*data.gradients, *data.one_expression]
     wrong, lost = ([row for row in rows if not row.close and row.nan is nan] for nan in (False, True))
     form = "part 4's pieces" if data.form == "pieces" else "brick by brick"
-    note = f"{form} against autograd, on the minibatch {taken_at(view, NAME)}, loss {data.loss:.4f}"
+    note = f"{form}, next minibatch {taken_at(view, NAME)}, loss {data.loss:.4f}"
     lines: list[Line] = [heading("backward by hand", note, width, g)]
-    told = f"!{len(wrong)} of {len(rows)} gradients differ" if wrong else f"all {len(rows)} gradients are close"
+    told = (
+        f"!{len(wrong)} of {len(rows)} gradients differ from autograd's"
+        if wrong
+        else f"all {len(rows)} gradients are close to autograd's"
+    )
     exact = f", {sum(row.exact for row in rows)} bit for bit"
     if lost and not wrong:
         told, exact = f"nothing to compare: {len(lost)} of {len(rows)} gradients are nan on both sides", ""

@@ -65,7 +65,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         words = " its activations are not finite: no unit can be told flat or dead"
         return block([title, [(words, "sick")], _layers(data, width, view)], width, height, g)
     lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
-    words = f" {glyph.percent(data.share).strip()} flat in this minibatch, {taken_at(view, NAME)}; "
+    words = f" {glyph.percent(data.share).strip()} flat in the next minibatch, {taken_at(view, NAME)}; "
     count = len(data.dead)
     told = (
         f"{count} of {len(data.map)} dead on the whole training split" if count else "none dead on the training split"

@@ -73,7 +73,7 @@ def _table(data: Gains, selected: int, view: View) -> list[Line]:
     flat = _FLAT.get(data.nonlinearity, "saturated")
     lines: list[Line] = [[(f"   gain  settles  {flat:>9s}", "axis")]]
     for at, (row, style) in enumerate(zip(data.gains, styles(len(data.gains)), strict=True)):
-        marks = "  PyTorch's" * row.recommended + "  own" * row.own
+        marks = "  PyTorch's" * row.recommended + "  this net's" * row.own
         cursor = g.cursor if at == selected else " "
         saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5) if flat else ""
         text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(row.settles, 7, 3, glyphs=g)}  {saturated:>9s}"
