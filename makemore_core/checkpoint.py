@@ -26,6 +26,7 @@ from makemore_core.snapshot import Json
 
 TENSORS, REST, SUMS = "tensors.safetensors", "rest.json", "SHA256SUMS"
 LONGEST_REST = 64 * 1024 * 1024
+KEEP = 2  # good checkpoints of a run
 
 _NAME = re.compile(r"(\d{6,})-attempt\d+-step\d+")
 _TEMPORARY = ".tmp-"
@@ -39,8 +40,8 @@ class Loaded(NamedTuple):
     skipped: list[str]
 
 
-def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json], *, keep: int = 2) -> Path:
-    """Save a run's checkpoint and remove all but the newest `keep` good ones; `rest` has `step` and `attempt`.
+def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json]) -> Path:
+    """Save a run's checkpoint and remove all but the newest `KEEP` good ones; `rest` has `step` and `attempt`.
 
     Only the process that trains the run may call this. Raises OSError where the disk refuses; the checkpoints
     that are there then stay as they are.
@@ -59,7 +60,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, J
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _prune(inside, keep)
+    _prune(inside)
     return inside / name
 
 
@@ -151,11 +152,11 @@ def _found(inside: Path) -> list[tuple[int, Path]]:
     return [(int(match[1]), inside / name) for name in names if (match := _NAME.fullmatch(name))]
 
 
-def _prune(inside: Path, keep: int) -> None:
-    """Remove all behind the newest `keep` good ones; damaged ones count for nothing and go with them."""
+def _prune(inside: Path) -> None:
+    """Remove all behind the newest `KEEP` good ones; damaged ones count for nothing and go with them."""
     good = 1  # the newest was written a moment ago
     for _, path in sorted(_found(inside), reverse=True)[1:]:
-        if good < keep:
+        if good < KEEP:
             with contextlib.suppress(OSError, ValueError):
                 _checked(path)
                 good += 1

@@ -91,22 +91,12 @@ class PlainEngine:
         return self._taps
 
 
-class ManualEngine:
-    """The backward pass by hand, brick by brick, without autograd (part 4, exercise 4)."""
+class ManualEngine(PlainEngine):
+    """The same with the backward pass by hand, brick by brick, without autograd (part 4, exercise 4)."""
 
     name = "manual"
-    fixed: frozenset[str] = frozenset()
-
-    def __init__(self, model: Model, optimizer: Optimizer, train: Split) -> None:
-        self.model, self.optimizer, self.train = model, optimizer, train
-        self._taps: Taps | None = None
 
     @torch.no_grad()
-    def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
-        losses = [self._step(batch, lr, False) for batch, lr in zip(batches[:-1], rates[:-1], strict=True)]
-        losses.append(self._step(batches[-1], rates[-1], watch))
-        return torch.stack(losses)
-
     def _step(self, batch: Tensor, lr: float, watch: bool) -> Tensor:
         model, target = self.model, self.train.y[batch]
         logits = model(self.train.x[batch])
@@ -119,10 +109,6 @@ class ManualEngine:
             gradients = [_grad(p) for p in model.parameters()]
             self._taps = Taps([leaf.out for leaf in leaves], [leaf.dout for leaf in leaves], gradients, before)
         return loss
-
-    def taps(self) -> Taps:
-        assert self._taps is not None
-        return self._taps
 
 
 def cross_entropy_backward(logits: Tensor, target: Tensor) -> Tensor:

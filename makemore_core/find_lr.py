@@ -40,7 +40,7 @@ class RangeTest(NamedTuple):
 def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     """One update at each of `updates` rates on a copy of the net as it stands. Nothing of `trainer` changes.
 
-    Raises ValueError for fewer than 10 updates, from which nothing can be read.
+    Raises ValueError for fewer than 10 updates, from which nothing can be read, and for more than 100,000.
     """
     if not 10 <= updates <= 100_000:
         raise ValueError(f"updates={updates}: has to be at least 10 and at most 100,000")

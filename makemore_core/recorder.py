@@ -59,11 +59,11 @@ class KeptNet(msgspec.Struct):
 
 
 class Kept(msgspec.Struct):
-    """What a checkpoint keeps of a run. `commands` counts the changes in the record that are in it."""
+    """What a checkpoint keeps of a run. `changes` counts those in the record that are in it."""
 
     step: int
     attempt: int
-    commands: int
+    changes: int
     config: dict[str, Value]
     twin: dict[str, Value]
     nets: list[KeptNet]
@@ -152,7 +152,7 @@ class FolderRecorder(Recorder):
     def command(self, session: Session, command: Command, who: str) -> None:
         if isinstance(command, Look):  # views ask again and again, and it changes nothing
             return
-        change = session.commands if isinstance(command, CHANGES) else None
+        change = session.changes if isinstance(command, CHANGES) else None
         raw = msgspec.Raw(msgspec.json.encode(command))
         entry = Entry(session.trainer.step, session.attempt, who, raw, change)
         self._append(msgspec.json.encode(entry), durable=change is not None)
@@ -182,7 +182,7 @@ class FolderRecorder(Recorder):
         kept = Kept(
             session.trainer.step,
             session.attempt,
-            session.commands,
+            session.changes,
             session.config.as_dict(),
             session.twin_changes,
             [
@@ -270,11 +270,11 @@ def _session(
             net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
             net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
             net.splits = own.splits
-        session.attempt, session.commands = kept.attempt, kept.commands
+        session.attempt, session.changes = kept.attempt, kept.changes
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
-        session.kept = kept.attempt, kept.step, kept.commands
-    session.replay = later_changes(recorder.folder, session.commands)
+        session.kept = kept.attempt, kept.step, kept.changes
+    session.replay = later_changes(recorder.folder, session.changes)
     last = rundir.read_state(recorder.folder)
     if kept and last and (last.attempt, last.step) == (kept.attempt, kept.step):
         for net, seen in zip(session.nets, (last, last.twin), strict=False):

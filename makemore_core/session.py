@@ -137,8 +137,8 @@ class Session:
         self.attempt = 0
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
-        self.commands = 0  # changes so far, so that a resumed run knows which are in its checkpoint
-        self.kept: tuple[int, int, int] | None = None  # attempt, step and commands of the checkpoint it goes on from
+        self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
+        self.kept: tuple[int, int, int] | None = None  # attempt, step and changes of the checkpoint it goes on from
         self.message = ""
         self.pace = self.watch.pace  # steps a second, where the run is held back
         self._due = 0.0  # when the next update may begin, to keep it
@@ -315,7 +315,7 @@ class Session:
                 net.look()
             net.sample(self._names, self._sampling_seed, self._temperature)
         self.state, self._pause_at = "finished", None
-        if self.kept != (self.attempt, self.trainer.step, self.commands):
+        if self.kept != (self.attempt, self.trainer.step, self.changes):
             self._save()
 
     def _save(self) -> None:
@@ -376,7 +376,7 @@ class Session:
         """Make a change of an earlier life of the run again."""
         try:
             self._apply(command, self._check(command))
-            self.commands += 1
+            self.changes += 1
         except ValueError as error:  # what follows it would not be the same either
             self.replay.clear()
             self.message = f"{say(command)} cannot be made again: {error}"
@@ -389,7 +389,7 @@ class Session:
         """
         self.recorder.command(self, command, who)
         if isinstance(command, CHANGES):
-            self.commands += 1
+            self.changes += 1
             self.replay.clear()
 
     def _check(self, command: Command) -> Fresh | None:

@@ -421,7 +421,7 @@ def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
     assert [command for _, _, command in later_changes(folder, 1)] == [kept]
 
     session = opened(folder)
-    assert session.commands == 1  # the lost one is in the checkpoint
+    assert session.changes == 1  # the lost one is in the checkpoint
     assert session.run() == "finished"
 
     step = next(mark.step for mark in session.interventions if "0.5" in mark.what)

@@ -231,7 +231,7 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(few_names: Dataset, com
     assert script.outcomes[0].error is not None
     assert said in script.outcomes[0].error
     assert any(said in snapshot.message for snapshot in script.snapshots)
-    assert (ran.commands, ran.interventions, ran.attempt) == (0, [], 0)
+    assert (ran.changes, ran.interventions, ran.attempt) == (0, [], 0)
     assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
 
 
