@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from app import launch
@@ -12,24 +12,37 @@ from app.studio import Studio
 from app.terminal import Exit, by_signal
 from app.views.state import Finding
 from makemore_core.aside import Aside
-from makemore_core.attach import Attached
+from makemore_core.attach import Attached, recorded
 from makemore_core.command import Channel, Command, Stop
 from makemore_core.doctor import Chart
+from makemore_core.record import RecordReader
+from makemore_core.rundir import RECORD
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
 
 class OwnRun:
-    """The `Stream` of a worker of this process, which tells the studio when the worker has failed."""
+    """The `Stream` of a worker of this process, which tells the studio when the worker has failed.
 
-    def __init__(self, channel: Channel, worker: launch.Worker) -> None:
-        self._channel, self._worker = channel, worker
+    What is recorded of the run's earlier lives comes before the first word of this one.
+    """
+
+    def __init__(self, folder: Path, channel: Channel, worker: launch.Worker) -> None:
+        self._folder, self._channel, self._worker = folder, channel, worker
+        self._begun = False
         self.failed: Callable[[], None] = lambda: None
 
-    def drain(self) -> Iterable[Event]:
+    def drain(self) -> Iterator[Event]:
         if self._worker.error is not None:
             self.failed()
-        return self._channel.drain()
+        for event in self._channel.drain():
+            if isinstance(event, Snapshot) and not self._begun:
+                self._begun = True
+                for past in recorded(RecordReader(self._folder / RECORD), self._folder.name):
+                    if past.time == event.time:  # this life's own
+                        break
+                    yield past
+            yield event
 
     def send(self, command: Command) -> None:
         self._channel.send(command)
@@ -41,7 +54,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     Where the terminal is lost the training goes on to its end without it.
     """
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
-    stream = OwnRun(channel, worker)
+    stream = OwnRun(folder, channel, worker)
     handed_over: list[bool] = []
     studio = Studio(
         stream,

@@ -32,6 +32,17 @@ SILENT: dict[State, str] = {
 }
 
 
+def recorded(reader: RecordReader, run: str) -> Iterator[Snapshot]:
+    """What is new in a run's record, one by one, so that a long one need not be held in memory."""
+    while payloads := reader.read(most=PIECE):
+        for payload in payloads:
+            with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
+                event = from_json(payload)
+                if isinstance(event, Snapshot):
+                    # its folder may be a copy, or have been renamed
+                    yield event if event.run == run else msgspec.structs.replace(event, run=run)
+
+
 class _Look(threading.Thread):
     """Finds out what has become of a trainer, in a thread because one that hangs lets the question wait."""
 
@@ -63,27 +74,16 @@ class Attached:
         self._damaged, self._noticed = 0, 0.0  # records that could not be read, and when there were more of them
 
     def drain(self) -> Iterator[Event]:
-        """Everything new since the last call, one by one, so that a long record need not be held in memory."""
+        """Everything new since the last call, one by one."""
         self._first()
         heard = self._heard
-        for payload in self._payloads():
-            try:
-                event = from_json(payload)
-            except ValueError:
-                continue  # a command, or a kind of entry that a later program wrote
-            if isinstance(event, Snapshot):
-                if event.run != self._folder.name:  # which is a copy, or has been renamed
-                    event = msgspec.structs.replace(event, run=self._folder.name)
-                self._newest, self._told, self._heard = event, event.state, time.monotonic()
-            yield event
+        for snapshot in recorded(self._reader, self._folder.name):
+            self._newest, self._told, self._heard = snapshot, snapshot.state, time.monotonic()
+            yield snapshot
         yield from self._damage(heard)
         yield from self._exhibits()
         yield from self._refusals()
         yield from self._turn()
-
-    def _payloads(self) -> Iterator[bytes]:
-        while payloads := self._reader.read(most=PIECE):
-            yield from payloads
 
     def _damage(self, heard: float) -> Iterator[Event]:
         """The newest snapshot once more with a word of the records that had to be skipped, where it came after `heard`.
