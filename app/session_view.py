@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from makemore_core.attach import Attached, recorded
 from makemore_core.command import Channel, Command, Stop
 from makemore_core.doctor import Chart
 from makemore_core.record import RecordReader
-from makemore_core.rundir import RECORD
+from makemore_core.rundir import RECORD, trainer
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
@@ -106,6 +107,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         ascii=ascii_only,
         fps=fps,
         owns=False,
+        absent=functools.partial(absent, folder),
         findings=advice(),
         waiting=f"reading {folder.name}",
     )
@@ -118,6 +120,13 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         with without_terminal_if_lost():
             print(f"the run goes on; to look again: makemore attach {launch.shown(folder)}", flush=True)
     return status
+
+
+def absent(folder: Path) -> str:
+    """That nobody trains the run in the folder, and what to do about it; nothing where somebody does."""
+    if trainer(folder) is not None:
+        return ""
+    return f"nobody is training it now; `makemore resume {launch.shown(folder)}` goes on"
 
 
 def advice() -> Callable[[Sequence[Snapshot]], list[Finding]]:

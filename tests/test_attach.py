@@ -16,7 +16,7 @@ import pytest
 
 from app.history import History
 from app.launch import Worker
-from app.session_view import OwnRun
+from app.session_view import OwnRun, absent
 from makemore_core import attach, rundir
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Look, Pause, Restart, Resume, Set, Step, Stop
@@ -128,6 +128,7 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     folder, trainer = live
     viewer = Viewer(folder)
     viewer.wait(lambda s: s.step > 0, "training")
+    assert absent(folder) == ""
     trainer.kill()
     trainer.join()
     began = time.monotonic()
@@ -135,6 +136,8 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     print(f"\ntold {time.monotonic() - began:.2f} s after the kill")
     assert crashed.losses == ()
     assert "resume" in crashed.message
+
+    assert absent(folder) == f"nobody is training it now; `makemore resume {folder}` goes on"
 
     viewer.stream.send(Pause())
     viewer.wait(lambda s: s.message == "nobody is training it now", "a refusal")
