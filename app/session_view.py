@@ -91,6 +91,8 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
         said = f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}"
     elif worker.unsaved():
         raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")
+    elif launch.forget(folder):
+        said = "nothing was trained yet, so no run is kept"
     else:
         said = f"saved; to go on: makemore resume {launch.shown(folder)}"
     with without_terminal_if_lost():
