@@ -26,12 +26,6 @@ NOTICE = 10.0  # seconds for which damaged records are told of
 SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has become of the trainer
 
 
-SILENT: dict[State, str] = {
-    "crashed": "its trainer is gone; `makemore resume` goes on from the last checkpoint",
-    "unresponsive": "its trainer does not answer",
-}
-
-
 def recorded(reader: RecordReader, run: str) -> Iterator[Snapshot]:
     """What is new in a run's record, one by one, so that a long one need not be held in memory."""
     while payloads := reader.read(most=PIECE):
@@ -135,9 +129,17 @@ class Attached:
                 state=look.state,
                 losses=(),
                 steps_per_second=0.0,
-                message=SILENT.get(look.state, self._newest.message),
+                message=self._word(look.state) or self._newest.message,
             )
             yield self._newest
+
+    def _word(self, state: State) -> str:
+        """What there is to say of a trainer that is silent."""
+        if state != "crashed":
+            return "its trainer does not answer" if state == "unresponsive" else ""
+        saved = rundir.checkpoints(self._folder)
+        follows = f"goes on from step {saved[0].step:,}" if saved else "begins again from the seed"
+        return f"its trainer is gone; `makemore resume` {follows}"
 
     def _blank(self, state: State | None) -> Snapshot | None:
         """What is shown of a run that ended before anything was recorded."""
