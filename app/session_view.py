@@ -42,7 +42,8 @@ class OwnRun:
                 for past in recorded(RecordReader(self._folder / RECORD), self._folder.name):
                     if past.time == event.time:  # this life's own
                         break
-                    yield past
+                    if past.attempt <= event.attempt:  # it goes on from before a restart that comes again
+                        yield past
             yield event
 
     def send(self, command: Command) -> None:

@@ -274,6 +274,17 @@ def test_a_resumed_run_shows_its_past_as_if_attached_to(tmp_path: Path, few_name
         assert own.layers[key].std.columns(1)[: trace.std.end] == trace.std.columns(1)
 
 
+def test_a_run_resumed_from_before_a_restart_shows_its_layers_past_too(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder, Order(0, 90, Restart()), Order(1, 40, Stop())).run()
+    channel, history = Channel(), History()
+    channel.publish(canned(run="run", step=60, since=60, layers=(), weights=()))
+    history.feed(OwnRun(folder, channel, Worker(folder, channel, watch=Watch(), stay=True)).drain())
+    assert (history.attempt.number, history.attempt.loss.start, history.attempt.loss.end) == (0, 0, 60)
+    assert history.ghosts == []
+    assert {trace.std.start for trace in history.layers.values()} == {5}
+
+
 def test_after_a_resume_the_curve_goes_on_where_it_was() -> None:
     history = History()
     steps = [(0, 40), (40, 80), (20, 60), (60, 100), (100, 120)]  # killed at 80, resumed from the checkpoint at 20
