@@ -338,3 +338,9 @@ def test_a_run_of_few_steps_fills_the_plot() -> None:
     assert lines[1].strip("2.0e6┤ ") == "▛▀▀▀▀▀▀▀"  # eight cells a step, the last of which has a number
     assert lines[-1].split()[0] == "└0"
     assert [word for word in lines[-1].split() if word.isdigit()] == ["2", "4", "6"]
+
+
+def test_an_attempt_has_the_number_that_the_snapshots_and_checkpoints_give_it() -> None:
+    first, again = (text_of(draw(view([canned.snapshot(attempt=attempt)]), 200, 60)) for attempt in (0, 3))
+    assert "attempt" not in first[1]
+    assert "  attempt 3" in again[1]
