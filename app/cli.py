@@ -248,7 +248,7 @@ def show(run: str | None, as_json: bool) -> int:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a run.")
 def runs(as_json: bool) -> int:
-    """Every run: state, step, loss (of about the last 500 minibatches), validation loss, age."""
+    """Every run: state, step, loss (of about the last 500 minibatches), validation loss, age, preset."""
     from app.report import list_all
 
     return list_all(as_json)

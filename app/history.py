@@ -119,6 +119,15 @@ class Series:
         for i, value in enumerate(values):
             self._put(first + i * span // len(values), (value,), value if mean is None else mean, span / len(values))
 
+    def cut(self, step: int) -> None:
+        """Forget the numbers from a step on, and those before it in the stretch that it is in."""
+        if self.start is None or step >= self.end:
+            return
+        del self._buckets[max(0, step // self.stride - self.start // self.stride) :]
+        self.start, self.end = (self.start if self._buckets else None), step
+        self.broken = None if self.broken is None or self.broken >= step else self.broken
+        self._bounds, self._whole = None, {}
+
     def _put(self, step: int, values: Sequence[float], mean: float | None = None, weight: float = 1.0) -> None:
         total = sum(values)
         if not math.isfinite(total):
@@ -247,6 +256,11 @@ class LayerTrace:
             gradient_std=self.gradient_std.still(),
         )
 
+    def cut(self, step: int) -> None:
+        """Forget the course from a step on."""
+        for series in (self.std, self.saturated, self.gradient_std):
+            series.cut(step)
+
 
 @dataclass(eq=False)
 class WeightTrace:
@@ -264,6 +278,11 @@ class WeightTrace:
         """A copy that stays as it is."""
         return replace(self, update=self.update.still(), grad=self.grad.still())
 
+    def cut(self, step: int) -> None:
+        """Forget the course from a step on."""
+        self.update.cut(step)
+        self.grad.cut(step)
+
 
 @dataclass(eq=False)
 class Attempt:
@@ -278,6 +297,12 @@ class Attempt:
     def still(self) -> Attempt:
         """A copy that stays as it is."""
         return replace(self, loss=self.loss.still(), val=list(self.val), train=list(self.train))
+
+    def cut(self, step: int) -> None:
+        """Forget the curves from a step on."""
+        self.loss.cut(step)
+        self.val = [point for point in self.val if point[0] <= step]
+        self.train = [point for point in self.train if point[0] <= step]
 
 
 class History:
@@ -321,9 +346,12 @@ class History:
 
     def _take(self, snapshot: Snapshot, shows: bool) -> None:
         before = self.snapshot
-        # steps that come again within an attempt are those of a resumed run: the same to the bit, seen already
-        if before is not None and (snapshot.attempt != before.attempt or snapshot.run != before.run):
-            self._begin(snapshot)
+        if before is not None and (snapshot.attempt > before.attempt or snapshot.run != before.run):
+            if len(self.attempt.loss):
+                self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
+            self._begin(Attempt(snapshot.attempt))
+        elif before is not None and (snapshot.attempt, snapshot.step) < (before.attempt, before.step):
+            self._go_back(snapshot)
         elif before is not None and before.state == "running" and before.pace is None:
             self.attempt.trained += snapshot.time - before.time
         self.attempt.number = snapshot.attempt
@@ -354,10 +382,20 @@ class History:
         self._count += 1
         self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0
 
-    def _begin(self, snapshot: Snapshot) -> None:
-        if len(self.attempt.loss):
-            self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
-        self.attempt = Attempt(snapshot.attempt)
+    def _go_back(self, snapshot: Snapshot) -> None:
+        """The run goes on from a checkpoint: what an earlier life did after it comes again, or comes another way."""
+        if snapshot.attempt < self.attempt.number:
+            again = [ghost.still() for ghost in self.ghosts if ghost.number == snapshot.attempt]
+            self.ghosts = [ghost for ghost in self.ghosts if ghost.number < snapshot.attempt]
+            self._begin(again[-1] if again else Attempt(snapshot.attempt))
+        self.attempt.cut(snapshot.step)
+        for layer in self.layers.values():
+            layer.cut(snapshot.step)
+        for weight in self.weights.values():
+            weight.cut(snapshot.step)
+
+    def _begin(self, attempt: Attempt) -> None:
+        self.attempt = attempt
         self.layers, self.weights, self._seen = {}, {}, None
         self.rate = 0.0
         self.gradient_scale = self.activation_scale = 0.0

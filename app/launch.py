@@ -98,10 +98,12 @@ def begin(plan: Plan, run: str | None) -> Path:
     return folder
 
 
-def forget(folder: Path) -> None:
-    """Remove the folder of a run that never began, so that nobody takes it for one."""
-    if not rundir.is_recorded(folder) and rundir.trainer(folder) is None:
+def forget(folder: Path) -> bool:
+    """Remove the folder of a run that never began, so that nobody takes it for one; whether it was such a run."""
+    never = not rundir.is_recorded(folder) and rundir.trainer(folder) is None
+    if never:
         shutil.rmtree(folder, ignore_errors=True)
+    return never
 
 
 def longer(folder: Path, steps: str) -> list[Command]:

@@ -39,6 +39,8 @@ from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, from_json, to_json
 
 VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "checkpoint", "stop")
+COLUMNS = ["run", "state", "step", "loss", "val", "at", "age", "preset"]  # of the list of runs
+DROPPED = tuple(COLUMNS.index(name) for name in ("at", "preset", "val", "age"))  # where a terminal is too narrow
 SHORTEST_NAME = 20  # cells that a run's name keeps in a list, however narrow the terminal
 
 
@@ -110,7 +112,7 @@ def list_all(as_json: bool) -> int:
             click.echo(to_json(row))
     else:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        for text in in_columns([cells(row) for row in found], width, (5, 4, 6)):
+        for text in in_columns([COLUMNS, *map(cells, found)], width, DROPPED):
             click.echo(text)
     return Exit.DONE
 
@@ -118,8 +120,9 @@ def list_all(as_json: bool) -> int:
 def run_row(folder: Path) -> dict[str, Json]:
     """What `makemore runs` tells of a run; null what cannot be known."""
     snapshot: Snapshot | None = None
+    config: dict[str, settings.Value] = {}
     try:
-        rundir.read_manifest(folder)
+        config = rundir.read_manifest(folder).config
     except ValueError:
         state = "damaged"
     else:
@@ -130,16 +133,18 @@ def run_row(folder: Path) -> dict[str, Json]:
     splits = snapshot and snapshot.splits
     told = {name: getattr(snapshot, name, None) for name in ("step", "steps", "loss", "smoothed_loss")}
     taken = {"val": splits.val if splits else None, "val_step": splits.step if splits else None}
-    return {"run": folder.name, "state": state, **told, **taken, "age": round(age, 1)}
+    preset = preset_of(snapshot.config if snapshot else config)
+    return {"run": folder.name, "state": state, **told, **taken, "age": round(age, 1), "preset": preset}
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """The row of a run in words: name, state, steps, loss, validation loss, when that was taken, age."""
+    """The row of a run in words, as `COLUMNS` calls them; `at` is the step that the validation loss was taken at."""
     known = [""] * 4
     if row["step"] is not None:
-        known = [f"{row['step']:,}/{row['steps']:,}", f"loss {number(row['smoothed_loss'])}"]
-        known += [f"val {number(row['val'])}", f"at {short(row['val_step'])}" if row["val_step"] is not None else ""]
-    return [visible(row["run"]), row["state"], *known, ago(row["age"])]
+        known = [f"{row['step']:,}/{row['steps']:,}", number(row["smoothed_loss"]), number(row["val"])]
+        known.append(short(row["val_step"]) if row["val_step"] is not None else "")
+    preset = "" if row["state"] == "damaged" else row["preset"] or "own settings"
+    return [visible(row["run"]), row["state"], *known, ago(row["age"]), preset]
 
 
 def in_columns(rows: list[list[str]], width: int | None, least: Sequence[int]) -> Iterator[str]:

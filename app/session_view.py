@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from app import launch
@@ -11,24 +12,38 @@ from app.headless import SAVING, stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
 from app.terminal import Exit, by_signal
 from makemore_core.aside import Aside
-from makemore_core.attach import Attached
+from makemore_core.attach import Attached, recorded
 from makemore_core.command import Channel, Command, Stop
 from makemore_core.doctor import Chart, Finding
+from makemore_core.record import RecordReader
+from makemore_core.rundir import RECORD, trainer
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
 
 class OwnRun:
-    """The `Stream` of a worker of this process, which tells the studio when the worker has failed."""
+    """The `Stream` of a worker of this process, which tells the studio when the worker has failed.
 
-    def __init__(self, channel: Channel, worker: launch.Worker) -> None:
-        self._channel, self._worker = channel, worker
+    What is recorded of the run's earlier lives comes before the first word of this one.
+    """
+
+    def __init__(self, folder: Path, channel: Channel, worker: launch.Worker) -> None:
+        self._folder, self._channel, self._worker = folder, channel, worker
+        self._begun = False
         self.failed: Callable[[], None] = lambda: None
 
-    def drain(self) -> Iterable[Event]:
+    def drain(self) -> Iterator[Event]:
         if self._worker.error is not None:
             self.failed()
-        return self._channel.drain()
+        for event in self._channel.drain():
+            if isinstance(event, Snapshot) and not self._begun:
+                self._begun = True
+                for past in recorded(RecordReader(self._folder / RECORD), self._folder.name):
+                    if past.time == event.time:  # this life's own
+                        break
+                    if past.attempt <= event.attempt:  # it goes on from before a restart that comes again
+                        yield past
+            yield event
 
     def send(self, command: Command) -> None:
         self._channel.send(command)
@@ -40,7 +55,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     Where the terminal is lost the training goes on to its end without it.
     """
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
-    stream = OwnRun(channel, worker)
+    stream = OwnRun(folder, channel, worker)
     handed_over: list[bool] = []
     studio = Studio(
         stream,
@@ -76,6 +91,8 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
         said = f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}"
     elif worker.unsaved():
         raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")
+    elif launch.forget(folder):
+        said = "nothing was trained yet, so no run is kept"
     else:
         said = f"saved; to go on: makemore resume {launch.shown(folder)}"
     with without_terminal_if_lost():
@@ -92,6 +109,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         ascii=ascii_only,
         fps=fps,
         owns=False,
+        absent=functools.partial(absent, folder),
         findings=advice(),
         waiting=f"reading {folder.name}",
     )
@@ -104,6 +122,13 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         with without_terminal_if_lost():
             print(f"the run goes on; to look again: makemore attach {launch.shown(folder)}", flush=True)
     return status
+
+
+def absent(folder: Path) -> str:
+    """That nobody trains the run in the folder, and what to do about it; nothing where somebody does."""
+    if trainer(folder) is not None:
+        return ""
+    return f"nobody is training it now; `makemore resume {launch.shown(folder)}` goes on"
 
 
 def advice() -> Callable[[Sequence[Snapshot]], Sequence[Finding]]:

@@ -61,7 +61,10 @@ Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
 
 
 class Studio(App[int]):
-    """Shows a run and lets it be changed. `start` is called once, when the first picture is on the screen."""
+    """Shows a run and lets it be changed. `start` is called once, when the first picture is on the screen.
+
+    `absent` says why nobody would obey, in a line; nothing where somebody trains the run.
+    """
 
     CSS_PATH = "studio.tcss"
     ENABLE_COMMAND_PALETTE = False
@@ -79,6 +82,7 @@ class Studio(App[int]):
         start: Callable[[], None] | None = None,
         owns: bool = True,
         detach: Callable[[], None] | None = None,
+        absent: Callable[[], str] = str,
         findings: Doctor | None = None,
         pictures: Path | None = None,
         waiting: str = "loading torch and the data",
@@ -87,7 +91,7 @@ class Studio(App[int]):
     ) -> None:
         super().__init__(driver_class=driver_class, ansi_color=True)
         self.stream, self.start, self.owns, self.detach_run = stream, start, owns, detach
-        self.fps, self.clock, self.doctor = fps, clock, findings
+        self.fps, self.clock, self.doctor, self.absent = fps, clock, findings, absent
         self.pictures = pictures or Path.cwd()
         self.history = History()
         use_ascii = ascii_wanted() if ascii is None else ascii
@@ -139,6 +143,9 @@ class Studio(App[int]):
             self.point_at_twin()
             self.settle_pending()
         self.examine()
+        if (absent := self.absent()) != self.state.absent:
+            self.state = replace(self.state, absent=absent)
+            self.asked.clear()  # whoever trains the run next has not heard of it
         now = self.clock()
         if self.state.message and now >= self.message_until:
             self.state = replace(self.state, message="")
@@ -201,7 +208,7 @@ class Studio(App[int]):
     def ask_for_exhibit(self, now: float) -> None:
         """Ask for what the visible screen needs, at its own low rate."""
         current = screen(self.state.screen)
-        look = current.look(self.state) if current.look and not self.state.frozen else None
+        look = current.look(self.state) if current.look and not (self.state.frozen or self.state.absent) else None
         changed = look != self.asked.get(current.name)
         if look is not None and (changed or now - self.asked_at.get(current.name, -math.inf) >= current.look_every):
             self.asked_at[current.name], self.asked[current.name] = now, look
@@ -225,14 +232,17 @@ class Studio(App[int]):
         if self.state.readonly:
             self.say("read only: keys that change training are off")
             return False
-        snapshot = self.history.snapshot
-        if snapshot is None:
+        if self.history.snapshot is None:
             self.say(f"not yet: {self.state.waiting}")
             return False
-        if snapshot.state in ("stopped", "crashed"):
-            self.say(f"this run has {'stopped' if snapshot.state == 'stopped' else 'crashed'}: nothing to change")
-            return False
-        return True
+        return self.obeyed()
+
+    def obeyed(self) -> bool:
+        """Whether somebody trains the run and can be asked; says where nobody does."""
+        absent = self.absent()
+        if absent:
+            self.say(absent)
+        return not absent
 
     def on_key(self, event: events.Key) -> None:
         """Answers to the open question."""
@@ -487,7 +497,7 @@ class Studio(App[int]):
         view, command = answer
         if command is None:
             self.state = view
-        elif isinstance(command, Look) or self.changes_allowed():
+        elif self.obeyed() if isinstance(command, Look) else self.changes_allowed():
 
             def asked() -> None:
                 self.state = view

@@ -26,10 +26,15 @@ NOTICE = 10.0  # seconds for which damaged records are told of
 SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has become of the trainer
 
 
-SILENT: dict[State, str] = {
-    "crashed": "its trainer is gone; `makemore resume` goes on from the last checkpoint",
-    "unresponsive": "its trainer does not answer",
-}
+def recorded(reader: RecordReader, run: str) -> Iterator[Snapshot]:
+    """What is new in a run's record, one by one, so that a long one need not be held in memory."""
+    while payloads := reader.read(most=PIECE):
+        for payload in payloads:
+            with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
+                event = from_json(payload)
+                if isinstance(event, Snapshot):
+                    # its folder may be a copy, or have been renamed
+                    yield event if event.run == run else msgspec.structs.replace(event, run=run)
 
 
 class _Look(threading.Thread):
@@ -63,27 +68,16 @@ class Attached:
         self._damaged, self._noticed = 0, 0.0  # records that could not be read, and when there were more of them
 
     def drain(self) -> Iterator[Event]:
-        """Everything new since the last call, one by one, so that a long record need not be held in memory."""
+        """Everything new since the last call, one by one."""
         self._first()
         heard = self._heard
-        for payload in self._payloads():
-            try:
-                event = from_json(payload)
-            except ValueError:
-                continue  # a command, or a kind of entry that a later program wrote
-            if isinstance(event, Snapshot):
-                if event.run != self._folder.name:  # which is a copy, or has been renamed
-                    event = msgspec.structs.replace(event, run=self._folder.name)
-                self._newest, self._told, self._heard = event, event.state, time.monotonic()
-            yield event
+        for snapshot in recorded(self._reader, self._folder.name):
+            self._newest, self._told, self._heard = snapshot, snapshot.state, time.monotonic()
+            yield snapshot
         yield from self._damage(heard)
         yield from self._exhibits()
         yield from self._refusals()
         yield from self._turn()
-
-    def _payloads(self) -> Iterator[bytes]:
-        while payloads := self._reader.read(most=PIECE):
-            yield from payloads
 
     def _damage(self, heard: float) -> Iterator[Event]:
         """The newest snapshot once more with a word of the records that had to be skipped, where it came after `heard`.
@@ -135,9 +129,17 @@ class Attached:
                 state=look.state,
                 losses=(),
                 steps_per_second=0.0,
-                message=SILENT.get(look.state, self._newest.message),
+                message=self._word(look.state) or self._newest.message,
             )
             yield self._newest
+
+    def _word(self, state: State) -> str:
+        """What there is to say of a trainer that is silent."""
+        if state != "crashed":
+            return "its trainer does not answer" if state == "unresponsive" else ""
+        saved = rundir.checkpoints(self._folder)
+        follows = f"goes on from step {saved[0].step:,}" if saved else "begins again from the seed"
+        return f"its trainer is gone; `makemore resume` {follows}"
 
     def _blank(self, state: State | None) -> Snapshot | None:
         """What is shown of a run that ended before anything was recorded."""

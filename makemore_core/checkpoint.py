@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +20,13 @@ import torch
 from safetensors import SafetensorError
 
 from makemore_core.files import read_file, sync_folder, write_file
-from makemore_core.rundir import CHECKPOINTS
+from makemore_core.rundir import CHECKPOINTS, checkpoints
 from makemore_core.snapshot import Json
 
 TENSORS, REST, SUMS = "tensors.safetensors", "rest.json", "SHA256SUMS"
 LONGEST_REST = 64 * 1024 * 1024
 KEEP = 2  # good checkpoints of a run
 
-_NAME = re.compile(r"(\d{6,})-attempt\d+-step\d+")
 _TEMPORARY = ".tmp-"
 
 
@@ -49,7 +47,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, J
     inside = folder / CHECKPOINTS
     inside.mkdir(mode=0o700, exist_ok=True)
     sweep(folder)
-    newest = max((number for number, _ in _found(inside)), default=0)
+    newest = next((saved.number for saved in checkpoints(folder)), 0)
     name = f"{newest + 1:06}-attempt{int(str(rest.get('attempt', 0)))}-step{int(str(rest['step']))}"
     temporary = inside / f"{_TEMPORARY}{name}"
     try:
@@ -60,26 +58,21 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, J
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _prune(inside)
+    _prune(folder)
     return inside / name
 
 
 def load(folder: Path) -> Loaded:
     """The newest good checkpoint of a run. Raises ValueError, in one line, where there is none."""
     skipped: list[str] = []
-    for _, path in sorted(_found(folder / CHECKPOINTS), reverse=True):
+    for saved in checkpoints(folder):
         try:
-            return _read(path, skipped)
+            return _read(saved.path, skipped)
         except ValueError as error:
-            skipped.append(f"checkpoint {path.name} was not taken: {error}")
+            skipped.append(f"checkpoint {saved.path.name} was not taken: {error}")
     if skipped:
         raise ValueError(f"{folder.name}: has no good checkpoint; {skipped[0]}")
     raise ValueError(f"{folder.name}: has no checkpoint")
-
-
-def saved(folder: Path) -> bool:
-    """Whether a checkpoint was ever saved, good or damaged by now."""
-    return bool(_found(folder / CHECKPOINTS))
 
 
 def sweep(folder: Path) -> None:
@@ -143,19 +136,10 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:200] or "it cannot be read"
 
 
-def _found(inside: Path) -> list[tuple[int, Path]]:
-    """Whatever carries a checkpoint's name, good or not, with its number."""
-    try:
-        names = os.listdir(inside)
-    except OSError:
-        return []
-    return [(int(match[1]), inside / name) for name in names if (match := _NAME.fullmatch(name))]
-
-
-def _prune(inside: Path) -> None:
+def _prune(folder: Path) -> None:
     """Remove all behind the newest `KEEP` good ones; damaged ones count for nothing and go with them."""
     good = 1  # the newest was written a moment ago
-    for _, path in sorted(_found(inside), reverse=True)[1:]:
+    for _, _, path in checkpoints(folder)[1:]:
         if good < KEEP:
             with contextlib.suppress(OSError, ValueError):
                 _checked(path)

@@ -295,7 +295,7 @@ def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def last_checkpoint(folder: Path) -> tuple[Kept, checkpoint.Loaded] | tuple[None, None]:
     """The last good checkpoint of a run; nothing where none was ever saved. Raises ValueError where none is good."""
-    if not checkpoint.saved(folder):
+    if not rundir.checkpoints(folder):
         return None, None
     loaded = checkpoint.load(folder)
     try:

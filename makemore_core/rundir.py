@@ -15,7 +15,7 @@ import struct
 import threading
 import time
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -36,6 +36,17 @@ LONGEST_FILE = 64 * 1024 * 1024
 STALE = 5.0  # seconds without a sign of life after which a trainer passes for unresponsive
 LONGEST_NAME = 100
 NAME = re.compile(rf"\w[\w.,+=@ -]{{0,{LONGEST_NAME - 1}}}")
+
+
+_CHECKPOINT = re.compile(r"(\d{6,})-attempt\d+-step(\d+)")
+
+
+class Saved(NamedTuple):
+    """A checkpoint by its name: which one it is, counted from 1, and the updates that it was saved after."""
+
+    number: int
+    step: int
+    path: Path
 
 
 class Manifest(msgspec.Struct, kw_only=True):
@@ -180,6 +191,16 @@ def is_recorded(folder: Path) -> bool:
     with contextlib.suppress(OSError):
         return _mtime(folder / STATE) > 0 or any(any((folder / inner).iterdir()) for inner in (RECORD, CHECKPOINTS))
     return False
+
+
+def checkpoints(folder: Path) -> list[Saved]:
+    """Whatever carries a checkpoint's name in a run's folder, good or not, the newest first."""
+    try:
+        names = os.listdir(folder / CHECKPOINTS)
+    except OSError:
+        return []
+    found = [(match, folder / CHECKPOINTS / name) for name in names if (match := _CHECKPOINT.fullmatch(name))]
+    return sorted((Saved(int(match[1]), int(match[2]), path) for match, path in found), reverse=True)
 
 
 def _path(name_or_path: str) -> Path:

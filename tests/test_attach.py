@@ -15,12 +15,15 @@ import msgspec
 import pytest
 
 from app.history import History
+from app.launch import Worker
+from app.session_view import OwnRun, absent
 from makemore_core import attach, rundir
 from makemore_core.attach import Attached
-from makemore_core.command import Look, Pause, Restart, Resume, Set, Step, Stop
+from makemore_core.command import Channel, Look, Pause, Restart, Resume, Set, Step, Stop
 from makemore_core.config import Config
 from makemore_core.record import BUDGET, RecordReader, RecordWriter
 from makemore_core.snapshot import Event, Exhibit, Snapshot, to_json
+from makemore_core.watch import Watch
 from tests.canned import snapshot as canned
 from tests.terminal import Terminal
 from tests.trainers import Order, new_run, opened, trainer_process, wait_for
@@ -125,13 +128,18 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     folder, trainer = live
     viewer = Viewer(folder)
     viewer.wait(lambda s: s.step > 0, "training")
+    assert absent(folder) == ""
+    wait_for(lambda: bool(rundir.checkpoints(folder)), "a checkpoint")
     trainer.kill()
     trainer.join()
     began = time.monotonic()
     crashed = viewer.wait(lambda s: s.state == "crashed", "a crash")
     print(f"\ntold {time.monotonic() - began:.2f} s after the kill")
     assert crashed.losses == ()
-    assert "resume" in crashed.message
+    step = rundir.checkpoints(folder)[0].step
+    assert crashed.message == f"its trainer is gone; `makemore resume` goes on from step {step:,}"
+
+    assert absent(folder) == f"nobody is training it now; `makemore resume {folder}` goes on"
 
     viewer.stream.send(Pause())
     viewer.wait(lambda s: s.message == "nobody is training it now", "a refusal")
@@ -209,6 +217,7 @@ def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, fe
     viewer = Viewer(folder)
     told = viewer.wait(lambda s: s.state == "crashed", "a crash")
     assert (told.run, told.step, told.steps) == ("run", 0, 150)
+    assert told.message == "its trainer is gone; `makemore resume` begins again from the seed"
 
 
 def test_a_renamed_run_goes_by_its_new_name(tmp_path: Path, few_names_file: Path) -> None:
@@ -238,6 +247,42 @@ def test_an_exhibit_comes_through_once_and_takes_no_room_in_the_record(tmp_path:
     assert [(event.name, event.step) for event in late.events if isinstance(event, Exhibit)] == [shown[-1]]
     payloads = RecordReader(folder / rundir.RECORD).read()
     assert not any(payload.startswith(b'{"type":"exhibit"') for payload in payloads)
+
+
+@pytest.mark.parametrize("steps", [150, 300])
+def test_a_resumed_run_shows_its_past_as_if_attached_to(tmp_path: Path, few_names_file: Path, steps: int) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder, Order(0, 30, Restart())).run()
+    attached, own, channel = History(), History(), Channel()
+    attached.feed(Attached(folder).drain())
+    channel.send(Set({"steps": steps}))
+    worker = Worker(folder, channel, watch=Watch(every=5), stay=True)
+    stream = OwnRun(folder, channel, worker)
+    worker.start()
+
+    def finished() -> bool:
+        own.feed(stream.drain())
+        return own.snapshot is not None and own.snapshot.step == steps and own.snapshot.state == "finished"
+
+    wait_for(finished, "its end")
+    stream.send(Stop())
+    assert worker.join(30)
+    assert [ghost.loss.columns(1) for ghost in own.ghosts] == [ghost.loss.columns(1) for ghost in attached.ghosts]
+    assert own.attempt.loss.columns(1)[:150] == attached.attempt.loss.columns(1)
+    assert (own.attempt.loss.end, own.attempt.val[0]) == (steps, attached.attempt.val[0])
+    for key, trace in attached.layers.items():
+        assert own.layers[key].std.columns(1)[: trace.std.end] == trace.std.columns(1)
+
+
+def test_a_run_resumed_from_before_a_restart_shows_its_layers_past_too(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder, Order(0, 90, Restart()), Order(1, 40, Stop())).run()
+    channel, history = Channel(), History()
+    channel.publish(canned(run="run", step=60, since=60, layers=(), weights=()))
+    history.feed(OwnRun(folder, channel, Worker(folder, channel, watch=Watch(), stay=True)).drain())
+    assert (history.attempt.number, history.attempt.loss.start, history.attempt.loss.end) == (0, 0, 60)
+    assert history.ghosts == []
+    assert {trace.std.start for trace in history.layers.values()} == {5}
 
 
 def test_after_a_resume_the_curve_goes_on_where_it_was() -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 from app.cli import cli
-from app.report import command_of, in_columns
+from app.report import COLUMNS, DROPPED, command_of, in_columns
 from makemore_core import rundir
 from makemore_core.command import Command, Pause, Restart, Set, Step, Stop
 from makemore_core.config import Config
@@ -290,16 +290,19 @@ def test_show_says_it_in_words(makemore: Commands) -> None:
 
 
 def test_runs_are_listed_with_their_state(makemore: Commands) -> None:
-    rows = [line.split() for line in makemore.run("runs").out.splitlines()]
+    header, *rows = [line.split() for line in makemore.run("runs").out.splitlines()]
+    assert header == COLUMNS
     states = {row[0]: row[1] for row in rows}
     assert states["done"] == "finished"
     assert states["halfway"] == "stopped"
     assert states["never"] == "crashed"
     listed = [strict(line) for line in makemore.run("runs", "--json").out.splitlines()]
     assert {row["run"]: row["state"] for row in listed if isinstance(row, dict)} == states
+    assert all(" ".join(row).endswith((" own settings", " deep-batchnorm")) for row in rows)
     shown = strict(makemore.run("show", "done", "--json").out)
     (done,) = (row for row in listed if isinstance(row, dict) and row["run"] == "done")
     assert isinstance(shown, dict)
+    assert done["preset"] is None
     assert [done[name] for name in ("loss", "smoothed_loss")] == [shown[name] for name in ("loss", "smoothed_loss")]
 
 
@@ -322,15 +325,16 @@ def test_no_runs_are_told(makemore: Commands) -> None:
 
 def test_runs_fit_into_a_terminal() -> None:
     rows = [
-        ["deep-batchnorm-1", "finished", "200,000/200,000", "loss 2.0123", "val 2.1031", "at 200k", "5 min"],
-        ["n" * 40, "damaged", "", "", "", "", "3 d"],
+        ["deep-batchnorm-1", "finished", "200,000/200,000", "2.0123", "2.1031", "200k", "5 min", "deep-batchnorm"],
+        ["n" * 40, "damaged", "", "", "", "", "3 d", ""],
     ]
-    whole, wide, narrow = (list(in_columns(rows, width, (5, 4, 6))) for width in (None, 80, 64))
+    whole, wide, narrow = (list(in_columns(rows, width, DROPPED)) for width in (None, 80, 58))
     assert [" ".join(line.split()) for line in whole] == [" ".join(filter(None, row)) for row in rows]
     assert max(map(len, wide)) <= 80
-    assert wide[0].endswith("  loss 2.0123  val 2.1031  5 min")
+    assert wide[0].endswith("  2.0123  2.1031  5 min")
+    assert next(in_columns([["a", *rows[0][1:]]], 80, DROPPED)).endswith("  2.1031  200k  5 min  deep-batchnorm")
     assert wide[1].startswith(f"{'n' * 19}…  damaged ")
-    assert max(map(len, narrow)) <= 64
+    assert max(map(len, narrow)) <= 58
 
 
 def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Commands, few_names_file: Path) -> None:

@@ -343,6 +343,34 @@ async def test_a_screen_asks_for_what_it_shows(key: str, name: str) -> None:
         assert studio.state.screen == "dashboard"
 
 
+async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() -> None:
+    stream, told = Asked("mlp-batchnorm"), "nobody is training it now"
+    answers, stream.answers = stream.answers, {}
+    gone: list[str] = []
+    studio = Studio(stream, fps=50, absent=lambda: gone[0] if gone else "")
+
+    def shown() -> str:
+        return "\n".join(text_of(studio.panel.picture))
+
+    stream.send = stream.sent.append  # type: ignore[method-assign]
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        await pilot.press("6")
+        await until(pilot, lambda: bool(stream.sent) and "asking for the gradients" in shown())
+        gone.append(told)
+        await until(pilot, lambda: told in shown())
+        stream.sent.clear()
+        await pilot.press("5", "8", "down", "B", "G", "space", "n", "r", "t", ">")
+        assert studio.state.message == told
+        assert stream.sent == []
+        gone.clear()
+        stream.answers = answers
+        del stream.send  # type: ignore[method-assign]
+        await until(pilot, lambda: "batchnorm" in studio.history.exhibits)
+        await pilot.press("G")
+        assert isinstance(stream.sent[-1], Set)
+
+
 async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> None:
     for readonly in (False, True):
         stream = Asked("deep-tanh")

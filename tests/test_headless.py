@@ -113,7 +113,7 @@ def test_on_a_terminal_a_bar_and_ctrl_c_saves(tmp_path: Path, few_names_file: Pa
         assert "stopped: saved in" in terminal.text
         assert re.search(r"^step [\d,]+/1,000,000,000  loss .* stopped$", terminal.text, re.MULTILINE)
         assert terminal.not_restored() == []
-    assert checkpoint.saved(tmp_path / "bar")
+    assert rundir.checkpoints(tmp_path / "bar")
     assert rundir.liveness(tmp_path / "bar") == "stopped"
 
 

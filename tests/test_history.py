@@ -77,6 +77,26 @@ def test_a_restart_turns_the_curve_into_a_ghost() -> None:
     assert len(history.ghosts) == 4
 
 
+def test_what_followed_the_checkpoint_that_a_run_goes_on_from_is_forgotten() -> None:
+    history = History()
+    history.feed(canned.course(until=4000))
+    history.feed(canned.course(canned.SICK, until=2000, attempt=1))
+    history.feed([canned.snapshot(step=100, since=0, attempt=2)])
+    frozen = history.still()
+    history.feed([canned.snapshot(step=1000, since=1000, attempt=1), canned.snapshot(step=1100, since=1000, attempt=1)])
+    assert [(ghost.number, ghost.loss.end) for ghost in frozen.ghosts] == [(0, 4000), (1, 2000)]
+    assert [(ghost.number, ghost.loss.end) for ghost in history.ghosts] == [(0, 4000)]
+    healthy = canned.snapshot(step=1100, since=1000).losses
+    assert (history.attempt.number, history.attempt.loss.end) == (1, 1100)
+    assert [bucket.mean for bucket in history.attempt.loss.columns(1)[1000:] if bucket] == list(healthy)
+    assert max(step for step, _ in history.attempt.val) <= 1100
+
+    history.feed([canned.snapshot(step=50, since=50, attempt=1)])
+    for trace in history.layers.values():
+        assert trace.std.end <= 51
+    assert len(history.attempt.loss.columns(1)) == 50
+
+
 def test_marks_are_those_of_the_present_attempt() -> None:
     marks = (Intervention(500, "lr 0.1 → 0.05"), Intervention(0, "gain 1 → 3", 1))
     history = History()

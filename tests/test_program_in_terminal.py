@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from app.launch import Worker
+from app.session_view import save_and_leave
 from app.terminal import Exit, by_signal
 from makemore_core import rundir
+from makemore_core.command import Channel
+from makemore_core.config import Config
+from makemore_core.watch import Watch
 from tests.terminal import ROOT, Terminal
+from tests.trainers import new_run
 
 MAKEMORE = [sys.executable, "-m", "app"]
 TRAIN = [*MAKEMORE, "train", "--seed", "1", "--run"]
@@ -71,6 +77,15 @@ def test_quitting_saves_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> Non
         assert terminal.not_restored() == []
         assert terminal.text.startswith("saved; to go on: makemore resume")
     assert rundir.liveness(run) == "stopped"
+
+
+def test_quitting_before_the_training_begins_leaves_no_run(
+    tmp_path: Path, few_names_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run(tmp_path / "run", Config(), few_names_file)
+    save_and_leave(run, Worker(run, Channel(), watch=Watch(), stay=True), Watch(), hand_over=False)
+    assert capsys.readouterr().out == "nothing was trained yet, so no run is kept\n"
+    assert not run.exists()
 
 
 @pytest.mark.torture

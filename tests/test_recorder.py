@@ -160,7 +160,7 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
 ) -> None:
     folder = run(SMALL)
     crash(opened(folder, Order(0, 20, Set({"lr": 0.5})), Order(0, 40, Restart())), 1, 30)
-    assert not checkpoint.saved(folder)
+    assert not rundir.checkpoints(folder)
     assert rundir.liveness(folder) == "crashed"
 
     session = opened(folder)

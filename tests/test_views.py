@@ -377,3 +377,9 @@ def test_new_scales_are_those_of_the_present_attempt() -> None:
     state.history.reset_scales()
     picture = draw(state, 120, 40)
     assert "ghost" not in {style.split("/")[0] for line in picture for _, style in line}
+
+
+def test_an_attempt_has_the_number_that_the_snapshots_and_checkpoints_give_it() -> None:
+    first, again = (text_of(draw(view([canned.snapshot(attempt=attempt)]), 200, 60)) for attempt in (0, 3))
+    assert "attempt" not in first[1]
+    assert "  attempt 3" in again[1]

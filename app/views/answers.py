@@ -206,11 +206,10 @@ def none_yet(view: View, name: str, does: str) -> list[Line]:
     """What a screen shows without an answer."""
     if name in view.history.exhibits:
         return [[(" the answer cannot be read: the run is trained by another version of the program", "sick")]]
-    snapshot = view.history.snapshot
+    if view.absent:
+        return [[(" " + glyph.escape(view.absent, ascii=view.glyphs.ascii), "dim")]]
     if view.frozen:
         return [[(" the view is frozen: p lets it move and ask", "dim")]]
-    if snapshot is not None and snapshot.state in ("stopped", "crashed"):
-        return [[(f" {does}: nobody trains this run, so there is nobody to ask", "dim")]]
     return [[(view.glyphs.text(f" {does} …"), "dim")]]
 
 

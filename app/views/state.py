@@ -29,6 +29,7 @@ class View:
     frozen: bool = False
     readonly: bool = False
     lost: bool = False
+    absent: str = ""  # why nobody answers, where nobody trains the run
     title: str = "makemore"
     message: str = ""
     message_style: str = "note"

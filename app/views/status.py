@@ -169,7 +169,7 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
         if snapshot.params:
             facts.append([(f"{snapshot.params:,}", ""), (" parameters", "dim")])
         if snapshot.attempt:
-            facts.append([("attempt ", "dim"), (str(snapshot.attempt + 1), "")])
+            facts.append([("attempt ", "dim"), (str(snapshot.attempt), "")])
     while sum(width(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
         facts.pop()
     return facts
