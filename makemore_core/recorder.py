@@ -63,7 +63,7 @@ class Kept(msgspec.Struct):
 
     step: int
     attempt: int
-    changes: int
+    changes: int = msgspec.field(name="commands")  # as it was first called on disk
     config: dict[str, Value]
     twin: dict[str, Value]
     nets: list[KeptNet]
