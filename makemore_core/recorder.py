@@ -17,11 +17,11 @@ from torch import Tensor
 from makemore_core import checkpoint, rundir
 from makemore_core.command import CHANGES, Channel, Command, Look, command_from_json
 from makemore_core.config import Config, Value
-from makemore_core.control import ControlServer
 from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
 from makemore_core.files import replace_file
 from makemore_core.record import RecordReader, RecordWriter
+from makemore_core.server import ControlServer
 from makemore_core.session import Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Intervention, Snapshot, Splits, to_json
 from makemore_core.trainer import Trainer

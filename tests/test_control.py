@@ -19,19 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from makemore_core import control
+from makemore_core import address, control, server
+from makemore_core.address import ADDRESS, connect
 from makemore_core.command import Command, Look, Pause, Resume, Set, Step, Stop
-from makemore_core.control import (
-    ADDRESS,
-    LONGEST_LINE,
-    MOST_CLIENTS,
-    ControlClient,
-    ControlServer,
-    Reply,
-    connect,
-    ping,
-)
+from makemore_core.control import ControlClient, Reply, ping
 from makemore_core.files import replace_file
+from makemore_core.server import LONGEST_LINE, MOST_BAD_LINES, MOST_CLIENTS, MOST_WAITING, ControlServer
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +61,7 @@ class Run:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    monkeypatch.setattr(control, "REST", 0.0)  # tests of order need no rest
+    monkeypatch.setattr(server, "REST", 0.0)  # tests of order need no rest
     found = Run(tmp_path)
     yield found
     found.server.close()
@@ -176,11 +169,11 @@ def test_a_refusal_of_the_run_reaches_the_asker_in_one_line(run: Run) -> None:
 
 
 def test_an_error_in_the_run_is_told_and_closes_no_door(run: Run) -> None:
-    server = ControlServer(run.folder, handle=lambda *_: str(1 / 0))
+    listening = ControlServer(run.folder, handle=lambda *_: str(1 / 0))
     found = ControlClient(run.folder).request(Pause())
     assert (found.ok, found.error) == (False, "ZeroDivisionError: division by zero")
     assert ping(run.folder) is not None
-    server.close()
+    listening.close()
 
 
 def test_readonly_is_enforced_by_the_trainer(run: Run) -> None:
@@ -215,14 +208,14 @@ def test_a_temporary_directory_with_a_long_name_is_no_obstacle(tmp_path: Path, m
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    server = ControlServer(tmp_path, handle=lambda *_: None)
+    listening = ControlServer(tmp_path, handle=lambda *_: None)
     assert ping(tmp_path) is not None
-    server.close()
+    listening.close()
 
 
 def test_other_users_are_turned_away(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     stranger = caller(run.folder)
-    monkeypatch.setattr(control, "_peer", lambda _: os.geteuid() + 1)
+    monkeypatch.setattr(address, "peer", lambda _: os.geteuid() + 1)
     late = socket.socket(socket.AF_UNIX)
     late.settimeout(20)
     late.connect(run.server.path)
@@ -258,16 +251,16 @@ def test_a_damaged_address_is_nobody(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_tidied_temporary_directory_is_healed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "CHECK_ADDRESS", 0.0)
-    monkeypatch.setattr(control, "TICK", 0.01)
-    control._remove_socket(run.server.path)
+    monkeypatch.setattr(server, "CHECK_ADDRESS", 0.0)
+    monkeypatch.setattr(server, "TICK", 0.01)
+    address.remove(run.server.path)
     assert ping(run.folder) is None
     until(lambda: ping(run.folder))
 
 
 def test_an_address_that_could_not_be_written_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "CHECK_ADDRESS", 0.0)
-    monkeypatch.setattr(control, "TICK", 0.01)
+    monkeypatch.setattr(server, "CHECK_ADDRESS", 0.0)
+    monkeypatch.setattr(server, "TICK", 0.01)
     room = threading.Event()
 
     def replace(path: Path, data: bytes, *, sync: bool) -> None:
@@ -275,18 +268,18 @@ def test_an_address_that_could_not_be_written_is_written_later(tmp_path: Path, m
             raise OSError(28, "No space left on device")
         replace_file(path, data, sync=sync)
 
-    monkeypatch.setattr(control, "replace_file", replace)
-    server = ControlServer(tmp_path, handle=lambda *_: None)
+    monkeypatch.setattr(address, "replace_file", replace)
+    listening = ControlServer(tmp_path, handle=lambda *_: None)
     assert ping(tmp_path) is None
     room.set()
     until(lambda: ping(tmp_path))
-    server.close()
+    listening.close()
 
 
 LISTENS = """
 import sys, time
 from pathlib import Path
-from makemore_core.control import ControlServer
+from makemore_core.server import ControlServer
 server = ControlServer(Path(sys.argv[1]), handle=lambda *_: None)
 print(server.path, flush=True)
 time.sleep(60)
@@ -302,15 +295,15 @@ def test_what_a_killed_trainer_left_is_swept_by_the_next(tmp_path: Path) -> None
         name = client.send(Pause())
         process.send_signal(signal.SIGKILL)
     assert all_replies(client, 1) == [Reply(ok=False, id=name, error="nobody is training it now")]
-    server = ControlServer(tmp_path, handle=lambda *_: None)
+    listening = ControlServer(tmp_path, handle=lambda *_: None)
     assert not os.path.exists(os.path.dirname(left))
     assert client.request(None).pid == os.getpid(), "a client finds the next trainer by itself"
-    server.close()
+    listening.close()
 
 
 def test_what_trainers_of_other_runs_left_is_swept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    places = [tmp_path / f"{control.PREFIX}{name}" for name in ("dead", "empty", "young", "other")]
+    places = [tmp_path / f"{address.PREFIX}{name}" for name in ("dead", "empty", "young", "other")]
     for place in places:
         place.mkdir(mode=0o700)
         if place != places[1]:
@@ -319,18 +312,18 @@ def test_what_trainers_of_other_runs_left_is_swept_too(tmp_path: Path, monkeypat
         if place != places[2]:
             os.utime(place, (1, 1))
     places[3].chmod(0o755)
-    server = ControlServer(tmp_path, handle=lambda *_: None)
+    listening = ControlServer(tmp_path, handle=lambda *_: None)
     assert [place.exists() for place in places] == [False, False, True, True]
-    server.close()
+    listening.close()
 
 
 def test_what_others_listen_at_is_not_swept(run: Run, tmp_path_factory: pytest.TempPathFactory) -> None:
     copy = tmp_path_factory.mktemp("copy")
     (copy / ADDRESS).write_bytes((run.folder / ADDRESS).read_bytes())
-    server = ControlServer(copy, handle=lambda *_: None)
-    assert server.path != run.server.path
+    listening = ControlServer(copy, handle=lambda *_: None)
+    assert listening.path != run.server.path
     assert ping(run.folder) is not None
-    server.close()
+    listening.close()
 
 
 def test_a_stopped_trainer_costs_a_client_no_more_than_its_patience(tmp_path: Path) -> None:
@@ -392,12 +385,12 @@ def test_a_line_without_end_is_cut_off(run: Run) -> None:
 def test_whoever_talks_nonsense_is_hung_up_on(run: Run) -> None:
     connection = caller(run.folder)
     connection.sendall(b"nonsense\n" * 1000)
-    assert len(answers(connection)) == control.MOST_BAD_LINES
+    assert len(answers(connection)) == MOST_BAD_LINES
 
 
 def test_silence_and_half_lines_end_but_a_viewer_may_be_quiet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "SILENCE", 0.05)
-    monkeypatch.setattr(control, "TICK", 0.01)
+    monkeypatch.setattr(server, "SILENCE", 0.05)
+    monkeypatch.setattr(server, "TICK", 0.01)
     viewer = ControlClient(run.folder)
     viewer.request(None)
     silent, slow = caller(run.folder), caller(run.folder)
@@ -432,11 +425,11 @@ def test_crowds_give_way_to_those_who_belong_there(run: Run) -> None:
 def test_commands_that_nobody_applies_do_not_pile_up(run: Run) -> None:
     run.busy.set()
     client = ControlClient(run.folder)
-    for _ in range(control.MOST_WAITING + 10):
+    for _ in range(MOST_WAITING + 10):
         client.send(Pause())
     assert {reply.error for reply in all_replies(client, 10)} == {"too many commands are waiting, try again"}
     run.apply()
-    assert all(reply.ok for reply in all_replies(client, control.MOST_WAITING))
+    assert all(reply.ok for reply in all_replies(client, MOST_WAITING))
 
 
 def test_an_answer_to_somebody_who_left_is_dropped(run: Run) -> None:
@@ -509,10 +502,10 @@ def test_the_servers_thread_rests_many_times_as_long_as_it_works(tmp_path: Path)
 
 
 def test_an_answer_that_comes_together_with_the_hanging_up_counts(tmp_path: Path) -> None:
-    server = ControlServer(tmp_path, handle=lambda *_: None)
+    listening = ControlServer(tmp_path, handle=lambda *_: None)
     client = ControlClient(tmp_path)
     asked = client.send(Stop())
-    until(lambda: server._waiting)
-    server.acknowledge(next(iter(server._waiting)), 7)
-    server.close()  # sends the answer and hangs up before the client looks
+    until(lambda: listening._waiting)
+    listening.acknowledge(next(iter(listening._waiting)), 7)
+    listening.close()  # sends the answer and hangs up before the client looks
     assert [(reply.id, reply.ok, reply.step) for reply in client.replies()] == [(asked, True, 7)]

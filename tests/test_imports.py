@@ -19,7 +19,18 @@ APP = [module for module in MODULES if module.startswith("app")]
 # What a viewer of another process's run reads it with.
 VIEWERS = [
     f"makemore_core.{name}"
-    for name in ("config", "snapshot", "command", "presets", "dataset", "record", "rundir", "control", "doctor")
+    for name in (
+        "config",
+        "snapshot",
+        "command",
+        "presets",
+        "dataset",
+        "record",
+        "rundir",
+        "address",
+        "control",
+        "doctor",
+    )
 ]
 SCREENLESS = ["app.__main__", "app.cli", "app.glyphs", "app.history", "app.headless", "app.report"]
 OPTIONAL = ("jax", "triton")  # packages that a module may be for

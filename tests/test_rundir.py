@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from makemore_core import control, rundir
-from makemore_core.control import ControlServer
 from makemore_core.rundir import (
     Manifest,
     RunLock,
@@ -29,6 +28,7 @@ from makemore_core.rundir import (
     write_manifest,
     write_state,
 )
+from makemore_core.server import ControlServer
 from makemore_core.snapshot import Snapshot, State, to_json
 
 MANIFEST = Manifest(name="emma", preset="deep-tanh", config={"lr": 0.1, "gain": "auto"}, torch="2.13.0")
@@ -268,7 +268,7 @@ TRAINS = """
 import sys, time
 from pathlib import Path
 from makemore_core import rundir
-from makemore_core.control import ControlServer
+from makemore_core.server import ControlServer
 assert "torch" not in sys.modules and "textual" not in sys.modules
 folder, snapshot, listens = Path(sys.argv[1]), sys.argv[2].encode(), sys.argv[3] == "listens"
 lock = rundir.RunLock(folder)
