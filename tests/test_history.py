@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.history import SHORT_BUCKETS, History, Series, round_up, steady
+from app.history import History, round_up
+from app.series import Series
+from app.traces import SHORT_BUCKETS, steady
 from makemore_core.snapshot import Exhibit, Histogram, Intervention
 from tests import canned
 

@@ -275,7 +275,7 @@ def test_a_growing_run_fills_most_of_its_columns() -> None:
 
 
 def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
-    from app.history import Bucket
+    from app.series import Bucket
 
     axis = Axis(0, 10, 10)
     one, ten = Bucket(1, 1, 1), Bucket(9, 9, 9)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from app import glyphs as glyph
-from app.history import Bucket
+from app.series import Bucket
 from app.views.curve import Axis, Reach, line
 from app.views.lines import Line
 from app.views.state import View

@@ -14,7 +14,8 @@ from weakref import WeakKeyDictionary
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
-from app.history import Attempt, Bucket, Series
+from app.history import Attempt
+from app.series import Bucket, Series
 from app.views.lines import Line, runs
 from app.views.state import View
 from app.views.table import per_column

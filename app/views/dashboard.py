@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app import glyphs as glyph
-from app.history import Series
+from app.series import Series
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
 from app.views.state import UPDATE_HIGH, UPDATE_LOW, View

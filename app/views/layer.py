@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
-from app.history import LayerTrace, Series, WeightTrace
+from app.series import Series
+from app.traces import LayerTrace, WeightTrace
 from app.views.curve import round_values
 from app.views.lines import Line, beside, block, fit, heading
 from app.views.lines import width as cells

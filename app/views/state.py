@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from app.glyphs import UNICODE, Glyphs
-from app.history import History, LayerTrace, WeightTrace, bounded
+from app.history import History, bounded
+from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line
 from makemore_core.command import Command, Look
 from makemore_core.doctor import LIMITS, START, Finding, most_saturated

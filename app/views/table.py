@@ -14,7 +14,8 @@ from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import LEVELS, Glyphs
-from app.history import Bucket, LayerTrace, WeightTrace
+from app.series import Bucket
+from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line, Span, fit, runs
 from app.views.state import (
     UPDATE_HIGH,
