@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from app.history import History
 from makemore_core import record
-from makemore_core.record import RecordReader, RecordWriter, segments, thinned, unseal
+from makemore_core.record import RecordReader, RecordWriter, segments
+from makemore_core.recordlines import KEPT_LOSSES, seal, thinned, unseal
 from makemore_core.snapshot import Snapshot, from_json, to_json
 
 PAYLOADS = [
@@ -241,7 +242,7 @@ def test_disk_full_at_every_byte_of_a_write_leaves_no_torn_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk, clock = Disk(monkeypatch), Time(monkeypatch)
-    line = len(record.seal(PAYLOADS[1], 1))
+    line = len(seal(PAYLOADS[1], 1))
     for room in range(line):
         folder = tmp_path / str(room)
         writer, reader = RecordWriter(folder), RecordReader(folder)
@@ -433,7 +434,7 @@ def test_whoever_reads_at_whatever_pace_gets_every_command_in_order(
 
 
 def thin(payloads: list[bytes]) -> list[bytes]:
-    lines = [record.seal(payload, n).removesuffix(b"\n") for n, payload in enumerate(payloads)]
+    lines = [seal(payload, n).removesuffix(b"\n") for n, payload in enumerate(payloads)]
     out = b"".join(kept for _, kept in thinned(lines))
     found = [unseal(line) for line in out.split(b"\n")[:-1]]
     numbers = [n for n, _ in filter(None, found)]
@@ -457,7 +458,7 @@ def test_thinning_keeps_losses_that_are_no_numbers() -> None:
     (merged,) = thin([before, broken])
     found = json.loads(merged)
     assert found["losses_span"] == 200
-    assert len(found["losses"]) <= record.KEPT_LOSSES + 1
+    assert len(found["losses"]) <= KEPT_LOSSES + 1
     losses = losses_of([merged])
     assert 1.0 in losses
     assert losses[-2] == float("inf")
