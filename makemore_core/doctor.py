@@ -356,6 +356,8 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
     momentum, batch = config.get("norm_momentum"), config.get("batch_size")
     if config.get("norm") != "batch" or not isinstance(momentum, int | float) or not isinstance(batch, int | float):
         return
+    if not (0 < momentum <= 1 and batch > 0):  # no settings of this program's
+        return
     slower = 0.001 if run.now.steps >= 10_000 else 0.01
     noise = math.sqrt(momentum / (2 - momentum) / batch)
     if batch > 1 and noise > LIMITS["statistics_noise"].value:

@@ -5,6 +5,7 @@ It stands alone because an exhibit must leave a run as it was, and here is how.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
@@ -31,8 +32,9 @@ def whole(options: Options, name: str, default: int, low: int, high: int) -> int
     Raises ValueError naming it, its value and what is allowed.
     """
     value = options.get(name, min(max(low, default), high))
-    if isinstance(value, str) and value.lstrip("-").isdecimal():
-        value = int(value)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name}={value}: has to be a whole number from {low:,} to {high:,}")
     return value

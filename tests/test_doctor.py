@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from makemore_core import dataset, doctor, model
-from makemore_core.config import Config
+from makemore_core.config import Config, Value
 from makemore_core.diagnostics import DeadUnits
 from makemore_core.doctor import GAINS, Finding, findings
 from makemore_core.model import evaluate
@@ -202,6 +202,12 @@ def test_any_net_can_be_examined(snapshot: Snapshot, expected: set[str]) -> None
     found = findings(snapshot)
     assert {finding.name for finding in found} == expected
     assert all(finding.fix is None and finding.suggestion and finding.evidence for finding in found)
+
+
+@pytest.mark.parametrize(("momentum", "batch"), [(0.1, 0), (0.1, -3), (2.0, 32), (-1.0, 32), (float("nan"), 32)])
+def test_settings_that_make_no_sense_are_no_finding(momentum: float, batch: int) -> None:
+    config: dict[str, Value] = {"norm": "batch", "norm_momentum": momentum, "batch_size": batch}
+    assert findings(foreign(config=config)) == ()
 
 
 def test_how_much_faster_the_last_layer_learns_is_told() -> None:

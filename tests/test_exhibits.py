@@ -114,6 +114,7 @@ def test_bits() -> None:
     [
         ("dead-map", {"layer": 4}, "layer=4: has to be one of 2, 5"),
         ("dead-map", {"unit": 100000}, "unit=100000: has to be a whole number from 0 to 99"),
+        ("dead-map", {"unit": "--3"}, "unit=--3: has to be a whole number from 0 to 99"),
         ("dead-map", {"examples": 0}, "examples=0"),
         ("batchnorm", {"example": -1}, "example=-1"),
         ("batchnorm", {"scale": "wide"}, "scale=wide"),
