@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from makemore_core.trainer import Trainer
 
 LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
 UPDATES = 1000
+FEWEST = 100  # that still give a curve
+HELD_UP = 5.0  # seconds that a run may wait for its range test
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
 LEAST = 0.15  # nats that the loss has to fall, several times the noise of the running mean
@@ -87,8 +90,16 @@ def _round(rate: float, below: float) -> float:
 
 
 def learning_rates(trainer: Trainer, options: Options) -> Data:
-    """The range test of part 2 on a copy; option `updates` (default 1,000)."""
-    return _plain(range_test(trainer, whole(options, "updates", UPDATES, 10, 100_000)))
+    """The range test of part 2 on a copy; option `updates`, else 1,000, or fewer where they would take too long."""
+    most = UPDATES if "updates" in options else _bearable(trainer)
+    return _plain(range_test(trainer, whole(options, "updates", most, 10, 100_000)))
+
+
+def _bearable(trainer: Trainer) -> int:
+    """How many updates the run can wait for, by the time that ten of them take."""
+    began = time.monotonic()
+    range_test(trainer, 10)
+    return min(UPDATES, max(FEWEST, int(10 * HELD_UP / (time.monotonic() - began))))
 
 
 def _plain(test: RangeTest) -> Data:

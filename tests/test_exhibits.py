@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from makemore_core import dataset
+from makemore_core import dataset, find_lr
 from makemore_core.config import Value
 from makemore_core.deadmap import bits
 from makemore_core.exhibits import EXHIBITS
@@ -60,6 +60,14 @@ def test_looking_leaves_the_optimiser_alone(optimizer: str) -> None:
     look(watched, "find-lr", updates=50)
     assert watched.optimizer.count == alone.optimizer.count
     assert watched.advance(5) == alone.advance(5)
+
+
+def test_a_run_does_not_wait_long_for_its_range_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trained("mlp-batchnorm", 3, n_hidden=20)
+    for bearable, updates in ((1000.0, find_lr.UPDATES), (0.0, find_lr.FEWEST)):
+        monkeypatch.setattr(find_lr, "HELD_UP", bearable)
+        assert len(look(trainer, "find-lr")["rates"]) == updates
+        assert len(look(trainer, "find-lr", updates=50)["rates"]) == 50
 
 
 # --- dead units
