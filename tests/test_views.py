@@ -16,7 +16,7 @@ from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, changed, look, sgr
 from app.views import SCREENS, draw
-from app.views.curve import Axis, line, loss_curve
+from app.views.curve import Axis, line, loss_curve, tick_texts
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import Finding, View, rows, window
 from app.views.table import layout, per_column, table
@@ -269,6 +269,19 @@ def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
     assert line([one, ten, one], axis) == [(1, 1), (2, 9), (1, 8)]
     assert line([one, None, ten], axis) == [(1, 1), None, (9, 9)]
     assert line([one, None, ten], axis, joined=True) == [(1, 1), (5, 5), (9, 9)]
+
+
+def test_the_numbers_on_one_axis_have_one_form() -> None:
+    for values, texts in (
+        ((2.625, 2.6, 2.575), "2.625 2.600 2.575"),
+        ((1e-3, 1e-2, 0.1, 1.0, 1e3), "1e−3 1e−2 1e−1 1e0 1e3"),
+        ((-2.0, -3.0), "−2.0 −3.0"),
+        ((0.0, 5e5, 2e6), "0 5e5 2e6"),
+        ((0.8, 1.931, 11.25), "0.80 1.93 11.25"),
+        ((0.0, 1000.0), "0 1000"),
+        ((1e-4, 4.64e-4), "1e−4 5e−4"),
+    ):
+        assert " ".join(tick_texts(values, 5, UNICODE)) == texts
 
 
 def test_only_what_changed_is_sent() -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import LayerTrace, Series, WeightTrace
-from app.views.curve import round_values
+from app.views.curve import round_values, tick_texts
 from app.views.lines import Line, beside, block, fit, heading
 from app.views.lines import width as cells
 from app.views.state import UPDATE_GUIDE, View, is_bounded, rows, selected
@@ -72,7 +72,8 @@ def plot(
         (plotext.yticks, [y for _, y in drawn], height // 3),
     ):
         ticks = round_values(min(values), max(values), max(1, parts)) or [values[0]]
-        set_ticks(ticks, [glyph.short(tick) if abs(tick) >= 1000 else f"{tick:.3g}" for tick in ticks])
+        large = max(map(abs, ticks)) >= 1000
+        set_ticks(ticks, [glyph.short(tick) for tick in ticks] if large else tick_texts(ticks, 6, g, least=0))
     head: Line = [(f" {title}" + (f" ({left_out} not finite)" if left_out else ""), "title")]
     for trace in traces:  # beside the title, since a legend in the plot would lie on the curves
         sign = f"{_marker(trace, g)} " if g.ascii or not g.coloured else ""
