@@ -132,7 +132,16 @@ def test_a_twin_is_named_by_what_differs_now() -> None:
 def test_a_twin_is_told_of_on_every_screen() -> None:
     course = canned.course(until=2000)
     course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))
-    assert "  val 2.642 at 2k     twin 2.500  ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+    assert "  loss 2.710  twin 2.500  val 2.642 at 2k     ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+
+
+def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
+    course = canned.course(until=2000)
+    twin = msgspec.structs.replace(course[-1], loss=2.31194, smoothed_loss=2.5)
+    course[-1] = msgspec.structs.replace(course[-1], state="paused", loss=2.52251, twin=twin)
+    shown = text_of(draw(view(course), 200, 48))[1]
+    assert "batch loss 2.5225  twin 2.3119  " in shown
+    assert shown.count("batch") == 1
 
 
 def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
