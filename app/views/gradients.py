@@ -47,7 +47,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
             (bars[-1], "sick" if sick else "gradient"),
             (glyph.scientific(gradient.mean, g, 9), "dim"),
-            (("!" if sick else " ") + glyph.scientific(gradient.std, g, 7), "sick" if sick else ""),
+            (("!" * sick + glyph.scientific(gradient.std, g)).rjust(8), "sick" if sick else ""),
             (_times(gradient.std, against.gradient_std, g), "dim"),
             (_times(gradient.std, trace.first.gradient.std, g), "dim"),
         ], width, g))  # fmt: skip

@@ -46,7 +46,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (glyph.scientific(weight.data_std, g, 9), ""),
             (glyph.scientific(weight.grad_data_ratio, g, 10), ""),
             (
-                ("!" if sick else " ").rjust(7) + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g),
+                ("!" * sick + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip()).rjust(13),
                 "sick" if sick else "",
             ),
         ]
