@@ -26,7 +26,8 @@ LOOKS: dict[str, str] = {
     "sick": "bold 203", "key": "bold 110", "cursor": "bold 222", "activation": "74", "gradient": "173",
     "update": "107", "guide": "241", "loss": "bold 75", "band": "238", "ghost": "241", "expected": "139",
     "twin": "bold 173", "val": "bold 215", "mark": "176", "progress": "71", "name": "", "start": "245",
-    "line0": "68", "line1": "73", "line2": "107", "line3": "179", "line4": "173", "line5": "168",
+    "line0": "69", "line1": "110", "line2": "44", "line3": "42", "line4": "77", "line5": "107", "line6": "178",
+    "line7": "208", "line8": "204", "line9": "175", "line10": "199", "line11": "171",
 }  # fmt: skip
 GAP = 2  # unchanged cells between two changed ones that are cheaper to send than to jump over
 

@@ -17,6 +17,8 @@ from app.keys import KEYS, footer
 from app.panel import LOOKS, changed, look, sgr
 from app.views import SCREENS, draw
 from app.views.curve import Axis, line, loss_curve, tick_texts
+from app.views.dashboard import LINES, curves, legend, stds_over_steps
+from app.views.gradients import over_steps
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import Finding, View, rows, window
 from app.views.table import layout, per_column, table
@@ -223,6 +225,17 @@ def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> Non
     assert "·" in text
     assert "a=C" in text
     assert "b=2" in text
+
+
+def test_a_layer_has_one_colour_in_every_plot() -> None:
+    state = view(NETS["one-layer"]())
+    own = {curve.style for curve in curves(state) if curve.row.layer}
+    assert len(own) == 1
+    for plot in (stds_over_steps, over_steps):
+        assert {style for line in plot(state, 100, 20) for _, style in line if style.startswith("line")} == own
+    assert own < {style for _, style in legend(state, 100)}
+    for net, lines in (("healthy", 7), ("hundred-layers", LINES)):
+        assert len({LOOKS[curve.style] for curve in curves(view(NETS[net]()))}) == lines
 
 
 def test_unbounded_units_say_their_scale() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
 from app import glyphs as glyph
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
-from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, View
+from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, Row, View, rows
 from app.views.table import needed, table
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
+LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
 
-# From the input to the output, cold to warm.
-LINE_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
+T = TypeVar("T")
 
 
 def dashboard(view: View, width: int, height: int) -> list[Line]:
@@ -133,13 +136,25 @@ def findings(view: View, width: int, height: int) -> list[Line]:
 
 
 def styles(count: int) -> list[str]:
-    """A style for each of so many lines, in the order of depth."""
-    return [LINE_STYLES[min(len(LINE_STYLES) - 1, at * len(LINE_STYLES) // max(1, count))] for at in range(count)]
+    """A style for each of so many lines, in the order of depth; no two are alike where there are enough of them."""
+    return [f"line{round(at * (LINES - 1) / max(1, count - 1))}" for at in range(count)]
 
 
-def letter(at: int) -> str:
-    """The sign of the line number `at` where there are no colours."""
-    return "abcdefghijklmnopqrstuvwxyz"[at % 26]
+class Curve(NamedTuple):
+    """A row of the net as it is drawn over the steps: with its style, and its sign where there are no colours."""
+
+    row: Row
+    style: str
+    letter: str
+
+
+def curves(view: View) -> list[Curve]:
+    """Every row of the net, in the one colour that it has in every plot."""
+    found = rows(replace(view, filter=""))
+    return [
+        Curve(row, style, "abcdefghijklmnopqrstuvwxyz"[at if len(found) <= LINES else int(style[4:])])
+        for at, (row, style) in enumerate(zip(found, styles(len(found)), strict=True))
+    ]
 
 
 def legend(view: View, width: int, *, rows: bool = True) -> Line:
@@ -147,33 +162,31 @@ def legend(view: View, width: int, *, rows: bool = True) -> Line:
     of the row of the table that they stand in.
     """
     line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
-    g, weights = view.glyphs, view.history.weights
-    texts = [glyph.clip(glyph.escape(name, ascii=g.ascii), 14, g) for name in weights]
+    g = view.glyphs
+    found = [curve for curve in curves(view) if curve.row.weight]
+    names = [curve.row.weight.weight.name for curve in found if curve.row.weight]
+    texts = [glyph.clip(glyph.escape(name, ascii=g.ascii), 14, g) for name in names]
     room = width - 40
     if sum(len(text) + (2 if g.coloured else 4) for text in texts) > room:
-        layers = [trace.weight.layer if rows and name != "C" else None for name, trace in weights.items()]
+        layers = [curve.row.layer.layer.index if rows and curve.row.layer else None for curve in found]
         texts = [
             text.removesuffix(".weight") if layer is None else str(layer)
             for text, layer in zip(texts, layers, strict=True)
         ]
     if not g.coloured:
-        texts = [f"{letter(at)}={text}" for at, text in enumerate(texts)]
-    for text, style in zip(texts, styles(len(weights)), strict=True):
+        texts = [f"{curve.letter}={text}" for curve, text in zip(found, texts, strict=True)]
+    for text, curve in zip(texts, found, strict=True):
         room -= glyph.width_of(text) + 2
         if room < 0:
             line.append(("  and more", "dim"))
             break
-        line.append(("  " + text, style))
+        line.append(("  " + text, curve.style))
     return line
 
 
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     """update:data of every weight over the whole run, one scale for all, the guide at -3."""
-    weights = view.history.weights
-    courses = [
-        Course(name, trace.update, style, letter(at))
-        for at, ((name, trace), style) in enumerate(zip(weights.items(), styles(len(weights)), strict=True))
-    ]
+    courses = [Course(row.name, row.weight.update, style, letter) for row, style, letter in curves(view) if row.weight]
     return lines_over_steps(
         thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((UPDATE_GUIDE, "guide"),)
     )
@@ -181,17 +194,13 @@ def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
 
 def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
     """The std of every layer's activations over the whole run."""
-    layers = view.history.layers
     high = max(1.0, view.history.activation_scale)
-    courses = [
-        Course(kind, trace.std, style, letter(at))
-        for at, (((_, kind), trace), style) in enumerate(zip(layers.items(), styles(len(layers)), strict=True))
-    ]
+    courses = [Course(row.name, row.layer.std, style, letter) for row, style, letter in curves(view) if row.layer]
     return lines_over_steps(thinned(courses), view, width, height, low=0.0, high=high)
 
 
-def thinned(courses: list[Course], most: int = 12) -> list[Course]:
-    """At most so many courses, the first and the last among them: more lines could not be told apart."""
-    if len(courses) <= most:
-        return courses
-    return [courses[round(at * (len(courses) - 1) / (most - 1))] for at in range(most)]
+def thinned(found: list[T], most: int = LINES) -> list[T]:
+    """At most so many, the first and the last among them: more lines could not be told apart."""
+    if len(found) <= most:
+        return found
+    return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]

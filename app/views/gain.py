@@ -6,6 +6,7 @@ from app import glyphs as glyph
 from app.history import bounded
 from app.views.answers import Gains, answer, chosen, hint, keep, none_yet, stretched
 from app.views.curve import Axis, Canvas, Trail, grain, tick_texts
+from app.views.dashboard import styles
 from app.views.lines import Line, beside, block, heading
 from app.views.state import Pressed, View
 from makemore_core.command import Look, Set
@@ -14,7 +15,6 @@ NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
 TABLE = 44
 _FLAT = {"relu": "off", "leaky_relu": "", "identity": ""}  # where it is not saturated what is flat, or nothing is
-_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
 
 
 def look(view: View) -> Look | None:
@@ -89,7 +89,7 @@ def name(gain: float) -> str:
 
 
 def _style(at: int, data: Gains) -> str:
-    return _STYLES[at * len(_STYLES) // max(1, len(data.gains))]
+    return styles(len(data.gains))[at]
 
 
 def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:

@@ -6,7 +6,7 @@ import math
 
 from app import glyphs as glyph
 from app.views.curve import Course, lines_over_steps
-from app.views.dashboard import letter, styles, thinned
+from app.views.dashboard import curves, thinned
 from app.views.lines import Line, fit, heading
 from app.views.state import View, gradient_sick, rows, window
 from app.views.table import histogram, norms
@@ -75,7 +75,6 @@ def over_steps(view: View, width: int, height: int) -> list[Line]:
     low = 10.0 ** math.floor(math.log10(max(1e-30, min(max(low, high * 1e-6) for low, high in found))))
     high = 10.0 ** math.ceil(math.log10(max(high for _, high in found)) + 1e-9)
     courses = [
-        Course(kind, trace.gradient_std, style, letter(at))
-        for at, (((_, kind), trace), style) in enumerate(zip(layers.items(), styles(len(layers)), strict=True))
+        Course(row.name, row.layer.gradient_std, style, letter) for row, style, letter in curves(view) if row.layer
     ]
     return lines_over_steps(thinned(courses), view, width, height, low=low, high=max(high, low * 10), log=True)
