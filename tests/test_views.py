@@ -19,7 +19,7 @@ from app.views import SCREENS, draw
 from app.views.curve import Axis, line, loss_curve, tick_texts
 from app.views.dashboard import LINES, curves, legend, stds_over_steps
 from app.views.gradients import over_steps
-from app.views.lines import Line, cut, text_of, width
+from app.views.lines import Line, cut, heading, text_of, width
 from app.views.state import Finding, View, rows, window
 from app.views.table import layout, per_column, table
 from makemore_core.config import Config
@@ -233,9 +233,22 @@ def test_a_layer_has_one_colour_in_every_plot() -> None:
     assert len(own) == 1
     for plot in (stds_over_steps, over_steps):
         assert {style for line in plot(state, 100, 20) for _, style in line if style.startswith("line")} == own
-    assert own < {style for _, style in legend(state, 100)}
+    assert own < {style for _, style in legend(state, "update:data", 100)}
     for net, lines in (("healthy", 7), ("hundred-layers", LINES)):
         assert len({LOOKS[curve.style] for curve in curves(view(NETS[net]()))}) == lines
+
+
+def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> None:
+    hundred, healthy, title = view(NETS["hundred-layers"]()), view(NETS["healthy"]()), "update:data"
+    for cells in range(40, 200):
+        parts = [text.strip() for text, _ in legend(hundred, title, cells)]
+        assert "…" not in text_of([heading(title, legend(hundred, title, cells), cells, UNICODE)])[0]
+        assert parts[2:] == [] or (parts[2:4] == [", 12 of 102:", "C"] and parts[-1] == "output")
+        assert cells < 60 or len(parts) >= 5
+    assert len(parts) == 3 + 12
+    for cells in (80, 200):
+        names = "".join(text for text, _ in legend(healthy, title, cells))
+        assert names == "log10, guide at −3  C  2  5  8  11  14  output"
 
 
 def test_unbounded_units_say_their_scale() -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from app import glyphs as glyph
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
+from app.views.lines import width as width_of
 from app.views.state import UPDATE_GUIDE, UPDATE_HIGH, UPDATE_LOW, Row, View, rows
 from app.views.table import needed, table
 
@@ -55,10 +56,9 @@ def _below(view: View, width: int, height: int) -> list[Line]:
     lines = beside(loss, side_column(view, side, first), left, width, g)
     if two:
         rest = height - first
-        update = _titled("update:data", legend(view, left), left, rest, g, updates_over_steps(view, left, rest - 1))
-        spread = _titled(
-            "activation std", "every layer, first to last", side, rest, g, stds_over_steps(view, side, rest - 1)
-        )
+        note = legend(view, "update:data", left)
+        update = _titled("update:data", note, left, rest, g, updates_over_steps(view, left, rest - 1))
+        spread = _titled("activation std", _layers_drawn(view), side, rest, g, stds_over_steps(view, side, rest - 1))
         lines += beside(update, spread, left, width, g)
     return lines
 
@@ -157,31 +157,28 @@ def curves(view: View) -> list[Curve]:
     ]
 
 
-def legend(view: View, width: int, *, rows: bool = True) -> Line:
-    """The weights' names, each in the style of its line: in full, or short, as many as fit; with `rows` by the number
-    of the row of the table that they stand in.
+def legend(view: View, title: str, width: int, *, rows: bool = True) -> Line:
+    """The drawn weights' names, each in the style of its line, as many as fit behind the title, the first and the last
+    among them; with `rows` by the number of the row of the table that they stand in.
     """
-    line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
     g = view.glyphs
-    found = [curve for curve in curves(view) if curve.row.weight]
-    names = [curve.row.weight.weight.name for curve in found if curve.row.weight]
-    texts = [glyph.clip(glyph.escape(name, ascii=g.ascii), 14, g) for name in names]
-    room = width - 40
-    if sum(len(text) + (2 if g.coloured else 4) for text in texts) > room:
-        layers = [curve.row.layer.layer.index if rows and curve.row.layer else None for curve in found]
-        texts = [
-            text.removesuffix(".weight") if layer is None else str(layer)
-            for text, layer in zip(texts, layers, strict=True)
-        ]
-    if not g.coloured:
-        texts = [f"{curve.letter}={text}" for curve, text in zip(found, texts, strict=True)]
-    for text, curve in zip(texts, found, strict=True):
-        room -= glyph.width_of(text) + 2
-        if room < 0:
-            line.append(("  and more", "dim"))
-            break
-        line.append(("  " + text, curve.style))
-    return line
+    every = [curve for curve in curves(view) if curve.row.weight]
+    drawn = thinned(every)
+    scale: Line = [("log10, guide at ", "dim"), (f"{g.minus}3", "guide")]
+    head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
+    for most in range(len(drawn), min(1, len(drawn) - 1), -1):
+        named = [("  " + _short_name(curve, rows, g), curve.style) for curve in thinned(drawn, most)]
+        if width_of([*head, *named]) <= width - len(title) - 4:
+            return [*head, *named]
+    return scale
+
+
+def _short_name(curve: Curve, rows: bool, g: glyph.Glyphs) -> str:
+    layer, weight = curve.row.layer, curve.row.weight
+    assert weight is not None
+    text = str(layer.layer.index) if rows and layer else weight.weight.name.removesuffix(".weight")
+    text = glyph.clip(glyph.escape(text, ascii=g.ascii), 14, g)
+    return text if g.coloured else f"{curve.letter}={text}"
 
 
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
@@ -190,6 +187,11 @@ def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     return lines_over_steps(
         thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((UPDATE_GUIDE, "guide"),)
     )
+
+
+def _layers_drawn(view: View) -> str:
+    count = len(view.history.layers)
+    return f"{'every layer' if count <= LINES else f'{LINES} of {count} layers'}, first to last"
 
 
 def stds_over_steps(view: View, width: int, height: int) -> list[Line]:

@@ -57,6 +57,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines.append([(f" {g.below} {len(found) - last} more below", "dim")])
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
-        lines.append(heading("update:data over steps", legend(view, width, rows=False), width, g))
+        title = "update:data over steps"
+        lines.append(heading(title, legend(view, title, width, rows=False), width, g))
         lines += updates_over_steps(view, width, plot - 1)
     return lines
