@@ -22,7 +22,7 @@ from app.history import STILL, History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
-from app.terminal import ascii_wanted
+from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen
 from app.views.state import Finding, View, rows
 from makemore_core.command import (
@@ -74,6 +74,7 @@ class Studio(App[int]):
         title: str = "makemore",
         readonly: bool = False,
         ascii: bool | None = None,  # noqa: A002
+        light: bool | None = None,
         fps: float = 10.0,
         start: Callable[[], None] | None = None,
         owns: bool = True,
@@ -98,7 +99,8 @@ class Studio(App[int]):
             waiting=waiting,
             findings=None if findings is None else (),
         )
-        self.panel = Panel(coloured=not self.no_color)
+        light = light_wanted() if light is None else light
+        self.panel = Panel(palette="none" if self.no_color else "light" if light else "dark")
         self.pending: dict[str, tuple[Value, float]] = {}
         self.message_until = 0.0
         self.drawn: tuple[object, ...] = ()
@@ -511,11 +513,20 @@ class Studio(App[int]):
         while path.exists():
             path, number = self.pictures / f"{name}-{number}.svg", number + 1
         try:
-            path.write_text(self.export_screenshot(title=self.state.title), encoding="utf-8")
+            path.write_text(self.picture(), encoding="utf-8")
         except OSError as error:
             self.say(f"no picture: {error.strerror or error}: {path}", "sick")
         else:
             self.say(f"picture saved: {path}")
+
+    def picture(self) -> str:
+        """The screen as an SVG, which has a dark background."""
+        palette = self.panel.palette
+        self.panel.palette = "dark" if palette == "light" else palette
+        try:
+            return self.export_screenshot(title=self.state.title)
+        finally:
+            self.panel.palette = palette
 
     # --- what is typed ---
 

@@ -321,6 +321,7 @@ class Terminal:
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """The tester's environment without what would change how a program draws, and a well-known terminal."""
-    drawing = ("TERM", "NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES", "LANG", "LC_", "TEXTUAL", "PYTEST")
+    drawing = ("TERM", "NO_COLOR", "FORCE_COLOR", "COLOR", "MAKEMORE_THEME", "COLUMNS", "LINES", "LANG", "LC_")
+    drawing += ("TEXTUAL", "PYTEST")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(drawing)}
     return kept | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"} | dict(more)

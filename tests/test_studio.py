@@ -12,9 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from rich.color import Color
 from textual.pilot import Pilot
 
 from app.keys import KEYS
+from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
@@ -375,3 +377,15 @@ def test_ladders() -> None:
     assert neighbour((0.5, 1.0, 3.0), 3.0, 1) == 3.0
     assert [next_lr(x, 1) for x in (0.1, 0.2, 0.5, 0.07, 9)] == [0.2, 0.5, 1.0, 0.1, 10.0]
     assert [next_lr(x, -1) for x in (0.1, 0.2, 0.5, 0.07)] == [0.05, 0.1, 0.2, 0.05]
+
+
+async def test_a_light_terminal_gets_other_colours_and_a_saved_picture_does_not(tmp_path: Path) -> None:
+    async with running(light=True, pictures=tmp_path) as (pilot, app, _):
+        styles = [segment.style for y in range(24) for segment in app.panel.render_line(y)]
+        numbers = {style.color.number for style in styles if style and style.color}
+        assert numbers <= {colour(name, "light") for name in LOOKS}
+        await pilot.press("s")
+        await until(pilot, lambda: any(path.read_text().endswith("</svg>\n") for path in tmp_path.glob("*.svg")))
+        (saved,) = tmp_path.glob("*.svg")
+        assert Color.from_ansi(colour("activation", "dark") or 0).get_truecolor().hex in saved.read_text()
+        assert app.panel.palette == "light"

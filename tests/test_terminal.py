@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from app.terminal import Exit, ascii_wanted, by_signal, in_one_line, sane
+from app.terminal import Exit, ascii_wanted, by_signal, in_one_line, light_wanted, sane
 from tests.terminal import Terminal, environment
 
 APP = [sys.executable, "-m", "tests.terminal_app"]
@@ -433,3 +433,26 @@ def test_the_command_line_can_ask_for_a_terminal_without_loading_textual() -> No
 def test_ascii_where_the_locale_has_no_utf_8(locale: dict[str, str], wanted: bool) -> None:
     assert ascii_wanted(locale | {"TERM": "xterm-256color"}) == wanted
     assert ascii_wanted(locale | {"TERM": "linux"})
+
+
+@pytest.mark.parametrize(
+    ("told", "light"),
+    [
+        ({}, None),
+        ({"COLORFGBG": "15;0"}, False),
+        ({"COLORFGBG": "12;8"}, False),
+        ({"COLORFGBG": "0;15"}, True),
+        ({"COLORFGBG": "0;default;7"}, True),
+        ({"COLORFGBG": "0;default"}, None),
+        ({"COLORFGBG": "0;15", "MAKEMORE_THEME": "dark"}, False),
+        ({"COLORFGBG": "15;0", "MAKEMORE_THEME": "light"}, True),
+    ],
+)
+def test_light_where_that_is_chosen_or_told(told: dict[str, str], light: bool | None) -> None:
+    assert light_wanted(told) is light
+
+
+def test_a_theme_that_there_is_not_is_told_before_anything_begins(record: Path) -> None:
+    with Terminal([*APP, str(record)], env={"MAKEMORE_THEME": "blue"}) as terminal:
+        assert terminal.wait_end() == Exit.BAD_INPUT
+        assert terminal.text == "makemore: MAKEMORE_THEME=blue: has to be dark or light"

@@ -10,11 +10,12 @@ from dataclasses import replace
 import msgspec
 import pytest
 from msgspec import structs
+from rich.color import Color
 
 from app.glyphs import ASCII, UNICODE
 from app.history import History
 from app.keys import KEYS, footer
-from app.panel import LOOKS, changed, look, sgr
+from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.views import SCREENS, draw
 from app.views.curve import Axis, line, loss_curve, tick_texts
 from app.views.dashboard import LINES, curves, legend, stds_over_steps
@@ -27,6 +28,7 @@ from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Intervention, Snapshot, Weight
 from tests import canned
 
+DRAWN = {"faint", "band", "guide", "progress"}  # styles of what has no letters
 SIZES = ((80, 24), (160, 48), (40, 12), (220, 60), (20, 5), (3, 2))
 
 
@@ -90,6 +92,9 @@ def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> No
             assert not [char for char in text if unicodedata.category(char)[0] == "C"]
             assert glyphs is UNICODE or text.isascii(), [char for char in text if not char.isascii()]
             assert {style for line in picture for part in line for style in part[1].split("/")} <= set(LOOKS)
+            assert not any(
+                char.isalnum() for line in picture for text, style in line if style in DRAWN for char in text
+            )
 
 
 def test_the_dashboard_at_80_by_24_is_this() -> None:
@@ -243,9 +248,9 @@ def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> Non
     for cells in range(40, 200):
         parts = [text.strip() for text, _ in legend(hundred, title, cells)]
         assert "…" not in text_of([heading(title, legend(hundred, title, cells), cells, UNICODE)])[0]
-        assert parts[2:] == [] or (parts[2:4] == [", 12 of 102:", "C"] and parts[-1] == "output")
-        assert cells < 60 or len(parts) >= 5
-    assert len(parts) == 3 + 12
+        assert parts[1:] == [] or (parts[1:3] == [", 12 of 102:", "C"] and parts[-1] == "output")
+        assert cells < 60 or len(parts) >= 4
+    assert len(parts) == 2 + 12
     for cells in (80, 200):
         names = "".join(text for text, _ in legend(healthy, title, cells))
         assert names == "log10, guide at −3  C  2  5  8  11  14  output"
@@ -331,11 +336,29 @@ def test_only_what_changed_is_sent() -> None:
 
 
 def test_looks_without_colour_keep_their_weight_only() -> None:
-    assert all(look(name, False) is None or look(name, False).color is None for name in LOOKS)  # type: ignore[union-attr]
-    assert sgr("sick", True, "256") == "1;38;5;203"
-    assert sgr("loss/band", True, "256") == "1;38;5;75;48;5;238"
-    assert sgr("sick", False, "256") == "1"
-    assert sgr("", True, "256") == ""
+    assert all(look(name, "none") is None or look(name, "none").color is None for name in LOOKS)  # type: ignore[union-attr]
+    assert sgr("sick", "dark", "256") == "1;38;5;203"
+    assert sgr("loss/band", "dark", "256") == "1;38;5;75;48;5;242"
+    assert sgr("loss/band", "light", "256") == "1;38;5;26;48;5;245"
+    assert sgr("sick", "none", "256") == "1"
+    assert sgr("", "dark", "256") == ""
+
+
+@pytest.mark.parametrize(
+    ("palette", "ground"), [("dark", (0, 0, 0)), ("dark", (0x1E, 0x1E, 0x1E)), ("light", (255, 255, 255))]
+)
+def test_colours_stand_out_from_the_background(palette: Palette, ground: tuple[int, int, int]) -> None:
+    numbers = {name: colour(name, palette) for name in LOOKS}
+    shown = {name: Color.from_ansi(number).get_truecolor() for name, number in numbers.items() if number is not None}
+    pale = {name for name, rgb in shown.items() if contrast(rgb, ground) < (3.0 if name in DRAWN else 4.5)}
+    assert not pale
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """The ratio of WCAG 2.2."""
+    linear = [[c / 3294.6 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb] for rgb in (one, other)]
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:

@@ -164,7 +164,7 @@ def legend(view: View, title: str, width: int, *, rows: bool = True) -> Line:
     g = view.glyphs
     every = [curve for curve in curves(view) if curve.row.weight]
     drawn = thinned(every)
-    scale: Line = [("log10, guide at ", "dim"), (f"{g.minus}3", "guide")]
+    scale: Line = [(f"log10, guide at {g.minus}3", "dim")]
     head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
     for most in range(len(drawn), min(1, len(drawn) - 1), -1):
         named = [("  " + _short_name(curve, rows, g), curve.style) for curve in thinned(drawn, most)]

@@ -228,4 +228,4 @@ def _gradient_course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> l
 
 def _updates(trace: WeightTrace, width: int) -> list[Trace]:
     xs, ys = _points(trace.update, width)
-    return [Trace("guide", xs, [UPDATE_GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]
+    return [Trace("", xs, [UPDATE_GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]
