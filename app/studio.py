@@ -100,6 +100,7 @@ class Studio(App[int]):
             findings=None if findings is None else (),
         )
         light = light_wanted() if light is None else light
+        self.ground_unknown = light is None and not self.no_color
         self.panel = Panel(palette="none" if self.no_color else "light" if light else "dark")
         self.pending: dict[str, tuple[Value, float]] = {}
         self.message_until = 0.0
@@ -173,6 +174,11 @@ class Studio(App[int]):
             return
         self.drawn, self.drawn_at = key, self.clock()
         self.panel.show(draw(self.state, size.width, size.height))
+
+    def lighten(self) -> None:
+        """Take the colours for a light background, which it turned out to be."""
+        self.panel.palette = "light"
+        self.panel.refresh()
 
     def came(self) -> Iterator[Event]:
         """What is new, the snapshots among it kept for the doctor; he takes long records in pieces."""

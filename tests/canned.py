@@ -287,6 +287,7 @@ NETS = {
 
 def main() -> int:
     """Show a net by name: `python -m tests.canned sick [--ascii] [--readonly]`."""
+    from app.session_view import run_studio
     from app.studio import Studio
     from app.views.state import Finding
 
@@ -299,8 +300,7 @@ def main() -> int:
         readonly="--readonly" in sys.argv,
         findings=lambda _: found if words and words[0] in ("sick", "shrinking") else [],
     )
-    studio.run(mouse=False)
-    return studio.return_code or 0
+    return run_studio(studio, studio.exit)
 
 
 if __name__ == "__main__":
