@@ -32,8 +32,8 @@ LOOKS: dict[str, str] = {
     "band": "242 245", "ghost": "103 60", "expected": "139 97", "twin": "bold 173 125", "val": "bold 215 130",
     "mark": "176 127", "progress": "71 28", "name": "",
     "line0": "69 20", "line1": "110 63", "line2": "44 26", "line3": "42 24", "line4": "77 23", "line5": "107 29",
-    "line6": "178 28", "line7": "208 58", "line8": "204 130", "line9": "175 161", "line10": "199 90",
-    "line11": "171 163",
+    "line6": "178 28", "line7": "208 58", "line8": "204 130", "line9": "175 161", "line10": "199 89",
+    "line11": "171 127",
 }  # fmt: skip
 GAP = 2  # unchanged cells between two changed ones that are cheaper to send than to jump over
 
