@@ -13,6 +13,7 @@ import codecs
 import functools
 import io
 import os
+import re
 import signal
 import sys
 import termios
@@ -29,6 +30,7 @@ from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
 from textual.geometry import Size
+from textual.message import Message
 from textual.worker import WorkerFailed
 
 from app.terminal import LEAVE, Exit, by_signal, is_gone, outlive_terminal, report, tell
@@ -52,6 +54,8 @@ ENTER = (
 QUESTIONS = "\x1b[?2026$p\x1b[?2048$p"
 """Does it know synchronised output, can it report its size? Two that do not know such questions print their end."""
 ASKABLE = os.environ.get("TERM_PROGRAM") != "Apple_Terminal" and os.environ.get("TERM") != "linux"
+GROUND = "\x1b]11;?\x1b\\"
+"""What colour is its background? Terminals that do not know the question keep quiet, but for the Linux console."""
 MOUSE = "\x1b[?1000h\x1b[?1003h\x1b[?1015h\x1b[?1006h"
 KITTY_KEYS = "\x1b[>25u"
 CLEAR = b"\x1b[0m\x1b[2J"
@@ -76,6 +80,7 @@ class TerminalDriver(LinuxDriver):
         mouse: bool = True,
         size: tuple[int, int] | None = None,
         on_lost: Callable[[], None] = lambda: None,
+        on_light: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(app, debug=debug, mouse=mouse, size=size)
         self.lost = False
@@ -89,7 +94,8 @@ class TerminalDriver(LinuxDriver):
         self._gone = False
         self.fileno = own_handle(self.fileno)
         self._size = size or self._get_terminal_size()
-        self._parser = Parser(debug)
+        self._parser = Parser(debug, on_light or (lambda: None))
+        self._questions = QUESTIONS * ASKABLE + GROUND * (on_light is not None and os.environ.get("TERM") != "linux")
         self._decoder = codecs.getincrementaldecoder(sys.__stdin__.encoding if sys.__stdin__ else "utf-8")("replace")
         self._encoding = sys.__stdout__.encoding if sys.__stdout__ else "utf-8"
         self._unsent = bytearray()
@@ -136,7 +142,7 @@ class TerminalDriver(LinuxDriver):
         with suppress(termios.error):  # gone: the reader sees that too
             termios.tcsetattr(self.fileno, termios.TCSANOW, raw)
         self._in_band_window_resize = False
-        self.write(ENTER + MOUSE * self._mouse + QUESTIONS * ASKABLE)
+        self.write(ENTER + MOUSE * self._mouse + self._questions)
         self._resized()
         self._app.refresh()
 
@@ -361,13 +367,50 @@ class TerminalDriver(LinuxDriver):
 
 
 class Parser(XTermParser):
-    """Textual's, for which a broken sequence of a noisy line would be the end: `ESC [ : 1 ~` is no number."""
+    """Textual's, for which a broken sequence of a noisy line would be the end: `ESC [ : 1 ~` is no number.
+
+    It would take what the terminal says of its background for keys, so that is kept from it, in however many pieces it
+    comes; `on_light` is called where the background is light.
+    """
+
+    SAID = re.compile(r"\x1b?\]11;([rgba:/0-9A-Fa-f]*+)(?:\x07|\x1b\\|(?=[^\x1b]|\x1b[^\\]))")
+    BEGUN = re.compile(r"\x1b(?:\](?:1(?:1(?:;[rgba:/0-9A-Fa-f]*\x1b?)?)?)?)?\Z")
+
+    def __init__(self, debug: bool = False, on_light: Callable[[], None] = lambda: None) -> None:
+        super().__init__(debug)
+        self._on_light = on_light
+        self._begun, self._begun_at = "", 0.0
+
+    def feed(self, data: str) -> Iterator[Message]:
+        data = self._begun + data
+        for said in self.SAID.findall(data):
+            if is_light(said):
+                self._on_light()
+        data = self.SAID.sub("", data)
+        begun = self.BEGUN.search(data)
+        self._begun, self._begun_at = begun[0] if begun else "", time.monotonic()
+        if data := data.removesuffix(self._begun):
+            yield from super().feed(data)
+
+    def tick(self) -> Iterator[Message]:
+        if self._begun in ("\x1b", "\x1b]") and time.monotonic() - self._begun_at >= constants.ESCAPE_DELAY:
+            if self._begun == "\x1b":  # nothing followed: the key
+                yield events.Key("escape", "\x1b")
+            self._begun = ""
+        yield from super().tick()
 
     def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterator[events.Key]:
         try:
             yield from super()._sequence_to_key_events(sequence, alt)
         except (ValueError, OverflowError):
             return
+
+
+def is_light(said: str) -> bool:
+    """Whether a colour as a terminal tells it, `rgb:ffff/ffff/ffff` in any number of digits, is nearer to white."""
+    found = re.match(r"rgba?:([0-9A-Fa-f]+)/([0-9A-Fa-f]+)/([0-9A-Fa-f]+)", said)
+    shares: list[float] = [int(digits, 16) / int("f" * len(digits), 16) for digits in found.groups()] if found else []
+    return sum(share * weight for share, weight in zip(shares, (0.21, 0.72, 0.07), strict=False)) > 0.5
 
 
 def own_handle(fd: int) -> int:
@@ -384,18 +427,26 @@ def own_handle(fd: int) -> int:
     return os.dup(fd)
 
 
-def run_app(app: App[Result], *, on_lost: Callable[[], None], mouse: bool = False) -> int:
+def run_app(
+    app: App[Result],
+    *,
+    on_lost: Callable[[], None],
+    on_light: Callable[[], None] | None = None,
+    mouse: bool = False,
+) -> int:
     """Run the app on this terminal and give the terminal back whatever happens; the exit status.
 
     `Exit.LOST`: the terminal went away; `on_lost` was called, on the event loop, as soon as that was seen. Standard
     input and output are /dev/null by then and SIGHUP is ignored, so that the caller can go on without a view.
+    `on_light`, if given, is called where the terminal says that its background is light, some time after the first
+    picture.
     An error, in a thread too, is told on stderr in one line and gives `Exit.ERROR`; a signal gives 128 + its number.
     To be called in the main thread. A thread that is to outlive the view has to be one of `threading`, since those of
     Textual's workers are waited for.
     """
     said = io.StringIO()
     app.error_console = Console(file=said, width=80)
-    app.driver_class = functools.partial(TerminalDriver, on_lost=on_lost)  # type: ignore[assignment]
+    app.driver_class = functools.partial(TerminalDriver, on_lost=on_lost, on_light=on_light)  # type: ignore[assignment]
     app._fatal_error = app._close_messages_no_wait  # type: ignore[method-assign]  # no second spent on a traceback
     error: BaseException | None = None
     with signals_kept(app), thread_errors_to(app):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from rich.color import Color, ColorSystem
 from rich.console import Console
@@ -20,32 +21,47 @@ from textual.widget import Widget
 
 from app.views.lines import Line, cut
 
-# Colours of the terminal's 256, by number: short to send, and of a middle lightness that reads on dark and light.
+Palette: TypeAlias = Literal["dark", "light", "none"]  # for what background; none: only weight
+
+# Colours of the terminal's 256, by number, which is short to send: on a dark background and on a light one. What is
+# read has a contrast of 4.5 to it, what is only drawn of 3 (WCAG 2.2, 1.4.3 and 1.4.11).
 LOOKS: dict[str, str] = {
-    "": "", "title": "bold", "dim": "245", "faint": "239", "axis": "242", "note": "bold 179", "good": "bold 71",
-    "sick": "bold 203", "key": "bold 110", "cursor": "bold 222", "activation": "74", "gradient": "173",
-    "update": "107", "guide": "241", "loss": "bold 75", "band": "238", "ghost": "241", "expected": "139",
-    "twin": "bold 173", "val": "bold 215", "mark": "176", "progress": "71", "name": "", "start": "245",
-    "line0": "68", "line1": "73", "line2": "107", "line3": "179", "line4": "173", "line5": "168",
+    "": "", "title": "bold", "dim": "245 242", "faint": "242 245", "axis": "245 242", "note": "bold 179 94",
+    "good": "bold 71 29", "sick": "bold 203 160", "key": "bold 110 24", "cursor": "bold 222 94",
+    "activation": "74 25", "gradient": "173 130", "update": "107 28", "guide": "242 245", "loss": "bold 75 26",
+    "band": "242 245", "ghost": "103 60", "expected": "139 97", "twin": "bold 173 125", "val": "bold 215 130",
+    "mark": "176 127", "progress": "71 28", "name": "",
+    "line0": "69 20", "line1": "110 63", "line2": "44 26", "line3": "42 24", "line4": "77 23", "line5": "107 29",
+    "line6": "178 28", "line7": "208 58", "line8": "204 130", "line9": "175 161", "line10": "199 89",
+    "line11": "171 127",
 }  # fmt: skip
 GAP = 2  # unchanged cells between two changed ones that are cheaper to send than to jump over
 
 
 @functools.cache
-def look(name: str, coloured: bool) -> Style | None:
+def look(name: str, palette: Palette) -> Style | None:
     """The rich style behind a name, `top/under` for one on the colour of another.
 
     Without colours only weight is left: signs tell what colours tell.
     """
     name, _, under = name.partition("/")
-    words = LOOKS[name].split()
-    bold = "bold" in words
-    number = next((int(word) for word in words if word.isdecimal()), None)
-    if number is None or not coloured:
-        dim = not coloured and name in ("faint", "guide", "ghost", "band")
+    bold = LOOKS[name].startswith("bold")
+    number = colour(name, palette)
+    if number is None:
+        dim = palette == "none" and name in ("faint", "guide", "ghost", "band")
         return Style(bold=True) if bold else Style(dim=True) if dim else None
-    ground = Color.from_ansi(int(LOOKS[under].split()[-1])) if under else None
-    return Style(color=Color.from_ansi(number), bgcolor=ground, bold=True if bold else None)
+    ground = colour(under, palette) if under else None
+    return Style(
+        color=Color.from_ansi(number),
+        bgcolor=None if ground is None else Color.from_ansi(ground),
+        bold=True if bold else None,
+    )
+
+
+def colour(name: str, palette: Palette) -> int | None:
+    """The number of a style's colour of 256; None where it is the terminal's own."""
+    numbers = [int(word) for word in LOOKS[name].split() if word.isdecimal()]
+    return numbers[palette == "light"] if numbers and palette != "none" else None
 
 
 def changed(old: Line, new: Line) -> list[tuple[int, int]]:
@@ -97,8 +113,8 @@ class Patch(CompositorUpdate):
     Textual's own partial update sends every line from its beginning up to the change.
     """
 
-    def __init__(self, stretches: Sequence[tuple[int, int, Line]], coloured: bool) -> None:
-        self.stretches, self.coloured = stretches, coloured
+    def __init__(self, stretches: Sequence[tuple[int, int, Line]], palette: Palette) -> None:
+        self.stretches, self.palette = stretches, palette
 
     def render_segments(self, console: Console) -> str:
         """The bytes, in order of lines and columns."""
@@ -110,7 +126,7 @@ class Patch(CompositorUpdate):
             out.append(f"\x1b[{x - column}C" if y == row else f"\x1b[{y + 1};{x + 1}H")
             row, column = y, x
             for text, style in line:
-                code = sgr(style, self.coloured, depth)
+                code = sgr(style, self.palette, depth)
                 if code != now:
                     out.append(f"\x1b[0;{code}m" if code else "\x1b[0m")
                     now = code
@@ -122,9 +138,9 @@ class Patch(CompositorUpdate):
 
 
 @functools.cache
-def sgr(name: str, coloured: bool, depth: str) -> str:
+def sgr(name: str, palette: Palette, depth: str) -> str:
     """The codes that switch a style on, for a terminal of that many colours; nothing for no style."""
-    style = look(name, coloured)
+    style = look(name, palette)
     if style is None:
         return ""
     system = {"standard": ColorSystem.STANDARD, "256": ColorSystem.EIGHT_BIT}.get(depth, ColorSystem.TRUECOLOR)
@@ -137,9 +153,9 @@ class Panel(Widget):
     DEFAULT_CSS = "Panel { width: 1fr; height: 1fr; }"
     can_focus = False
 
-    def __init__(self, *, coloured: bool = True) -> None:
+    def __init__(self, *, palette: Palette = "dark") -> None:
         super().__init__()
-        self.coloured = coloured
+        self.palette = palette
         self._lines: list[Line] = []
 
     @property
@@ -161,12 +177,12 @@ class Panel(Widget):
             for first, last in changed(before, new):
                 stretches.append((first, y, cut(new, first, min(last, width))))
         if stretches:
-            self.app._display(self.screen, Patch(stretches, self.coloured))  # type: ignore[arg-type]  # written as it is
+            self.app._display(self.screen, Patch(stretches, self.palette))  # type: ignore[arg-type]  # written as it is
 
     def render_line(self, y: int) -> Strip:
         """One line, for a full picture."""
         line = self._lines[y] if y < len(self._lines) else []
-        segments = [Segment(text, look(style, self.coloured)) for text, style in line if text]
+        segments = [Segment(text, look(style, self.palette)) for text, style in line if text]
         return Strip(segments).adjust_cell_length(self.size.width)
 
     def render_lines(self, crop: Region) -> list[Strip]:

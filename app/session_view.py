@@ -68,7 +68,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     )
     stream.failed = studio.exit
     with stopped_by_signals(channel) as caught:  # until all is saved: a terminal may close at any moment
-        status = run_app(studio, on_lost=worker.leave)
+        status = run_studio(studio, worker.leave)
         if status != Exit.LOST:
             channel.send(Stop())
             save_and_leave(folder, worker, watch, hand_over=bool(handed_over))
@@ -77,6 +77,11 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         if worker.error is not None:
             return Exit.ERROR
         return by_signal(caught[0]) if caught else status
+
+
+def run_studio(studio: Studio, on_lost: Callable[[], None]) -> int:
+    """`run_app`, the terminal asked for its background where nothing else tells it."""
+    return run_app(studio, on_lost=on_lost, on_light=studio.lighten if studio.ground_unknown else None)
 
 
 def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_over: bool) -> None:
@@ -114,7 +119,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         waiting=f"reading {folder.name}",
     )
     try:
-        status = run_app(studio, on_lost=studio.exit)
+        status = run_studio(studio, studio.exit)
     finally:
         stream.close()
     snapshot = studio.history.snapshot

@@ -22,7 +22,7 @@ from app.history import History
 from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
-from app.terminal import ascii_wanted
+from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen
 from app.views.state import View, rows
 from makemore_core.command import (
@@ -78,6 +78,7 @@ class Studio(App[int]):
         title: str = "makemore",
         readonly: bool = False,
         ascii: bool | None = None,  # noqa: A002
+        light: bool | None = None,
         fps: float = 10.0,
         start: Callable[[], None] | None = None,
         owns: bool = True,
@@ -103,7 +104,9 @@ class Studio(App[int]):
             waiting=waiting,
             findings=None if findings is None else (),
         )
-        self.panel = Panel(coloured=not self.no_color)
+        light = light_wanted() if light is None else light
+        self.ground_unknown = light is None and not self.no_color
+        self.panel = Panel(palette="none" if self.no_color else "light" if light else "dark")
         self.pending: dict[str, tuple[Value, float]] = {}
         self.message_until = 0.0
         self.drawn: tuple[object, ...] = ()
@@ -180,6 +183,11 @@ class Studio(App[int]):
             return
         self.drawn, self.drawn_at = key, self.clock()
         self.panel.show(draw(self.state, size.width, size.height))
+
+    def lighten(self) -> None:
+        """Take the colours for a light background, which it turned out to be."""
+        self.panel.palette = "light"
+        self.panel.refresh()
 
     def came(self) -> Iterator[Event]:
         """What is new, the snapshots among it kept for the doctor; he takes long records in pieces."""
@@ -561,11 +569,20 @@ class Studio(App[int]):
         while path.exists():
             path, number = self.pictures / f"{name}-{number}.svg", number + 1
         try:
-            path.write_text(self.export_screenshot(title=self.state.title), encoding="utf-8")
+            path.write_text(self.picture(), encoding="utf-8")
         except OSError as error:
             self.say(f"no picture: {error.strerror or error}: {path}", "sick")
         else:
             self.say(f"picture saved: {path}")
+
+    def picture(self) -> str:
+        """The screen as an SVG, which has a dark background."""
+        palette = self.panel.palette
+        self.panel.palette = "dark" if palette == "light" else palette
+        try:
+            return self.export_screenshot(title=self.state.title)
+        finally:
+            self.panel.palette = palette
 
     # --- what is typed ---
 

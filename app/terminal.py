@@ -51,10 +51,13 @@ LEAVE = (
     "\x1b[?1049l\x1b[?25h"  # alternate screen, cursor on
 )
 SOFT_RESET = "\x1b[!p"
+DARK = ("0", "1", "2", "3", "4", "5", "6", "8")
+"""The dark ones of 16 colours, as vim takes them."""
 
 
 def require_terminal(instead: str = "train --headless") -> None:
-    """Raises ValueError where no full-screen view can be shown: no terminal, or one that knows no escape codes.
+    """Raises ValueError where no full-screen view can be shown: no terminal, one that knows no escape codes, no such
+    theme.
 
     `instead`: the command that does without.
     """
@@ -63,6 +66,7 @@ def require_terminal(instead: str = "train --headless") -> None:
             raise ValueError(f"{name} is not a terminal, and the studio needs one; `makemore {instead}` does not")
     if is_dumb():
         raise ValueError(f"TERM=dumb: a terminal that cannot show the studio; `makemore {instead}` needs no more")
+    light_wanted()
 
 
 def is_dumb() -> bool:
@@ -77,6 +81,19 @@ def ascii_wanted(environ: Mapping[str, str] = os.environ) -> bool:
         del chosen[1]  # Python's own doing (PEP 538)
     encoding = next(filter(None, chosen), "")
     return "utf" not in encoding.lower() or environ.get("TERM", "") in ("linux", "dumb", "vt100")
+
+
+def light_wanted(environ: Mapping[str, str] = os.environ) -> bool | None:
+    """Whether the background is light: by $MAKEMORE_THEME, or the colour of 16 that some terminals tell in $COLORFGBG.
+
+    None where neither tells. Raises ValueError for a theme that there is not.
+    """
+    if theme := environ.get("MAKEMORE_THEME"):
+        if theme not in ("dark", "light"):
+            raise ValueError(f"MAKEMORE_THEME={theme}: has to be dark or light")
+        return theme == "light"
+    background = environ.get("COLORFGBG", "").rpartition(";")[2]
+    return background not in DARK if background.isdecimal() else None
 
 
 def reset_terminal() -> None:

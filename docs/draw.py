@@ -62,7 +62,7 @@ async def draw(name: str, picture: Picture) -> None:
     twin = twin_changes(config, [picture.twin] if picture.twin else [])
     session = Session(config, dataset.read(), channel, name=name, preset=picture.preset, twin=twin)
     worker = threading.Thread(target=session.run, daemon=True)
-    studio = Studio(channel, title=name, ascii=False, findings=advice(), start=worker.start)
+    studio = Studio(channel, title=name, ascii=False, light=False, findings=advice(), start=worker.start)
     if picture.step == 1:  # a net that has not learned anything yet
         channel.send(Step(1))
     async with studio.run_test(size=picture.size) as pilot:

@@ -298,6 +298,7 @@ NETS = {
 
 def main() -> int:
     """Show a net by name: `python -m tests.canned sick [--ascii] [--readonly]`."""
+    from app.session_view import run_studio
     from app.studio import Studio
 
     words = [word for word in sys.argv[1:] if not word.startswith("--")]
@@ -308,8 +309,7 @@ def main() -> int:
         readonly="--readonly" in sys.argv,
         findings=lambda _: [FOUND] if words and words[0] in ("sick", "shrinking") else [],
     )
-    studio.run(mouse=False)
-    return studio.return_code or 0
+    return run_studio(studio, studio.exit)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,7 @@ class Terminal:
 
     `controlling`: whether the terminal is the command's controlling one; `ignore_hup`: start as nohup does;
     `modern`: answer as terminals do that have synchronised output and report their size in band;
+    `ground`: what it answers to the question for its background;
     `env`: added to an environment without the tester's own TERM, NO_COLOR, COLUMNS and the like;
     `stdout`, `stderr`: a file to send these to, instead of the terminal.
     """
@@ -97,6 +98,7 @@ class Terminal:
         controlling: bool = True,
         ignore_hup: bool = False,
         modern: bool = False,
+        ground: bytes = b"",
         stdout: Path | None = None,
         stderr: Path | None = None,
     ) -> None:
@@ -107,7 +109,7 @@ class Terminal:
         """What the alternate screen showed when it was left."""
         self._unfinished = b""
         self.sent = bytearray()
-        self.modern = modern
+        self.modern, self.ground = modern, ground
         self.closed = False
         self._reading = True
         self._master, self._slave = os.openpty()
@@ -184,6 +186,8 @@ class Terminal:
         self.sent += data
         if self.modern:
             self._answer(data)
+        if self.ground and b"\x1b]11;?" in data:
+            self.type(self.ground)
         data = UNKNOWN.sub(b"", self._unfinished + data)
         tail = UNFINISHED.search(data)
         self._unfinished = data[tail.start() :] if tail else b""
@@ -321,6 +325,7 @@ class Terminal:
 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """The tester's environment without what would change how a program draws, and a well-known terminal."""
-    drawing = ("TERM", "NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES", "LANG", "LC_", "TEXTUAL", "PYTEST")
+    drawing = ("TERM", "NO_COLOR", "FORCE_COLOR", "COLOR", "MAKEMORE_THEME", "COLUMNS", "LINES", "LANG", "LC_")
+    drawing += ("TEXTUAL", "PYTEST")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(drawing)}
     return kept | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8"} | dict(more)

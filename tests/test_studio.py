@@ -12,9 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from rich.color import Color
 from textual.pilot import Pilot
 
 from app.keys import KEYS
+from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, LONG, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
@@ -396,3 +398,15 @@ async def test_a_net_that_was_trained_for_long_is_not_given_up_by_one_key() -> N
         assert stream.sent[2:] == [Restart()]
         assert app.state.message == "restarted from the seed"
         assert "Begin anew" not in picture(app)
+
+
+async def test_a_light_terminal_gets_other_colours_and_a_saved_picture_does_not(tmp_path: Path) -> None:
+    async with running(light=True, pictures=tmp_path) as (pilot, app, _):
+        styles = [segment.style for y in range(24) for segment in app.panel.render_line(y)]
+        numbers = {style.color.number for style in styles if style and style.color}
+        assert numbers <= {colour(name, "light") for name in LOOKS}
+        await pilot.press("s")
+        await until(pilot, lambda: any(path.read_text().endswith("</svg>\n") for path in tmp_path.glob("*.svg")))
+        (saved,) = tmp_path.glob("*.svg")
+        assert Color.from_ansi(colour("activation", "dark") or 0).get_truecolor().hex in saved.read_text()
+        assert app.panel.palette == "light"

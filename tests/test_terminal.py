@@ -15,11 +15,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from textual.events import Key
 
-from app.terminal import Exit, ascii_wanted, by_signal, in_one_line, sane
+from app.driver import Parser
+from app.panel import sgr
+from app.terminal import Exit, ascii_wanted, by_signal, in_one_line, light_wanted, sane
 from tests.terminal import Terminal, environment
 
 APP = [sys.executable, "-m", "tests.terminal_app"]
+STUDIO = [sys.executable, "-m", "tests.canned"]
 SHELL = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
 
 
@@ -413,6 +417,50 @@ def test_the_command_line_can_ask_for_a_terminal_without_loading_textual() -> No
     subprocess.run([sys.executable, "-c", code], check=True, env=environment({}), cwd=Path(__file__).parent.parent)
 
 
+# What it says of its background
+
+
+@pytest.mark.parametrize("end", ["\x07", "\x1b\\"])
+def test_what_the_terminal_says_of_its_background_is_no_key(end: str) -> None:
+    for said, light in (("rgb:ffff/fafa/f0f0", 1), ("rgba:ff/ff/ff/ff", 1), ("rgb:1e1e/1e1e/1e1e", 0), ("", 0)):
+        text = f"x\x1b]11;{said}{end}y"
+        for cut in range(len(text)):
+            seen: list[bool] = []
+            parser = Parser(on_light=lambda seen=seen: seen.append(True))  # type: ignore[misc]
+            assert keys(parser, text[:cut], text[cut:]) == ["x", "y"]
+            assert len(seen) == light
+    assert keys(Parser(), "x\x1b]11;rgb:ff", "quit") == [*"xquit"]  # cut short
+
+
+def test_escape_is_a_key_once_nothing_followed() -> None:
+    parser = Parser()
+    assert keys(parser, "\x1b") == keys(parser, "[A", "\x1b")[1:] == []
+    deadline = time.monotonic() + 10
+    while not (came := list(parser.tick())):
+        assert time.monotonic() < deadline
+    assert [event.key for event in came if isinstance(event, Key)] == ["escape"]
+
+
+def keys(parser: Parser, *pieces: str) -> list[str]:
+    """The keys that the pieces are taken for."""
+    return [event.key for piece in pieces for event in parser.feed(piece) if isinstance(event, Key)]
+
+
+def test_the_studio_takes_light_colours_where_the_terminal_says_so() -> None:
+    blue = [sgr("activation", "dark", "256").encode(), sgr("activation", "light", "256").encode()]
+    with Terminal(STUDIO, ground=b"\x1b]11;rgb:ffff/ffff/ffff\x1b\\", columns=160, rows=48) as terminal:
+        terminal.wait_until(lambda: blue[1] in terminal.sent)
+        terminal.wait_for("parameters")
+        assert "attempt" not in terminal.text  # no letter of the answer was a key
+    with Terminal(STUDIO, ground=b"\x1b]11;rgb:0000/0000/0000\x1b\\") as terminal:
+        terminal.wait_until(lambda: terminal.sent.count(blue[0]) > 2)
+        assert blue[1] not in terminal.sent
+    for env in ({"MAKEMORE_THEME": "dark"}, {"NO_COLOR": "1"}, {"TERM": "linux"}):
+        with Terminal(STUDIO, env=env) as terminal:
+            terminal.wait_for("act")
+            assert b"\x1b]11" not in terminal.sent
+
+
 # What is known of it beforehand
 
 
@@ -433,3 +481,26 @@ def test_the_command_line_can_ask_for_a_terminal_without_loading_textual() -> No
 def test_ascii_where_the_locale_has_no_utf_8(locale: dict[str, str], wanted: bool) -> None:
     assert ascii_wanted(locale | {"TERM": "xterm-256color"}) == wanted
     assert ascii_wanted(locale | {"TERM": "linux"})
+
+
+@pytest.mark.parametrize(
+    ("told", "light"),
+    [
+        ({}, None),
+        ({"COLORFGBG": "15;0"}, False),
+        ({"COLORFGBG": "12;8"}, False),
+        ({"COLORFGBG": "0;15"}, True),
+        ({"COLORFGBG": "0;default;7"}, True),
+        ({"COLORFGBG": "0;default"}, None),
+        ({"COLORFGBG": "0;15", "MAKEMORE_THEME": "dark"}, False),
+        ({"COLORFGBG": "15;0", "MAKEMORE_THEME": "light"}, True),
+    ],
+)
+def test_light_where_that_is_chosen_or_told(told: dict[str, str], light: bool | None) -> None:
+    assert light_wanted(told) is light
+
+
+def test_a_theme_that_there_is_not_is_told_before_anything_begins(record: Path) -> None:
+    with Terminal([*APP, str(record)], env={"MAKEMORE_THEME": "blue"}) as terminal:
+        assert terminal.wait_end() == Exit.BAD_INPUT
+        assert terminal.text == "makemore: MAKEMORE_THEME=blue: has to be dark or light"

@@ -10,14 +10,17 @@ from dataclasses import replace
 import msgspec
 import pytest
 from msgspec import structs
+from rich.color import Color
 
 from app.glyphs import ASCII, UNICODE
 from app.history import History
 from app.keys import KEYS, footer
-from app.panel import LOOKS, changed, look, sgr
+from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.views import SCREENS, draw
-from app.views.curve import Axis, line, loss_curve
-from app.views.lines import Line, cut, text_of, width
+from app.views.curve import Axis, line, loss_curve, tick_texts
+from app.views.dashboard import LINES, curves, legend, stds_over_steps
+from app.views.gradients import over_steps
+from app.views.lines import Line, cut, heading, text_of, width
 from app.views.state import View, rows, update_sick, window
 from app.views.table import layout, per_column, table
 from makemore_core.config import Config
@@ -25,6 +28,7 @@ from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Intervention, Snapshot, Weight
 from tests import canned
 
+DRAWN = {"faint", "band", "guide", "progress"}  # styles of what has no letters
 SIZES = ((80, 24), (160, 48), (40, 12), (220, 60), (20, 5), (3, 2))
 
 
@@ -89,6 +93,9 @@ def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> No
             assert not [char for char in text if unicodedata.category(char)[0] == "C"]
             assert glyphs is UNICODE or text.isascii(), [char for char in text if not char.isascii()]
             assert {style for line in picture for part in line for style in part[1].split("/")} <= set(LOOKS)
+            assert not any(
+                char.isalnum() for line in picture for text, style in line if style in DRAWN for char in text
+            )
 
 
 def test_the_dashboard_at_80_by_24_is_this() -> None:
@@ -133,7 +140,16 @@ def test_a_twin_is_named_by_what_differs_now() -> None:
 def test_a_twin_is_told_of_on_every_screen() -> None:
     course = canned.course(until=2000)
     course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))
-    assert "  val 2.642 at 2k     twin 2.500  ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+    assert "  loss 2.710  twin 2.500  val 2.642 at 2k     ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+
+
+def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
+    course = canned.course(until=2000)
+    twin = msgspec.structs.replace(course[-1], loss=2.31194, smoothed_loss=2.5)
+    course[-1] = msgspec.structs.replace(course[-1], state="paused", loss=2.52251, twin=twin)
+    shown = text_of(draw(view(course), 200, 48))[1]
+    assert "batch loss 2.5225  twin 2.3119  " in shown
+    assert shown.count("batch") == 1
 
 
 def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
@@ -141,6 +157,8 @@ def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
     found = [line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
     assert len(found) == 5
     assert all("!" in line for line in found)
+    full = text_of(table(view([saturated(event) for event in canned.course(canned.SICK, until=3000)]), 80, 24))
+    assert sum("  0.84 !100% █" in line for line in full) == 2  # it touches the number that it belongs to, and no other
     healthy = view(canned.course(until=20_000))
     assert not any("!" in line for line in text_of(draw(healthy, 80, 24)))
 
@@ -155,12 +173,12 @@ def test_saturation_is_judged_by_how_the_layer_began() -> None:
     trained = [canned.snapshot(canned.HEALTHY, 1, since=0), *canned.course(canned.SICK, until=3000)[1:]]
     for snapshots, sick in ((canned.course(canned.SICK, until=3000), 5), (trained, 0)):
         found = [line for line in text_of(draw(view(snapshots), 80, 24)) if " Tanh " in line]
-        assert sum("! 4" in line or "! 5" in line for line in found) == sick
+        assert sum(" !4" in line or " !5" in line for line in found) == sick
 
 
 def test_shrinking_activations_are_signed_where_half_of_the_spread_is_lost() -> None:
     state = view(canned.course(canned.SHRINKING, until=3000))
-    signed = ["!0." in line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
+    signed = [" !0." in line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
     assert signed == [False, False, False, False, True]
 
 
@@ -168,7 +186,7 @@ def test_what_is_no_number_is_a_word() -> None:
     picture = "\n".join(text_of(draw(view([*canned.course(until=2000), canned.nan(2100)]), 80, 24)))
     assert "diverged" in picture
     assert "loss nan" in picture
-    assert "! nan" in picture
+    assert " !nan" in picture
     assert "not finite from step 2,050" in picture
 
 
@@ -225,6 +243,30 @@ def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> Non
     assert "·" in text
     assert "a=C" in text
     assert "b=2" in text
+
+
+def test_a_layer_has_one_colour_in_every_plot() -> None:
+    state = view(NETS["one-layer"]())
+    own = {curve.style for curve in curves(state) if curve.row.layer}
+    assert len(own) == 1
+    for plot in (stds_over_steps, over_steps):
+        assert {style for line in plot(state, 100, 20) for _, style in line if style.startswith("line")} == own
+    assert own < {style for _, style in legend(state, "update:data", 100)}
+    for net, lines in (("healthy", 7), ("hundred-layers", LINES)):
+        assert len({LOOKS[curve.style] for curve in curves(view(NETS[net]()))}) == lines
+
+
+def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> None:
+    hundred, healthy, title = view(NETS["hundred-layers"]()), view(NETS["healthy"]()), "update:data"
+    for cells in range(40, 200):
+        parts = [text.strip() for text, _ in legend(hundred, title, cells)]
+        assert "…" not in text_of([heading(title, legend(hundred, title, cells), cells, UNICODE)])[0]
+        assert parts[1:] == [] or (parts[1:3] == [", 12 of 102:", "C"] and parts[-1] == "output")
+        assert cells < 60 or len(parts) >= 4
+    assert len(parts) == 2 + 12
+    for cells in (80, 200):
+        names = "".join(text for text, _ in legend(healthy, title, cells))
+        assert names == "log10, guide at −3  C  2  5  8  11  14  output"
 
 
 def test_unbounded_units_say_their_scale() -> None:
@@ -284,6 +326,19 @@ def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
     assert line([one, None, ten], axis, joined=True) == [(1, 1), (5, 5), (9, 9)]
 
 
+def test_the_numbers_on_one_axis_have_one_form() -> None:
+    for values, texts in (
+        ((2.625, 2.6, 2.575), "2.625 2.600 2.575"),
+        ((1e-3, 1e-2, 0.1, 1.0, 1e3), "1e−3 1e−2 1e−1 1e0 1e3"),
+        ((-2.0, -3.0), "−2.0 −3.0"),
+        ((0.0, 5e5, 2e6), "0 5e5 2e6"),
+        ((0.8, 1.931, 11.25), "0.80 1.93 11.25"),
+        ((0.0, 1000.0), "0 1000"),
+        ((1e-4, 4.64e-4), "1e−4 5e−4"),
+    ):
+        assert " ".join(tick_texts(values, 5, UNICODE)) == texts
+
+
 def test_only_what_changed_is_sent() -> None:
     old: Line = [("abc", "title"), ("0123456789", ""), ("xyz", "dim")]
     assert changed(old, list(old)) == []
@@ -294,11 +349,29 @@ def test_only_what_changed_is_sent() -> None:
 
 
 def test_looks_without_colour_keep_their_weight_only() -> None:
-    assert all(look(name, False) is None or look(name, False).color is None for name in LOOKS)  # type: ignore[union-attr]
-    assert sgr("sick", True, "256") == "1;38;5;203"
-    assert sgr("loss/band", True, "256") == "1;38;5;75;48;5;238"
-    assert sgr("sick", False, "256") == "1"
-    assert sgr("", True, "256") == ""
+    assert all(look(name, "none") is None or look(name, "none").color is None for name in LOOKS)  # type: ignore[union-attr]
+    assert sgr("sick", "dark", "256") == "1;38;5;203"
+    assert sgr("loss/band", "dark", "256") == "1;38;5;75;48;5;242"
+    assert sgr("loss/band", "light", "256") == "1;38;5;26;48;5;245"
+    assert sgr("sick", "none", "256") == "1"
+    assert sgr("", "dark", "256") == ""
+
+
+@pytest.mark.parametrize(
+    ("palette", "ground"), [("dark", (0, 0, 0)), ("dark", (0x1E, 0x1E, 0x1E)), ("light", (255, 255, 255))]
+)
+def test_colours_stand_out_from_the_background(palette: Palette, ground: tuple[int, int, int]) -> None:
+    numbers = {name: colour(name, palette) for name in LOOKS}
+    shown = {name: Color.from_ansi(number).get_truecolor() for name, number in numbers.items() if number is not None}
+    pale = {name for name, rgb in shown.items() if contrast(rgb, ground) < (3.0 if name in DRAWN else 4.5)}
+    assert not pale
+
+
+def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """The ratio of WCAG 2.2."""
+    linear = [[c / 3294.6 if c <= 10.31 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb] for rgb in (one, other)]
+    dark, light = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (light + 0.05) / (dark + 0.05)
 
 
 def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:
@@ -326,6 +399,13 @@ def test_the_numbers_of_a_row_are_not_those_of_an_earlier_picture() -> None:
     picture = text_of(table(View(watched), 160, 20))
     assert picture == text_of(table(View(fresh), 160, 20))
     assert all(now != then for now, then in zip(picture[1:], text_of(table(View(first), 160, 20))[1:], strict=True))
+
+
+def saturated(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with every layer flat everywhere."""
+    flat = [structs.replace(layer.activation, saturated=1.0) for layer in snapshot.layers]
+    layers = [structs.replace(layer, activation=one) for layer, one in zip(snapshot.layers, flat, strict=True)]
+    return structs.replace(snapshot, layers=tuple(layers))
 
 
 def moved(weight: Weight, times: float) -> Weight:

@@ -267,18 +267,35 @@ def _ticks(axis: Axis, rows: int) -> list[tuple[int, float]]:
     return [(rows - 1 - min(rows - 1, axis.dot(value) // per_row), value) for value in values]
 
 
-def tick_text(value: float, cells: int, g: Glyphs) -> str:
-    """A value beside an axis."""
-    if 0 < abs(value) < 0.095:
-        return f"{value:.0e}".replace("e-0", "e-").replace("-", g.minus).rjust(cells)
-    return glyph.fixed(
-        value, cells, 1 if abs(value) >= 10 or abs(value * 10 - round(value * 10)) < 1e-9 else 2, glyphs=g
-    )
+def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -> list[str]:
+    """The values on one axis, in one form that fits: so many decimals or more, else powers of ten.
+
+    The first form that is exact is taken; where none is, as on a logarithmic axis, one in which all differ.
+    """
+    exact = [*(f".{places}f" for places in range(least, 4)), ".0f", ".0e", ".1e"]
+    small = min(filter(None, map(abs, values)), default=1.0) < 0.095
+    texts: list[str] = []
+    for at, form in enumerate([*exact, *([".0e"] if small else [".2f", ".1f", ".3f", ".3g"])]):
+        texts = [_power(f"{value:{form}}") if value or "e" not in form else "0" for value in values]
+        if at < len(exact):
+            told = all(abs(float(t) - value) <= 1e-6 * abs(value) for t, value in zip(texts, values, strict=True))
+        else:
+            told = len({*texts}) == len(texts)
+        if told and max(map(len, texts), default=0) <= cells:
+            break
+    return [text.replace("-", g.minus) for text in texts]
+
+
+def _power(text: str) -> str:
+    """`1e-02` as 1e-2."""
+    return text.replace("e+", "e").replace("e0", "e").replace("e-0", "e-")
 
 
 def framed(body: list[Line], axis: Axis, gutter: int, g: Glyphs) -> list[Line]:
     """A plot's lines behind `gutter` cells with the axis and round values on it."""
-    ticks = {at: tick_text(value, gutter - 1, g) for at, value in _ticks(axis, len(body))}
+    found = _ticks(axis, len(body))
+    texts = tick_texts([value for _, value in found], gutter - 1, g)
+    ticks = {at: text for (at, _), text in zip(found, texts, strict=True)}
     out = []
     for at, cells in enumerate(body):
         side = g.tick if at in ticks else g.bar

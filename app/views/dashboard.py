@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 from app import glyphs as glyph
-from app.series import Series
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
-from app.views.state import UPDATE_HIGH, UPDATE_LOW, View
+from app.views.lines import width as width_of
+from app.views.state import UPDATE_HIGH, UPDATE_LOW, Row, View, rows
 from app.views.table import needed, table
 from makemore_core.doctor import GUIDE
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
+LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
 
-# From the input to the output, cold to warm.
-LINE_STYLES = ("line0", "line1", "line2", "line3", "line4", "line5")
+T = TypeVar("T")
 
 
 def dashboard(view: View, width: int, height: int) -> list[Line]:
@@ -56,10 +57,9 @@ def _below(view: View, width: int, height: int) -> list[Line]:
     lines = beside(loss, side_column(view, side, first), left, width, g)
     if two:
         rest = height - first
-        update = _titled("update:data", legend(view, left), left, rest, g, updates_over_steps(view, left, rest - 1))
-        spread = _titled(
-            "activation std", "every layer, first to last", side, rest, g, stds_over_steps(view, side, rest - 1)
-        )
+        note = legend(view, "update:data", left)
+        update = _titled("update:data", note, left, rest, g, updates_over_steps(view, left, rest - 1))
+        spread = _titled("activation std", _layers_drawn(view), side, rest, g, stds_over_steps(view, side, rest - 1))
         lines += beside(update, spread, left, width, g)
     return lines
 
@@ -139,58 +139,72 @@ def _wrapped(text: str, width: int, g: glyph.Glyphs) -> list[str]:
 
 
 def styles(count: int) -> list[str]:
-    """A style for each of so many lines, in the order of depth."""
-    return [LINE_STYLES[min(len(LINE_STYLES) - 1, at * len(LINE_STYLES) // max(1, count))] for at in range(count)]
+    """A style for each of so many lines, in the order of depth; no two are alike where there are enough of them."""
+    return [f"line{round(at * (LINES - 1) / max(1, count - 1))}" for at in range(count)]
 
 
-def letter(at: int) -> str:
-    """The sign of the line number `at` where there are no colours."""
-    return "abcdefghijklmnopqrstuvwxyz"[at % 26]
+class Curve(NamedTuple):
+    """A row of the net as it is drawn over the steps: with its style, and its sign where there are no colours."""
+
+    row: Row
+    style: str
+    letter: str
 
 
-def legend(view: View, width: int, *, rows: bool = True) -> Line:
-    """The weights' names, each in the style of its line: in full, or short, as many as fit; with `rows` by the number
-    of the row of the table that they stand in.
+def curves(view: View) -> list[Curve]:
+    """Every row of the net, in the one colour that it has in every plot."""
+    found = rows(replace(view, filter=""))
+    return [
+        Curve(row, style, "abcdefghijklmnopqrstuvwxyz"[at if len(found) <= LINES else int(style[4:])])
+        for at, (row, style) in enumerate(zip(found, styles(len(found)), strict=True))
+    ]
+
+
+def legend(view: View, title: str, width: int, *, rows: bool = True) -> Line:
+    """The drawn weights' names, each in the style of its line, as many as fit behind the title, the first and the last
+    among them; with `rows` by the number of the row of the table that they stand in.
     """
-    line: Line = [("log10, guide at ", "dim"), (f"{view.glyphs.minus}3", "guide")]
-    g, weights = view.glyphs, view.history.weights
-    texts = [glyph.clip(glyph.escape(name, ascii=g.ascii), 14, g) for name in weights]
-    room = width - 40
-    if sum(len(text) + (2 if g.coloured else 4) for text in texts) > room:
-        layers = [trace.weight.layer if rows and name != "C" else None for name, trace in weights.items()]
-        texts = [
-            text.removesuffix(".weight") if layer is None else str(layer)
-            for text, layer in zip(texts, layers, strict=True)
-        ]
-    if not g.coloured:
-        texts = [f"{letter(at)}={text}" for at, text in enumerate(texts)]
-    for text, style in zip(texts, styles(len(weights)), strict=True):
-        room -= glyph.width_of(text) + 2
-        if room < 0:
-            line.append(("  and more", "dim"))
-            break
-        line.append(("  " + text, style))
-    return line
+    g = view.glyphs
+    every = [curve for curve in curves(view) if curve.row.weight]
+    drawn = thinned(every)
+    scale: Line = [(f"log10, guide at {g.minus}3", "dim")]
+    head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
+    for most in range(len(drawn), min(1, len(drawn) - 1), -1):
+        named = [("  " + _short_name(curve, rows, g), curve.style) for curve in thinned(drawn, most)]
+        if width_of([*head, *named]) <= width - len(title) - 4:
+            return [*head, *named]
+    return scale
+
+
+def _short_name(curve: Curve, rows: bool, g: glyph.Glyphs) -> str:
+    layer, weight = curve.row.layer, curve.row.weight
+    assert weight is not None
+    text = str(layer.layer.index) if rows and layer else weight.weight.name.removesuffix(".weight")
+    text = glyph.clip(glyph.escape(text, ascii=g.ascii), 14, g)
+    return text if g.coloured else f"{curve.letter}={text}"
 
 
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
     """update:data of every weight over the whole run, one scale for all, the guide at -3."""
-    courses = by_depth([trace.update for trace in view.history.weights.values()])
-    return lines_over_steps(courses, view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=((GUIDE, "guide"),))
+    courses = [Course(row.weight.update, style, letter) for row, style, letter in curves(view) if row.weight]
+    guides = ((GUIDE, "guide"),)
+    return lines_over_steps(thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=guides)
+
+
+def _layers_drawn(view: View) -> str:
+    count = len(view.history.layers)
+    return f"{'every layer' if count <= LINES else f'{LINES} of {count} layers'}, first to last"
 
 
 def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
     """The std of every layer's activations over the whole run."""
-    courses = by_depth([trace.std for trace in view.history.layers.values()])
-    return lines_over_steps(courses, view, width, height, low=0.0, high=max(1.0, view.history.activation_scale))
+    high = max(1.0, view.history.activation_scale)
+    courses = [Course(row.layer.std, style, letter) for row, style, letter in curves(view) if row.layer]
+    return lines_over_steps(thinned(courses), view, width, height, low=0.0, high=high)
 
 
-def by_depth(series: Sequence[Series], most: int = 12) -> list[Course]:
-    """Courses in the styles of their depth, at most so many, the first and the last among them: more lines could not
-    be told apart.
-    """
-    found = enumerate(zip(series, styles(len(series)), strict=True))
-    courses = [Course(one, style, letter(at)) for at, (one, style) in found]
-    if len(courses) <= most:
-        return courses
-    return [courses[round(at * (len(courses) - 1) / (most - 1))] for at in range(most)]
+def thinned(found: list[T], most: int = LINES) -> list[T]:
+    """At most so many, the first and the last among them: more lines could not be told apart."""
+    if len(found) <= most:
+        return found
+    return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]

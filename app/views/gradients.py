@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.curve import lines_over_steps
-from app.views.dashboard import by_depth
+from app.views.curve import Course, lines_over_steps
+from app.views.dashboard import curves, thinned
 from app.views.lines import Line, fit, heading
 from app.views.state import View, gradient_sick, listed, rows
 from app.views.table import histogram, norms
@@ -44,7 +44,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
             (bars[-1], "sick" if sick else "gradient"),
             (glyph.scientific(gradient.mean, g, 9), "dim"),
-            (("!" if sick else " ") + glyph.scientific(gradient.std, g, 7), "sick" if sick else ""),
+            (("!" * sick + glyph.scientific(gradient.std, g)).rjust(8), "sick" if sick else ""),
             (_times(gradient.std, against.gradient_std, g), "dim"),
             (_times(gradient.std, trace.first.gradient.std, g), "dim"),
         ], width, g)]  # fmt: skip
@@ -71,5 +71,5 @@ def over_steps(view: View, width: int, height: int) -> list[Line]:
         return [[(" no finite gradient yet", "dim")]]
     low = 10.0 ** math.floor(math.log10(max(1e-30, min(max(low, high * 1e-6) for low, high in found))))
     high = 10.0 ** math.ceil(math.log10(max(high for _, high in found)) + 1e-9)
-    courses = by_depth([trace.gradient_std for trace in layers.values()])
-    return lines_over_steps(courses, view, width, height, low=low, high=max(high, low * 10), log=True)
+    courses = [Course(row.layer.gradient_std, style, letter) for row, style, letter in curves(view) if row.layer]
+    return lines_over_steps(thinned(courses), view, width, height, low=low, high=max(high, low * 10), log=True)

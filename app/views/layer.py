@@ -14,7 +14,7 @@ from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.series import Series
 from app.traces import LayerTrace, WeightTrace
-from app.views.curve import round_values
+from app.views.curve import round_values, tick_texts
 from app.views.lines import Line, beside, block, fit, heading
 from app.views.lines import width as cells
 from app.views.state import View, is_bounded, rows, selected
@@ -74,7 +74,8 @@ def plot(
         (plotext.yticks, [y for _, y in drawn], height // 3),
     ):
         ticks = round_values(min(values), max(values), max(1, parts)) or [values[0]]
-        set_ticks(ticks, [glyph.short(tick) if abs(tick) >= 1000 else f"{tick:.3g}" for tick in ticks])
+        large = max(map(abs, ticks)) >= 1000
+        set_ticks(ticks, [glyph.short(tick) for tick in ticks] if large else tick_texts(ticks, 6, g, least=0))
     head: Line = [(f" {title}" + (f" ({left_out} not finite)" if left_out else ""), "title")]
     for trace in traces:  # beside the title, since a legend in the plot would lie on the curves
         sign = f"{_marker(trace, g)} " if g.ascii or not g.coloured else ""
@@ -229,4 +230,4 @@ def _gradient_course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> l
 
 def _updates(trace: WeightTrace, width: int) -> list[Trace]:
     xs, ys = _points(trace.update, width)
-    return [Trace("guide", xs, [GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]
+    return [Trace("", xs, [GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]

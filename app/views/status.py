@@ -41,14 +41,13 @@ def loss_number(value: float | None, places: int = 3) -> str:
     return glyph.word(value) or (f"{value:.{places}f}" if abs(value) < 1000 else glyph.scientific(value))
 
 
-def shown_loss(view: View) -> tuple[str, bool]:
-    """The loss to show and whether it is smoothed: in a pause, where single steps are taken, the minibatch's own."""
-    snapshot = view.history.snapshot
-    if snapshot is None:
-        return "-", False
-    if snapshot.state == "paused" and snapshot.loss is not None:
-        return loss_number(snapshot.loss, 4), False
-    return loss_number(snapshot.smoothed_loss), True
+def shown_loss(snapshot: Snapshot, paused: bool) -> str:
+    """The loss to show: smoothed, but in a pause, where single steps are taken, the minibatch's own."""
+    return loss_number(snapshot.loss, 4) if paused else loss_number(snapshot.smoothed_loss)
+
+
+def _is_paused(snapshot: Snapshot) -> bool:
+    return snapshot.state == "paused" and snapshot.loss is not None
 
 
 def status(view: View, cells: int, rows: int) -> list[Line]:
@@ -75,7 +74,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if cells >= 100:
         told = [("  ", ""), *(span for fact in _facts(view, snapshot, cells // 2) for span in (*fact, ("  ", "")))]
         return [*_first(view, snapshot, [], cells - width(told) - width(badge)), *told, *badge]
-    loss, _ = shown_loss(view)
+    loss = shown_loss(snapshot, _is_paused(snapshot))
     name = glyph.clip(
         glyph.escape(goes_by(snapshot)[0] if snapshot.preset else snapshot.run, ascii=view.glyphs.ascii),
         14 if cells > 44 else 9,
@@ -147,25 +146,24 @@ def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tup
 
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
     """The losses and what else is worth a word, as many as fit."""
-    loss, smoothed = shown_loss(view)
-    splits = snapshot.splits
-    facts: list[Line] = [[("loss " if smoothed else "batch loss ", "dim"), (loss, "loss")]]
+    paused, splits = _is_paused(snapshot), snapshot.splits
+    facts: list[Line] = [[("batch loss " if paused else "loss ", "dim"), (shown_loss(snapshot, paused), "loss")]]
+    if snapshot.twin is not None:
+        facts.append([("twin ", "dim"), (shown_loss(snapshot.twin, paused), "twin")])
+    if cells >= 110 and splits is not None and splits.train is not None:
+        facts.append([("train ", "dim"), (loss_number(splits.train), "")])
     if splits is not None and splits.val is not None:
         facts.append([("val ", "dim"), (loss_number(splits.val), "val"), (f" at {glyph.short(splits.step):<5}", "dim")])
-    if snapshot.twin is not None:
-        facts.append([("twin ", "dim"), (loss_number(snapshot.twin.smoothed_loss), "twin")])
     if snapshot.expected_loss is not None:
         facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
     if snapshot.state == "running":
         share = f"{100 * snapshot.overhead:.1f} %"
         facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
-    if cells >= 110:
-        if snapshot.lr is not None:
-            facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
-        if splits is not None and splits.train is not None:
-            facts.insert(1, [("train ", "dim"), (loss_number(splits.train), "")])
+    if cells >= 110 and snapshot.lr is not None:
+        facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
     if cells >= 150:
-        facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
+        if not paused:
+            facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
         if snapshot.params:
             facts.append([(f"{snapshot.params:,}", ""), (" parameters", "dim")])
         if snapshot.attempt:

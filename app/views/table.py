@@ -45,14 +45,14 @@ class Column(NamedTuple):
 # In the order in which they are given up on a narrow screen, the last first.
 COLUMNS = (
     Column("activation", 9, 41, 3),
-    Column("saturated", 5, 5),
+    Column("saturated", 6, 6),  # a cell more than the number, so that the sign before it touches no other
     Column("update", 5, 5),
-    Column("std", 5, 5),
+    Column("std", 6, 6),
     Column("gradient", 9, 41, 2.6),
     Column("grad std", 7, 7),
     Column("spark", 9, 41, 2),
     Column("grad:data", 7, 7),
-    Column("meter", 4, 9, 0.6),
+    Column("meter", 3, 9, 0.6),
     Column("mean", 6, 6),
     Column("dead", 5, 5),
     Column("shape", 10, 10),
@@ -223,7 +223,9 @@ def per_column(step: int, cells: int) -> int:
 
 
 def _number(text: str, sick: bool, style: str) -> tuple[Span, ...]:
-    return (("!", "sick"), (text, "sick")) if sick else ((" ", ""), (text, style))
+    """A number and the cell before it, the sign of a sick one touching it."""
+    bare = text.lstrip()
+    return ((" " * (len(text) - len(bare)), ""), ("!" + bare, "sick")) if sick else ((" ", ""), (text, style))
 
 
 class Norms(NamedTuple):
@@ -296,7 +298,7 @@ def _layer_number(trace: LayerTrace, column: str, room: int, sick: Sick, g: Glyp
         mean = 0.0 if abs(activation.mean) < 0.005 else activation.mean
         return _number(glyph.fixed(mean, room, plus=True, glyphs=g), not math.isfinite(mean), "dim")
     if column == "std":
-        return _number(glyph.fixed(activation.std, room, glyphs=g), sick.spread, "")
+        return _number(glyph.fixed(activation.std, room - 1, glyphs=g).rjust(room), sick.spread, "")
     if column == "saturated":
         return _number(glyph.percent(activation.saturated, room), sick.saturated, "")
     if column == "dead":

@@ -44,7 +44,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (glyph.scientific(weight.data_std, g, 9), ""),
             (glyph.scientific(weight.grad_data_ratio, g, 10), ""),
             (
-                ("!" if sick else " ").rjust(7) + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g),
+                ("!" * sick + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip()).rjust(13),
                 "sick" if sick else "",
             ),
         ]
@@ -55,6 +55,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines += listed(len(found), cursor, room, row, g)
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
-        lines.append(heading("update:data over steps", legend(view, width, rows=False), width, g))
+        title = "update:data over steps"
+        lines.append(heading(title, legend(view, title, width, rows=False), width, g))
         lines += updates_over_steps(view, width, plot - 1)
     return lines
