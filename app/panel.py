@@ -31,9 +31,9 @@ LOOKS: dict[str, str] = {
     "activation": "74 25", "gradient": "173 130", "update": "107 28", "guide": "242 245", "loss": "bold 75 26",
     "band": "242 245", "ghost": "103 60", "expected": "139 97", "twin": "bold 173 125", "val": "bold 215 130",
     "mark": "176 127", "progress": "71 28", "name": "",
-    "line0": "69 20", "line1": "110 63", "line2": "44 26", "line3": "42 24", "line4": "77 23", "line5": "107 29",
-    "line6": "178 28", "line7": "208 58", "line8": "204 130", "line9": "175 161", "line10": "199 89",
-    "line11": "171 127",
+    "line0": "69 20", "line1": "74 63", "line2": "80 26", "line3": "79 24", "line4": "114 23", "line5": "149 29",
+    "line6": "185 28", "line7": "179 58", "line8": "173 130", "line9": "210 161", "line10": "204 89",
+    "line11": "169 127",
 }  # fmt: skip
 GAP = 2  # unchanged cells between two changed ones that are cheaper to send than to jump over
 
