@@ -18,6 +18,10 @@ hypothesis.settings.load_profile("makemore")
 # Without a GPU, Triton's kernels are run by its interpreter; it is asked for before they are imported.
 os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists() else "1")
 
+# What whoever runs the tests has set for runs of their own.
+for name in ("MAKEMORE_RUNS", "MAKEMORE_THEME", "COLORFGBG", "NO_COLOR"):
+    os.environ.pop(name, None)
+
 LECTURE_NAMES = "MAKEMORE_LECTURE_NAMES"
 
 
