@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from makemore_core.control import ControlClient, NoAnswerError
 from makemore_core.doctor import Chart
 from makemore_core.presets import DEFAULT, PRESETS, preset_of
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import Json, Snapshot, from_json, to_json
+from makemore_core.snapshot import Json, Snapshot, snapshots, to_json
 
 VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "checkpoint", "stop")
 COLUMNS = ["run", "state", "step", "loss", "val", "at", "age", "preset"]  # of the list of runs
@@ -56,15 +56,6 @@ def newest(folder: Path) -> Snapshot:
 def last_recorded(folder: Path) -> Snapshot | None:
     """The last snapshot in a run's record, for a run whose state file is gone or damaged."""
     return next(snapshots(reversed(RecordReader(folder / rundir.RECORD).read())), None)
-
-
-def snapshots(payloads: Iterable[bytes]) -> Iterator[Snapshot]:
-    """Those among what was read from a record."""
-    for payload in payloads:
-        with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
-            event = from_json(payload)
-            if isinstance(event, Snapshot):
-                yield event
 
 
 def say(text: str) -> None:

@@ -18,7 +18,7 @@ from makemore_core.command import Command
 from makemore_core.control import ControlClient
 from makemore_core.files import read_file
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import ENDED, Event, Snapshot, State, from_json
+from makemore_core.snapshot import ENDED, Event, Snapshot, State, from_json, snapshots
 
 LONGEST_EXHIBIT = 16 * 1024 * 1024
 PIECE = 1024 * 1024  # bytes of the record that are held at once
@@ -29,12 +29,8 @@ SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has 
 def recorded(reader: RecordReader, run: str) -> Iterator[Snapshot]:
     """What is new in a run's record, one by one, so that a long one need not be held in memory."""
     while payloads := reader.read(most=PIECE):
-        for payload in payloads:
-            with contextlib.suppress(ValueError):  # a command, or a kind of entry that a later program wrote
-                event = from_json(payload)
-                if isinstance(event, Snapshot):
-                    # its folder may be a copy, or have been renamed
-                    yield event if event.run == run else msgspec.structs.replace(event, run=run)
+        for snapshot in snapshots(payloads):  # of a folder that may be a copy, or have been renamed
+            yield snapshot if snapshot.run == run else msgspec.structs.replace(snapshot, run=run)
 
 
 class _Look(threading.Thread):

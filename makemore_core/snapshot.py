@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -176,6 +177,15 @@ def from_json(line: bytes) -> Event:
         return msgspec.convert(_whole(msgspec.json.decode(line)), Snapshot | Exhibit)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a snapshot: {error}") from None
+
+
+def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
+    """Those among the entries of a record; what else is in it is passed over, also what a later program wrote."""
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            event = from_json(line)
+            if isinstance(event, Snapshot):
+                yield event
 
 
 def _finite(value: Json) -> Json:
