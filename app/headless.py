@@ -102,9 +102,7 @@ def how_it_begins(first: Snapshot, before: Snapshot | None) -> str:
         return ""
     if first.state == "finished":
         return "finished already: --steps N trains on up to there"
-    if first.step or first.attempt:
-        return f"going on from step {first.step:,}"
-    return "no checkpoint yet: begins again from the seed" if before.step or before.attempt else ""
+    return f"going on from step {first.step:,}" if first.step or first.attempt else ""
 
 
 def what(message: str) -> str:

@@ -170,7 +170,7 @@ class Studio(App[int]):
         """Say once, when a twin appears, where it is to be seen."""
         if (self.history.twin is not None) != self.twinned:
             self.twinned = not self.twinned
-            if self.twinned and self.state.screen != "twin":
+            if self.twinned and self.state.screen != "twin" and not self.absent():
                 self.say("a twin is trained beside this run: 7 shows both")
 
     def paint(self, *, lazily: bool = False) -> None:
@@ -207,7 +207,7 @@ class Studio(App[int]):
     def examine(self) -> None:
         """Ask the doctor about what came, once a second at most: findings do not come faster."""
         now = self.clock()
-        if self.doctor is None or not self.unexamined or now - self.examined < 1.0:
+        if self.doctor is None or not self.unexamined or self.state.frozen or now - self.examined < 1.0:
             return
         self.examined = now
         self.state = replace(self.state, findings=tuple(self.doctor(self.unexamined)))
@@ -390,9 +390,7 @@ class Studio(App[int]):
             send()
             return
         self.agreed = send
-        assert self.history.snapshot is not None
-        question = f"Begin anew? The net of {self.history.snapshot.step:,} steps is given up."
-        self.ask("anew", question, ("y", "begin anew"), ("esc", "keep it"))
+        self.ask("anew", "Begin anew and give up this net?", ("y", "begin anew"), ("esc", "keep it"))
 
     def gives_up(self, command: Command) -> bool:
         """Whether a command begins anew what was trained for longer than one would wait for again."""
@@ -492,7 +490,8 @@ class Studio(App[int]):
         self.say("logarithmic loss" if self.state.log else "linear loss")
 
     def action_rescale(self) -> None:
-        self.state.history.reset_scales()
+        for history in {id(one): one for one in (self.history, self.state.history)}.values():  # two in a frozen view
+            history.reset_scales()
         self.drawn = ()
         self.say("scales chosen anew, earlier curves taken away")
 

@@ -75,6 +75,8 @@ def suggest(rates: Sequence[float], smooth: Sequence[float]) -> tuple[float | No
     lowest, bottom = min(finite, default=(math.nan, 0))
     if not finite or smooth[0] - lowest < LEAST:
         return None, "the loss falls at none of the rates by more than its noise"
+    if bottom < len(smooth) // 20:
+        return None, "the loss rises from the smallest rates on"
     high = lowest + RISEN * (smooth[0] - lowest)
     risen = next((i for i in range(bottom, len(smooth)) if not smooth[i] <= high), None)
     reason = f"the loss is lowest, {lowest:.2f}, at lr {rates[bottom]:.2g}"

@@ -276,6 +276,9 @@ def _session(
         session.kept = kept.attempt, kept.step, kept.changes
     session.replay = later_changes(recorder.folder, session.changes)
     last = rundir.read_state(recorder.folder)
+    if not kept and last and (last.step or last.attempt):
+        session.message = "no checkpoint yet: begins again from the seed"
+        session.message += ", and every change is made again" * bool(session.replay)
     if kept and last and (last.attempt, last.step) == (kept.attempt, kept.step):
         for net, seen in zip(session.nets, (last, last.twin), strict=False):
             if seen:

@@ -82,6 +82,11 @@ def test_what_is_suggested_lies_below_where_the_loss_rises() -> None:
     assert find_lr.suggest([0.001, 0.02, 0.0962, 0.13, 0.2], smooth)[0] == 0.1
 
 
+def test_nothing_is_suggested_where_the_loss_only_rises() -> None:
+    rates = [10 ** (-3 + 3 * k / 99) for k in range(100)]
+    assert find_lr.suggest(rates, [2.6, 2.4, *(2.41 + k / 100 for k in range(98))])[0] is None
+
+
 def test_a_running_mean_has_no_pull_to_its_start() -> None:
     assert find_lr.smoothed([2.0, 2.0, 2.0]) == pytest.approx([2.0, 2.0, 2.0])
     assert all(math.isnan(mean) for mean in find_lr.smoothed([2.0, math.inf, 2.0])[1:])

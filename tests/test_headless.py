@@ -194,7 +194,7 @@ def test_a_run_that_was_never_saved_begins_again_and_says_so(makemore: Commands)
     again = makemore.start("resume", "anew", "--headless")
     wait_for(lambda: "\n" in again.out, "a line")
     again.signal(signal.SIGINT)
-    assert again.wait().err.startswith("no checkpoint yet: begins again from the seed\n")
+    assert again.wait().err.startswith("running: no checkpoint yet: begins again from the seed\n")
 
 
 @pytest.mark.parametrize("how", ["--headless", "--detach"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -383,6 +384,27 @@ def test_ladders() -> None:
     assert [next_lr(x, -1) for x in (0.1, 0.2, 0.5, 0.07)] == [0.05, 0.1, 0.2, 0.05]
 
 
+async def test_earlier_curves_that_were_taken_away_while_frozen_stay_away() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("G")
+        await until(pilot, lambda: bool(app.history.ghosts))
+        await pilot.press("p", "0", "p")
+        assert app.history.ghosts == []
+
+
+async def test_the_doctor_of_a_frozen_view_stands_still_too() -> None:
+    asked: list[int] = []
+    async with running(findings=lambda seen: asked.append(len(seen)) or ()) as (pilot, app, stream):
+        await until(pilot, lambda: bool(asked))
+        await pilot.press("p")
+        before, step = len(asked), stream.step
+        app.examined = -math.inf
+        await until(pilot, lambda: stream.step > step + 2000)
+        assert len(asked) == before
+        await pilot.press("p")
+        await until(pilot, lambda: len(asked) > before)
+
+
 async def test_a_net_that_was_trained_for_long_is_not_given_up_by_one_key() -> None:
     async with running() as (pilot, app, stream):
         app.history.attempt.trained = LONG
@@ -393,7 +415,7 @@ async def test_a_net_that_was_trained_for_long_is_not_given_up_by_one_key() -> N
         await pilot.press("-", "L", "b")  # which keep the weights
         assert stream.sent == [Set({"lr": 0.05}), Set({"norm": "none"}, live=True)]
         await pilot.press("r")
-        assert "Begin anew? The net of" in picture(app)
+        assert "Begin anew and give up this net?" in picture(app)
         await pilot.press("enter", "y")
         assert stream.sent[2:] == [Restart()]
         assert app.state.message == "restarted from the seed"

@@ -104,8 +104,8 @@ LEGEND: tuple[tuple[str, str], ...] = (
 def draw(view: View, width: int, height: int) -> list[Line]:
     """Keys beside the legend where there is room, below each other where not; scrolled by the moving keys."""
     g = view.glyphs
-    if width >= 100:
-        left = 74 if width >= 140 else 58
+    if width >= 126:
+        left = 74
         lines = beside(keys(view, left), legend(view, width - left - 2), left, width, g)
     else:
         lines = [*keys(view, width), [], *legend(view, width)]
