@@ -29,6 +29,7 @@ from makemore_core.watch import Watch
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints
+FIRST = 5.0  # seconds to the first one
 PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of its twin's
 SHOWN = 60.0  # seconds for which lost records are told of after recording has gone on
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
@@ -84,7 +85,7 @@ class FolderRecorder(Recorder):
         self.finished: Snapshot | None = None  # the last word of an earlier life, until something happens
         self._layers: tuple[int, int | None] | None = None  # attempt and step of the layers recorded last
         self._next_beat = 0.0
-        self._next_checkpoint = time.monotonic() + CHECKPOINT
+        self._next_checkpoint = time.monotonic() + min(FIRST, CHECKPOINT)
         self._unsaved = self._unwritten = ""  # what went wrong with the last checkpoint, and the state file
         self._recorded = 0.0  # when a record was written after some that were lost
 

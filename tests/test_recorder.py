@@ -226,6 +226,17 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
 
 
+def test_what_was_just_begun_is_saved_before_long(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "FIRST", 0.0)
+    monkeypatch.setattr(recorder, "BEAT", 0.0)
+    folder = run(SMALL)
+    crash(opened(folder), 0, 40)
+    (only,) = rundir.checkpoints(folder)
+    assert 0 <= only.step < 40
+
+
 def test_a_run_without_any_good_checkpoint_is_refused(run: Callable[[Config], Path]) -> None:
     folder = run(SMALL)
     opened(folder, Order(0, 40, Stop())).run()

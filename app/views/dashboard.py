@@ -193,7 +193,7 @@ def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
 
 def _layers_drawn(view: View) -> str:
     count = len(view.history.layers)
-    return f"{'every layer' if count <= LINES else f'{LINES} of {count} layers'}, first to last"
+    return "every layer" if count <= LINES else f"{LINES} of {count} layers"
 
 
 def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
