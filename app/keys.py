@@ -56,7 +56,7 @@ KEYS: tuple[Key, ...] = (
     Key(("right", "l"), "turn(1)", "right l", "next screen", "", "move"),
     Key(("left", "h"), "turn(-1)", "left h", "previous screen", "", "move"),
     Key(("enter",), "enlarge", "enter", "enlarge the layer under the cursor", "enlarge", "move", 21),
-    Key(("escape",), "back", "esc", "back to the dashboard; close what is open", "", "move"),
+    Key(("escape",), "back", "esc", "back: to the dashboard, or to what is explained", "", "move"),
     Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", 43),
     Key(("d",), "detach", "d", "leave; training goes on in the background", "detach", "look", 26),
     Key(("q", "ctrl+c"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", 5),

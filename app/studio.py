@@ -41,7 +41,7 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value, keeps_weights
 from makemore_core.doctor import GAINS, Finding
 from makemore_core.snapshot import ENDED, Event, Snapshot
 
@@ -83,7 +83,7 @@ class Studio(App[int]):
         start: Callable[[], None] | None = None,
         owns: bool = True,
         detach: Callable[[], None] | None = None,
-        absent: Callable[[], str] = str,
+        absent: Callable[[], str] = lambda: "",
         findings: Doctor | None = None,
         pictures: Path | None = None,
         waiting: str = "loading torch and the data",
@@ -397,8 +397,7 @@ class Studio(App[int]):
         if self.history.attempt.trained < LONG or (self.history.snapshot and self.history.snapshot.state == "diverged"):
             return False
         if isinstance(command, Set):
-            kept = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
-            return command.fresh or not command.changes.keys() <= kept
+            return command.fresh or not keeps_weights(command.changes, command.live)
         return isinstance(command, Restart) or (isinstance(command, Twin) and bool(command.changes))
 
     def ask(self, prompt: str, question: str, *choices: tuple[str, str]) -> None:
@@ -490,8 +489,9 @@ class Studio(App[int]):
         self.say("logarithmic loss" if self.state.log else "linear loss")
 
     def action_rescale(self) -> None:
-        for history in {id(one): one for one in (self.history, self.state.history)}.values():  # two in a frozen view
-            history.reset_scales()
+        self.history.reset_scales()
+        if self.state.frozen:  # what is shown is a copy
+            self.state.history.reset_scales()
         self.drawn = ()
         self.say("scales chosen anew, earlier curves taken away")
 

@@ -36,7 +36,16 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, check_twin, field, parse
+from makemore_core.config import (
+    LIVE_FIELDS,
+    LIVE_IF_ASKED_FIELDS,
+    Config,
+    Value,
+    check_twin,
+    field,
+    keeps_weights,
+    parse,
+)
 from makemore_core.dataset import Dataset
 from makemore_core.looking import present_batch, train_pass
 from makemore_core.model import SAMPLING_SEED
@@ -440,9 +449,7 @@ class Session:
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
             return False
-        return self.config.changes_to(after).keys() <= (
-            LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
-        )
+        return keeps_weights(self.config.changes_to(after), command.live)
 
     def _apply(self, command: Command, fresh: Fresh | None) -> None:
         """Raises ValueError where it could not be done after all."""

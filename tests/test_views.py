@@ -443,12 +443,13 @@ def test_a_validation_loss_above_the_training_loss_lies_on_the_scale() -> None:
     assert row < next(at for at, line in enumerate(lines) if "ln V" in line)
 
 
-def test_a_first_loss_that_the_means_hide_is_told() -> None:
+@pytest.mark.parametrize(("first", "told"), [(27.3, "27.30"), (3.5e12, "3.5e12")])
+def test_a_first_loss_that_the_means_hide_is_told(first: float, told: str) -> None:
     history = History()
     losses = (27.3, *(9.0,) * 9, *(2.5,) * 9990)
-    history.feed([canned.snapshot(step=len(losses), losses=losses, first_loss=27.3)])
+    history.feed([canned.snapshot(step=len(losses), losses=losses, first_loss=first)])
     picture = "\n".join(text_of(loss_curve(View(history=history, title="run"), 70, 12)))
-    assert "▴ first loss 27.30" in picture
+    assert f"▴ first loss {told}" in picture
 
 
 def test_new_scales_are_those_of_the_present_attempt() -> None:

@@ -18,6 +18,7 @@ from app.history import Attempt
 from app.series import Bucket, Series
 from app.views.lines import Line, runs
 from app.views.state import View
+from app.views.status import loss_number
 from app.views.table import per_column
 from makemore_core.snapshot import Intervention
 
@@ -378,7 +379,7 @@ def _loss_curve(
     _put_points(canvas, now.val, axis, per_cell, cells, g)
     _put_labels(canvas, marks, per_cell, cells, g)
     if first is not None and first > axis.high:  # the mean of many steps hides how wrong the net was at the first
-        canvas.put(1 if marks else 0, 2, f"{g.above} first loss {first:.2f}", "dim")
+        canvas.put(1 if marks else 0, 2, f"{g.above} first loss {loss_number(first, 2)}", "dim")
     if now.loss.broken is not None:
         text = f"!not finite from step {now.loss.broken:,}"
         canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / per_cell))), text, "sick")

@@ -160,9 +160,9 @@ def curves(view: View) -> list[Curve]:
     ]
 
 
-def legend(view: View, title: str, width: int, *, rows: bool = True) -> Line:
+def legend(view: View, title: str, width: int, *, by_row: bool = True) -> Line:
     """The drawn weights' names, each in the style of its line, as many as fit behind the title, the first and the last
-    among them; with `rows` by the number of the row of the table that they stand in.
+    among them; `by_row`: by the number of the row of the table that they stand in.
     """
     g = view.glyphs
     every = [curve for curve in curves(view) if curve.row.weight]
@@ -170,16 +170,16 @@ def legend(view: View, title: str, width: int, *, rows: bool = True) -> Line:
     scale: Line = [(f"log10, guide at {g.minus}3", "dim")]
     head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
     for most in range(len(drawn), min(1, len(drawn) - 1), -1):
-        named = [("  " + _short_name(curve, rows, g), curve.style) for curve in thinned(drawn, most)]
+        named = [("  " + _short_name(curve, by_row, g), curve.style) for curve in thinned(drawn, most)]
         if width_of([*head, *named]) <= width - len(title) - 4:
             return [*head, *named]
     return scale
 
 
-def _short_name(curve: Curve, rows: bool, g: glyph.Glyphs) -> str:
+def _short_name(curve: Curve, by_row: bool, g: glyph.Glyphs) -> str:
     layer, weight = curve.row.layer, curve.row.weight
     assert weight is not None
-    text = str(layer.layer.index) if rows and layer else weight.weight.name.removesuffix(".weight")
+    text = str(layer.layer.index) if by_row and layer else weight.weight.name.removesuffix(".weight")
     text = glyph.clip(glyph.escape(text, ascii=g.ascii), 14, g)
     return text if g.coloured else f"{curve.letter}={text}"
 

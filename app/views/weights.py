@@ -56,6 +56,6 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
         title = "update:data over steps"
-        lines.append(heading(title, legend(view, title, width, rows=False), width, g))
+        lines.append(heading(title, legend(view, title, width, by_row=False), width, g))
         lines += updates_over_steps(view, width, plot - 1)
     return lines
