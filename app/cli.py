@@ -93,6 +93,7 @@ def watching(function: Function) -> Function:
         click.option("--fps", type=Number(0.1, 60), default=10.0, help="Looks and pictures a second."),
         click.option("--budget", type=Number(0.001, 1), default=0.03, help="Share of time for looking."),
         click.option("--pace", type=Number(0.1, 1e6), metavar="N", help="Begin in slow motion, N steps a second."),
+        click.option("--paused", is_flag=True, help="Wait after the first update, to see the net as initialised."),
         click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII),
     ]
     return _with(options, function)
@@ -132,6 +133,7 @@ def train(
     fps: float,
     budget: float,
     pace: float | None,
+    paused: bool,
     ascii_only: bool | None,
 ) -> int:
     """Train a new run: in the studio, without a screen, or in the background."""
@@ -144,7 +146,7 @@ def train(
         from app.terminal import require_terminal
 
         require_terminal()
-    folder, watch = launch.begin(plan, run), Watch(probe_every, fps, budget, pace)
+    folder, watch = launch.begin(plan, run), Watch(probe_every, fps, budget, pace, paused)
     try:
         if not detach:
             return front_end(folder, headless, as_json, watch, ascii_only)
@@ -169,6 +171,7 @@ def resume(
     fps: float,
     budget: float,
     pace: float | None,
+    paused: bool,
     ascii_only: bool | None,
 ) -> int:
     """Go on from the last good checkpoint of a run."""
@@ -185,7 +188,7 @@ def resume(
 
         require_terminal("resume --headless")
     first = launch.longer(folder, steps) if steps is not None else []
-    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget, pace), ascii_only, first)
+    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget, pace, paused), ascii_only, first)
 
 
 def check_json(headless: bool, as_json: bool) -> None:

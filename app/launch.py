@@ -137,6 +137,7 @@ def in_background(folder: Path, watch: Watch) -> int:
     options = [f"--fps={watch.per_second}", f"--budget={watch.budget}"]
     options += [f"--probe-every={watch.every}"] if watch.every else []
     options += [f"--pace={watch.pace}"] if watch.pace else []
+    options += ["--paused"] if watch.paused else []
     with open(folder / LOG, "ab") as log:
         os.fchmod(log.fileno(), 0o600)
         said = log.tell()

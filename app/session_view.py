@@ -92,7 +92,7 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
     if not stopped:
         raise ValueError(f"{folder.name}: did not stop within {SAVING:g} s; its last checkpoint is in the folder")
     if hand_over:
-        pid = launch.in_background(folder, watch._replace(pace=None))  # nobody follows the steps
+        pid = launch.in_background(folder, watch._replace(pace=None, paused=False))  # nobody follows the steps
         said = f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}"
     elif worker.unsaved():
         raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")

@@ -43,7 +43,7 @@ class Set(msgspec.Struct, frozen=True, tag="set"):
 
     Some need a new net: the run restarts from its seed, unless `live`, with which what cannot be applied to the
     weights as they are is refused. Fields that only the coming updates read (lr and the like) never restart. With
-    `fresh` the run begins anew whatever is changed, and out of a pause.
+    `fresh` the run begins anew whatever is changed. A paused run that restarts makes one update and waits again.
     """
 
     changes: dict[str, int | float | bool | str]

@@ -150,7 +150,6 @@ class Session:
         self.kept: tuple[int, int, int] | None = None  # attempt, step and changes of the checkpoint it goes on from
         self.message = ""
         self.pace = self.watch.pace  # steps a second, where the run is held back
-        self._due = 0.0  # when the next update may begin, to keep it
         self._pause_at: int | None = None
         self._told = "", "", False
         self._published = 0.0
@@ -171,6 +170,7 @@ class Session:
         self._survey: Iterator[None] | None = None
         self._survey_cost = self._spent_before = 0.0  # seconds of the last survey, and of all before the present one
         self._next_probe = self._probes_cost = self._usual_cost = 0.0
+        self._due = 0.0  # when the next update may begin, to keep the pace
 
     @property
     def trainer(self) -> Trainer:
@@ -194,6 +194,8 @@ class Session:
         """Train until the run ends; the state it ended in."""
         try:
             self.recorder.open(self)
+            if self.watch.paused:
+                self._pause_at = self.trainer.step + 1
             if self.state == "finished":  # in an earlier life: whoever opens it again may want more steps of it
                 self._obey()
             self._publish()
@@ -204,7 +206,7 @@ class Session:
                 if self.state == "running":
                     self._train()
                     self._look_around()
-                elif self._alive():
+                elif self._alive() and not self._catch_up():
                     self.channel.wait(0.05)
                 self._tell_news()
         except BaseException:
@@ -336,15 +338,34 @@ class Session:
 
     def _look_around(self) -> None:
         if self._survey is not None or self._affordable("survey", self._survey_cost):
-            with self._looking("survey"):
-                if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
-                    self._survey = chain(*(net.survey(whole=False) for net in self.nets))
-                    self._spent_before = self._clock.spent("survey")
-                done = next(self._survey, "done") == "done"
-            if done:
-                self._survey, self._survey_cost = None, self._clock.spent("survey") - self._spent_before
+            self._go_on_surveying()
         if self._affordable("sample"):
             self._sample_names()
+
+    def _go_on_surveying(self) -> None:
+        with self._looking("survey"):
+            if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
+                self._survey = chain(*(net.survey(whole=False) for net in self.nets))
+                self._spent_before = self._clock.spent("survey")
+            done = next(self._survey, "done") == "done"
+        if done:
+            cost = self._clock.spent("survey") - self._spent_before
+            self._survey, self._survey_cost = None, cost or self._survey_cost
+
+    def _catch_up(self) -> bool:
+        """Look a little further at a net that waits, which costs no update; whether there was anything left to see."""
+        splits, step = self.net.splits, self.trainer.step
+        if self.state != "paused":
+            return False
+        if self.net.names_step != step:
+            self._sample_names()
+        elif splits is None or splits.step != step:
+            self._go_on_surveying()
+        else:
+            return False
+        if self._survey is None:
+            self._publish()
+        return True
 
     def _looking(self, account: str) -> AbstractContextManager[None]:
         """Time that is charged to looking; while nothing is trained it takes nothing away."""
@@ -379,7 +400,8 @@ class Session:
             except ValueError as error:
                 self.message = str(error)
                 tell(str(error))
-            self._publish()
+            if self.trainer.step or self._pause_at is None:
+                self._publish()  # else the first update is about to, with a picture
 
     def _repeat(self, command: Command) -> None:
         """Make a change of an earlier life of the run again."""
@@ -456,7 +478,7 @@ class Session:
         self.message = ""
         match command:
             case Pause():
-                if self.state == "running" and self.trainer.step not in (0, self.net.probe_step):
+                if self.state == "running" and self.trainer.step != self.net.probe_step:
                     self._pause_at = self.trainer.step + 1
                     self._train()  # one more update, which can be looked at
                 self.state = "paused" if self.state == "running" else self.state
@@ -525,8 +547,7 @@ class Session:
         assert fresh is not None
         self.attempt += 1
         waits = self.state == "paused" or self._pause_at is not None
-        self.state = "paused" if waits and not (isinstance(command, Set) and command.fresh) else "running"
-        self._pause_at = None
+        self.state, self._pause_at = "running", 1 if waits else None  # which shows the net as it was initialised
         self._begin(fresh)
         self._mark(command, before or self.config.as_dict())
         what = "restarted" if isinstance(command, Restart) else say(command, before or self.config.as_dict())

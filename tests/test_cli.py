@@ -444,6 +444,8 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     wait_for(lambda: stands_at(at + 5), "five steps")
     assert ctl("set", "lr=0.5") == f"set lr=0.5: applied before step {at + 5:,}\n"
     assert "applied" in ctl("checkpoint")
+    assert ctl("set", "gain=2") == "set gain=2: a new net begins from the seed\n"
+    wait_for(lambda: stands_at(1), "the new net")
     ended = makemore.run("ctl", "live", "set", "norm=group", "norm_groups=7")
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == "makemore: live: norm_groups=7: has to divide n_hidden=16 without a remainder\n"

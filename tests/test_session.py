@@ -141,19 +141,29 @@ def test_a_restart_keeps_the_marks_and_begins_anew(few_names: Dataset) -> None:
     assert script.losses == Trainer(SMALL.replace({"lr": 0.05, "n_hidden": 12}), few_names).advance(SMALL.steps)
 
 
-def test_restarted_while_paused_it_stays_paused(few_names: Dataset) -> None:
-    _, script = play(few_names, at(20, Pause()), once("paused", Restart()), once("paused", Resume()))
+@pytest.mark.parametrize("anew", [Restart(), Set({"gain": 3.0}), Set({"lr": 0.05}, fresh=True)])
+def test_restarted_while_paused_it_shows_the_net_as_initialised_and_waits(few_names: Dataset, anew: Command) -> None:
+    _, script = play(few_names, at(20, Pause()), once("paused", anew), once("paused", Resume()))
 
-    restarted = next(snapshot for snapshot in script.snapshots if snapshot.attempt == 1)
-    assert (restarted.state, restarted.step) == ("paused", 0)
+    first = next(snapshot for snapshot in script.snapshots if snapshot.attempt == 1)
+    assert (first.state, first.step, first.layers_step) == ("paused", 1, 1)
+    config = SMALL.replace(anew.changes) if isinstance(anew, Set) else SMALL
+    fresh = Trainer(config, few_names)
+    assert script.losses == fresh.advance(1, watch=True) + fresh.advance(SMALL.steps - 1)
 
 
-def test_an_experiment_begins_anew_whatever_it_changes_and_out_of_a_pause(few_names: Dataset) -> None:
-    changed = Set({"lr": 0.05}, fresh=True)
-    for script in ((at(20, changed),), (at(20, Pause()), once("paused", changed))):
-        ran, played = play(few_names, *script)
-        assert ran.attempt == 1
-        assert played.losses == Trainer(SMALL.replace({"lr": 0.05}), few_names).advance(SMALL.steps)
+def test_a_run_can_begin_paused_and_goes_on_as_any_other(few_names: Dataset) -> None:
+    ran, script = play(few_names, once("paused", Resume()), watch=Watch(paused=True))
+
+    assert {(seen.step, bool(seen.layers)) for seen in script.snapshots if seen.state == "paused"} == {(1, True)}
+    assert ran.state == "finished"
+    assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
+
+
+def test_an_experiment_begins_anew_whatever_it_changes(few_names: Dataset) -> None:
+    ran, played = play(few_names, at(20, Set({"lr": 0.05}, fresh=True)))
+    assert ran.attempt == 1
+    assert played.losses == Trainer(SMALL.replace({"lr": 0.05}), few_names).advance(SMALL.steps)
 
 
 def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
@@ -484,13 +494,29 @@ def test_paused_what_is_shown_is_of_the_last_update(few_names: Dataset) -> None:
     assert paused.layers_step == paused.step == script.outcomes[0].step + 1
 
 
+def test_a_net_that_waits_is_looked_at_in_full(few_names: Dataset) -> None:
+    """Its losses over the splits and its names are of the step that it waits at, and training is none the wiser."""
+
+    def known(session: Session) -> bool:
+        net, step = session.net, session.trainer.step
+        return session.state == "paused" and net.splits is not None and net.splits.step == net.names_step == step
+
+    _, script = play(few_names, at(20, Pause()), Move(known, Step(1)), Move(known, Resume()), watch=Watch(every=1))
+
+    waited = [seen for seen in script.snapshots if seen.state == "paused" and seen.splits and seen.names]
+    told = {seen.step: (seen.splits.step, seen.names_step) for seen in waited if seen.splits}
+    assert len(told) == 2
+    assert all(steps == (step, step) for step, steps in told.items())
+    assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
+
+
 def test_steps_asked_for_one_after_the_other_are_all_made(few_names: Dataset) -> None:
     channel = Channel()
     for command in (Pause(), Step(1), Step(2), Step(1)):
         channel.send(command)
     ran = Session(SMALL, few_names, channel, recorder=Script(once("paused", Stop())), watch=Watch(every=1))
     assert ran.run() == "stopped"
-    assert ran.trainer.step == 4
+    assert ran.trainer.step == 5  # the pause came before the first update, which can be looked at
 
 
 def test_a_pause_that_was_to_come_after_the_end_is_forgotten_there(few_names: Dataset) -> None:
