@@ -36,7 +36,6 @@ class Attempt:
     """One run from its seed to a restart: its curves."""
 
     number: int
-    trained: float = 0.0  # seconds, but for slow motion
     loss: Series = field(default_factory=Series)
     val: list[tuple[int, float]] = field(default_factory=list)
     train: list[tuple[int, float]] = field(default_factory=list)
@@ -96,11 +95,12 @@ class History:
         if before is not None and (snapshot.attempt > before.attempt or snapshot.run != before.run):
             if len(self.attempt.loss):
                 self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
-            self._begin(Attempt(snapshot.attempt))
+            origin = [ghost for ghost in self.ghosts if ghost.number == snapshot.origin]
+            self.ghosts = [ghost for ghost in self.ghosts if ghost not in origin]
+            self._begin(origin[-1].still() if origin else Attempt(snapshot.attempt))
+            self.attempt.cut(snapshot.step - len(snapshot.losses))
         elif before is not None and (snapshot.attempt, snapshot.step) < (before.attempt, before.step):
             self._go_back(snapshot)
-        elif before is not None and before.state == "running" and before.pace is None:
-            self.attempt.trained += snapshot.time - before.time
         self.attempt.number = snapshot.attempt
         self._take_losses(snapshot)
         self._take_splits(snapshot)

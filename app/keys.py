@@ -34,6 +34,7 @@ KEYS: tuple[Key, ...] = (
     Key(("n",), "sample", "n", "sample names from the model", "names", "train", 10),
     Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train"),
     Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", 11),
+    Key(("u",), "undo", "u", "back to the net before the restart; again: forth", "undo", "train", 13),
     Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", 1),
     Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change"),
     Key(("G",), "gain(1)", "G", "larger gain: 0.1 0.2 0.5 1 1.5 5/3 2 3 5", "gain", "change", 2),

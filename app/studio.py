@@ -26,7 +26,7 @@ from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen
 from app.views.state import View, rows
 from makemore_core.command import (
-    Command,
+    Back,
     Look,
     Pace,
     Pause,
@@ -41,7 +41,7 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value, keeps_weights
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
 from makemore_core.doctor import GAINS, Finding
 from makemore_core.snapshot import ENDED, Event, Snapshot
 
@@ -52,7 +52,6 @@ LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
-LONG = 60.0  # seconds of training that are not given up without a question
 MOST_UNEXAMINED = 256
 MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
@@ -115,7 +114,6 @@ class Studio(App[int]):
         self.asked: dict[str, Look] = {}
         self.examined = -math.inf
         self.placed = self.twinned = False
-        self.agreed: Callable[[], None] = lambda: None  # what a question was about
         self.stopped = False  # whether the run was asked to stop on leaving
         self.unexamined: list[Snapshot] = []
 
@@ -343,7 +341,14 @@ class Studio(App[int]):
 
     def action_restart(self) -> None:
         if self.changes_allowed():
-            self.put(Restart(), lambda: self.say("restarted from the seed"))
+            self.stream.send(Restart())
+            self.say("restarted from the seed; u undoes it")
+
+    def action_undo(self) -> None:
+        """Back to the net before the last restart; the trainer says to which, or that none was kept."""
+        if self.changes_allowed():
+            self.stream.send(Back())
+            self.state = replace(self.state, message="")
 
     # --- the net ---
 
@@ -372,33 +377,9 @@ class Studio(App[int]):
         config: dict[str, Value] = {} if before is None else {name: before}
         live = self.state.live and name in LIVE_IF_ASKED_FIELDS
         command = Set({name: value}, live=live)
-
-        def asked() -> None:
-            self.pending[name] = (value, self.clock() + PENDING_SECONDS)
-            self.say(say(command, config) + self.effect(name, value, live))
-
-        self.put(command, asked)
-
-    def put(self, command: Command, asked: Callable[[], None]) -> None:
-        """Send a command and then do `asked`; after a question where it gives up a net that was trained for long."""
-
-        def send() -> None:
-            self.stream.send(command)
-            asked()
-
-        if not self.gives_up(command):
-            send()
-            return
-        self.agreed = send
-        self.ask("anew", "Begin anew and give up this net?", ("y", "begin anew"), ("esc", "keep it"))
-
-    def gives_up(self, command: Command) -> bool:
-        """Whether a command begins anew what was trained for longer than one would wait for again."""
-        if self.history.attempt.trained < LONG or (self.history.snapshot and self.history.snapshot.state == "diverged"):
-            return False
-        if isinstance(command, Set):
-            return command.fresh or not keeps_weights(command.changes, command.live)
-        return isinstance(command, Restart) or (isinstance(command, Twin) and bool(command.changes))
+        self.stream.send(command)
+        self.pending[name] = (value, self.clock() + PENDING_SECONDS)
+        self.say(say(command, config) + self.effect(name, value, live))
 
     def ask(self, prompt: str, question: str, *choices: tuple[str, str]) -> None:
         """A question in a box; the keys pressed are its answers."""
@@ -416,7 +397,7 @@ class Studio(App[int]):
             return f"; decayed by now to {shown(float(value) * snapshot.lr / float(base))}"
         if name in LIVE_FIELDS:
             return ""
-        return ", applied to the live weights" if live else ", restarted from the seed"
+        return ", applied to the live weights" if live else ", restarted from the seed; u undoes it"
 
     def change_of(self, name: str) -> Value | None:
         """The present value of a field that a key is about to change; None, and a message, where it cannot be."""
@@ -505,13 +486,10 @@ class Studio(App[int]):
         if command is None:
             self.state = view
         elif self.obeyed() if isinstance(command, Look) else self.changes_allowed():
-
-            def asked() -> None:
-                self.state = view
-                if isinstance(command, Set) and self.history.snapshot is not None:
-                    self.say(say(command, self.history.snapshot.config))
-
-            self.put(command, asked)
+            self.stream.send(command)
+            self.state = view
+            if isinstance(command, Set) and self.history.snapshot is not None:
+                self.say(say(command, self.history.snapshot.config))
         self.paint()
         return True
 
@@ -596,12 +574,11 @@ class Studio(App[int]):
         self.paint()
 
     def action_twin(self) -> None:
-        """Ask in what a twin is to differ; where there is one, end it."""
+        """Ask in what a twin is to differ; where there is one, whether to end it."""
         if not self.changes_allowed():
             return
         if self.history.twin is not None:
-            self.stream.send(Twin())
-            self.say("the twin is gone")
+            self.ask("untwin", "End the twin? It is not kept.", ("y", "end it"), ("esc", "keep it"))
         else:
             norm = self.setting("norm")
             typed = "norm=none" if norm != "none" else "norm=batch"
@@ -620,12 +597,9 @@ class Studio(App[int]):
                 self.say(str(error), "sick")
                 return
             twin = Twin(changes)
-
-            def asked() -> None:
-                self.action_screen("twin")
-                self.say(f"{say(twin)}: both from the seed, in lock-step")
-
-            self.put(twin, asked)
+            self.stream.send(twin)
+            self.action_screen("twin")
+            self.say(f"{say(twin)}: both from the seed, in lock-step")
         self.paint()
 
     # --- quitting ---
@@ -670,7 +644,8 @@ class Studio(App[int]):
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
             if key == "y":
-                self.agreed()
+                self.stream.send(Twin())
+                self.say("the twin is gone")
             self.paint()
 
 

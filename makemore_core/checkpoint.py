@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from makemore_core.snapshot import Json
 TENSORS, REST, SUMS = "tensors.safetensors", "rest.json", "SHA256SUMS"
 LONGEST_REST = 64 * 1024 * 1024
 KEEP = 2  # good checkpoints of a run
+EARLIER = 9  # attempts of which the last checkpoint is kept too, so that one can go back to them
 
 _TEMPORARY = ".tmp-"
 
@@ -39,8 +41,9 @@ class Loaded(NamedTuple):
 
 
 def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json]) -> Path:
-    """Save a run's checkpoint and remove all but the newest `KEEP` good ones; `rest` has `step` and `attempt`.
+    """Save a run's checkpoint and remove old ones; `rest` has `step` and `attempt`.
 
+    The newest `KEEP` good ones stay, and the newest of each of the `EARLIER` attempts before.
     Only the process that trains the run may call this. Raises OSError where the disk refuses; the checkpoints
     that are there then stay as they are.
     """
@@ -62,10 +65,15 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, J
     return inside / name
 
 
-def load(folder: Path) -> Loaded:
-    """The newest good checkpoint of a run. Raises ValueError, in one line, where there is none."""
+def load(folder: Path, before: float = math.inf) -> Loaded:
+    """The newest good checkpoint of a run, or of its attempts `before` one.
+
+    Raises ValueError, in one line, where there is none.
+    """
     skipped: list[str] = []
     for saved in checkpoints(folder):
+        if saved.attempt >= before:
+            continue
         try:
             return _read(saved.path, skipped)
         except ValueError as error:
@@ -137,13 +145,18 @@ def _line(text: str) -> str:
 
 
 def _prune(folder: Path) -> None:
-    """Remove all behind the newest `KEEP` good ones; damaged ones count for nothing and go with them."""
-    good = 1  # the newest was written a moment ago
-    for _, _, path in checkpoints(folder)[1:]:
+    """Remove what `save` does not promise to keep; damaged ones do not count among the newest, and go with the rest."""
+    newest, *older = checkpoints(folder)
+    good, attempts = 1, {newest.attempt}  # the newest was written a moment ago
+    for _, attempt, _, path in older:
+        last = attempt not in attempts and len(attempts) <= EARLIER
+        attempts.add(attempt)
         if good < KEEP:
             with contextlib.suppress(OSError, ValueError):
                 _checked(path)
                 good += 1
+        elif last:
+            continue
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -19,7 +19,7 @@ from makemore_core.snapshot import Event
 
 
 class Pause(msgspec.Struct, frozen=True, tag="pause"):
-    """Stop before the next update; `Resume` or `Step` goes on."""
+    """Wait, after one more update where the last was not looked at; `Resume` or `Step` goes on."""
 
 
 class Resume(msgspec.Struct, frozen=True, tag="resume"):
@@ -55,6 +55,13 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
     """A new net from the same seed, with the present configuration."""
 
 
+class Back(msgspec.Struct, frozen=True, tag="back"):
+    """Go back to the net that was left by the last restart, as it was then; again: and forth.
+
+    It is an attempt of its own. A net that was trained for a few seconds only was not kept.
+    """
+
+
 class Twin(msgspec.Struct, frozen=True, tag="twin"):
     """Train a second net that differs in `changes`, in lock-step from the seed; without any, end that."""
 
@@ -83,10 +90,10 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
     """Save and end the run."""
 
 
-Command: TypeAlias = Pause | Resume | Step | Pace | Set | Restart | Twin | Sample | Checkpoint | Look | Stop
+Command: TypeAlias = Pause | Resume | Step | Pace | Set | Restart | Back | Twin | Sample | Checkpoint | Look | Stop
 COLDEST, HOTTEST = 0.001, 100.0  # temperatures: below, logits overflow; above, all characters are alike
 MOST_STEPS = 1_000_000  # of one command
-CHANGES = (Set, Restart, Twin)  # what has to be made again, in order, to get the same weights
+CHANGES = (Set, Restart, Back, Twin)  # what has to be made again, in order, to get the same weights
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -144,11 +144,6 @@ LIVE_FIELDS = frozenset(
 )
 # Fields that can also be applied to weights that have been trained already; all others need a new net.
 LIVE_IF_ASKED_FIELDS = frozenset({"norm", "gain", "fan_in", "nonlinearity", "optimizer"})
-
-
-def keeps_weights(names: Collection[str], live: bool) -> bool:
-    """Whether settings can be changed on the weights as they are; `live`: those too for which that has to be asked."""
-    return set(names) <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if live else LIVE_FIELDS)
 
 
 @functools.cache

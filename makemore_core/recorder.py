@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,10 +24,11 @@ from makemore_core.dataset import read as read_dataset
 from makemore_core.files import replace_file
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
-from makemore_core.session import Recorder, Request, Session
+from makemore_core.session import Nets, Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Intervention, Snapshot, Splits, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
+from makemore_core.watched import Watched
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints
@@ -69,6 +72,7 @@ class Kept(msgspec.Struct):
     twin: dict[str, Value]
     nets: list[KeptNet]
     interventions: list[Intervention]
+    origin: int | None = None
 
 
 class FolderRecorder(Recorder):
@@ -191,6 +195,7 @@ class FolderRecorder(Recorder):
                 for net in session.nets
             ],
             session.interventions,
+            session.origin,
         )
         tensors = {
             prefix + name: tensor
@@ -206,6 +211,15 @@ class FolderRecorder(Recorder):
         self._next_checkpoint = time.monotonic() + CHECKPOINT
         self._unsaved = ""
         return f"saved in {path}"
+
+    def earlier(self, session: Session) -> Nets:
+        try:
+            kept, loaded = _read(self.folder, before=session.attempt)
+        except ValueError:
+            raise ValueError("no earlier net was kept: those trained for some seconds are") from None
+        nets = session.fresh(Config().replace(kept.config), kept.twin)
+        _restore([nets.net, nets.twin], kept, loaded)
+        return nets._replace(origin=kept.attempt)
 
     def give_up(self) -> None:
         """Let the run go before it was opened."""
@@ -267,11 +281,8 @@ def _session(
         stay=stay,
     )
     if kept and loaded:
-        for prefix, net, own in zip(PREFIXES, session.nets, kept.nets, strict=False):
-            net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
-            net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
-            net.splits = own.splits
-        session.attempt, session.changes = kept.attempt, kept.changes
+        _restore([session.net, session.twin], kept, loaded)
+        session.attempt, session.origin, session.changes = kept.attempt, kept.origin, kept.changes
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
         session.kept = kept.attempt, kept.step, kept.changes
@@ -289,6 +300,14 @@ def _session(
     return session
 
 
+def _restore(nets: Sequence[Watched | None], kept: Kept, loaded: checkpoint.Loaded) -> None:
+    """Set a net, and its twin where there is one, to what was saved. Raises ValueError where they are other nets."""
+    for prefix, net, own in zip(PREFIXES, filter(None, nets), kept.nets, strict=False):
+        net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
+        net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
+        net.splits = own.splits
+
+
 def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of one net, by their own names."""
     of_twin = prefix == PREFIXES[1]
@@ -299,9 +318,12 @@ def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def last_checkpoint(folder: Path) -> tuple[Kept, checkpoint.Loaded] | tuple[None, None]:
     """The last good checkpoint of a run; nothing where none was ever saved. Raises ValueError where none is good."""
-    if not rundir.checkpoints(folder):
-        return None, None
-    loaded = checkpoint.load(folder)
+    return _read(folder) if rundir.checkpoints(folder) else (None, None)
+
+
+def _read(folder: Path, before: float = math.inf) -> tuple[Kept, checkpoint.Loaded]:
+    """The last good checkpoint of a run, or of its attempts `before` one. Raises ValueError where there is none."""
+    loaded = checkpoint.load(folder, before)
     try:
         return msgspec.convert(loaded.rest, Kept), loaded
     except msgspec.ValidationError as error:

@@ -38,13 +38,14 @@ LONGEST_NAME = 100
 NAME = re.compile(rf"\w[\w.,+=@ -]{{0,{LONGEST_NAME - 1}}}")
 
 
-_CHECKPOINT = re.compile(r"(\d{6,})-attempt\d+-step(\d+)")
+_CHECKPOINT = re.compile(r"(\d{6,})-attempt(\d+)-step(\d+)")
 
 
 class Saved(NamedTuple):
-    """A checkpoint by its name: which one it is, counted from 1, and the updates that it was saved after."""
+    """A checkpoint by its name: which one it is, counted from 1, its attempt, and the updates that it has behind it."""
 
     number: int
+    attempt: int
     step: int
     path: Path
 
@@ -200,7 +201,7 @@ def checkpoints(folder: Path) -> list[Saved]:
     except OSError:
         return []
     found = [(match, folder / CHECKPOINTS / name) for name in names if (match := _CHECKPOINT.fullmatch(name))]
-    return sorted((Saved(int(match[1]), int(match[2]), path) for match, path in found), reverse=True)
+    return sorted((Saved(int(match[1]), int(match[2]), int(match[3]), path) for match, path in found), reverse=True)
 
 
 def _path(name_or_path: str) -> Path:

@@ -20,6 +20,7 @@ from torch import Tensor
 from makemore_core.clock import Clock
 from makemore_core.command import (
     CHANGES,
+    Back,
     Channel,
     Checkpoint,
     Command,
@@ -43,7 +44,6 @@ from makemore_core.config import (
     Value,
     check_twin,
     field,
-    keeps_weights,
     parse,
 )
 from makemore_core.dataset import Dataset
@@ -63,6 +63,7 @@ SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
 CREDIT = {"probe": 0.3, "survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
+KEPT = 5.0  # seconds of training after which a net is not left without being saved
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
 
@@ -74,11 +75,16 @@ class Request(NamedTuple):
     tell: Callable[[str | None], None]
 
 
-class Fresh(NamedTuple):
-    """A net as drawn from the seed, and its twin where there is one."""
+class Nets(NamedTuple):
+    """What an attempt begins with: a net as drawn from the seed, and its twin where there is one.
+
+    Or both as they were at the end of the attempt `origin`.
+    """
 
     net: Watched
     twin: Watched | None
+    twin_changes: dict[str, Value]
+    origin: int | None = None
 
 
 class Recorder:
@@ -106,6 +112,10 @@ class Recorder:
     def checkpoint(self, session: Session) -> str:
         """Save the state of the session; a line that says where. Raises ValueError where that failed."""
         return ""
+
+    def earlier(self, session: Session) -> Nets:
+        """The nets of an attempt before the present one, as they were left. Raises ValueError where none were kept."""
+        raise ValueError("no earlier net was kept")
 
     def trouble(self) -> str:
         """What cannot be written down or saved at present, in one line; empty while all is well."""
@@ -138,12 +148,12 @@ class Session:
         recorder: Recorder | None = None,
         stay: bool = False,
     ) -> None:
-        self.config, self.dataset, self.channel = config, dataset, channel
+        self.dataset, self.channel = dataset, channel
         self.name, self.preset, self.watch, self.stay = name, preset, watch or Watch(), stay
         self.recorder = recorder or Recorder()
-        self.twin_changes = dict(twin or {})
         self.state: State = "running"
         self.attempt = 0
+        self.origin: int | None = None  # the attempt whose net this one goes on from
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
@@ -155,17 +165,18 @@ class Session:
         self._published = 0.0
         self._over = False  # somebody has ended it
         self._sampling_seed, self._names, self._temperature = SAMPLING_SEED, NAMES, 1.0
-        self._begin(self._fresh(self.config, self.twin_changes))
+        self._begin(self.fresh(config, twin or {}))
 
-    def _fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Fresh:
-        """Raises ValueError where there can be no such net here."""
-        twin = self._twin_config(config, twin_changes)
+    def fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Nets:
+        """Nets as drawn from the seed. Raises ValueError where there can be none such here."""
+        twin = _twin(config, twin_changes)
         with _fitting("there can be no such net here"):
-            return Fresh(Watched(config, self.dataset), Watched(twin, self.dataset) if twin_changes else None)
+            pair = Watched(config, self.dataset), Watched(twin, self.dataset) if twin_changes else None
+        return Nets(*pair, dict(twin_changes))
 
-    def _begin(self, fresh: Fresh) -> None:
-        """From the first update on."""
-        self.net, self.twin = fresh
+    def _begin(self, nets: Nets) -> None:
+        self.net, self.twin, self.twin_changes, self.origin = nets
+        self.config = self.net.config
         self._clock = Clock()
         self._survey: Iterator[None] | None = None
         self._survey_cost = self._spent_before = 0.0  # seconds of the last survey, and of all before the present one
@@ -181,12 +192,6 @@ class Session:
     def nets(self) -> list[Watched]:
         """The run's own net, and its twin where there is one."""
         return [self.net, self.twin] if self.twin else [self.net]
-
-    def _twin_config(self, config: Config, changes: Mapping[str, Value] | None = None) -> Config:
-        """Raises ValueError where the two could not be trained in lock-step."""
-        twin = config.replace(self.twin_changes if changes is None else changes)
-        check_twin(config, twin)
-        return twin
 
     # -- the loop
 
@@ -393,14 +398,16 @@ class Session:
         for command, who, tell in own + self.recorder.asked(self):
             try:
                 self._refuse(command)
-                fresh = self._check(command)
+                nets = self._check(command)
+                if nets is not None:
+                    self._keep()
                 self._note(command, who)
-                self._apply(command, fresh)
+                self._apply(command, nets)
                 tell(None)
             except ValueError as error:
                 self.message = str(error)
                 tell(str(error))
-            if self.trainer.step or self._pause_at is None:
+            if self.net.probe_step is not None or self._pause_at is None:
                 self._publish()  # else the first update is about to, with a picture
 
     def _repeat(self, command: Command) -> None:
@@ -413,6 +420,11 @@ class Session:
             self.message = f"{say(command)} cannot be made again: {error}"
             self._publish()
 
+    def _keep(self) -> None:
+        """Save what is about to be left, if somebody has waited for it. Raises ValueError where that fails."""
+        if self._clock.training > KEPT and self.state != "diverged":
+            self.recorder.checkpoint(self)
+
     def _note(self, command: Command, who: str) -> None:
         """Have a command written down before it is applied.
 
@@ -423,7 +435,7 @@ class Session:
             self.changes += 1
             self.replay.clear()
 
-    def _check(self, command: Command) -> Fresh | None:
+    def _check(self, command: Command) -> Nets | None:
         """The nets that the command needs, if it needs new ones.
 
         Raises ValueError, in one line, for a command that cannot be carried out as things stand.
@@ -433,15 +445,18 @@ class Session:
         match command:
             case Set(changes=changes):
                 after = self.config.replace(changes)
-                self._twin_config(after)
-                fresh = None if self._keeps_weights(after, command) else self._fresh(after, self.twin_changes)
+                _twin(after, self.twin_changes)
+                nets = None if self._keeps_weights(after, command) else self.fresh(after, self.twin_changes)
                 if after.batch_size != self.config.batch_size:
-                    self._try(after.batch_size, fresh)
-                return fresh
+                    self._try(after.batch_size, nets)
+                return nets
             case Restart():
-                return self._fresh(self.config, self.twin_changes)
+                return self.fresh(self.config, self.twin_changes)
+            case Back():
+                return self.recorder.earlier(self)
             case Twin(changes=changes):
-                return self._fresh(self.config, changes) if changes else None
+                differs = {field(name): parse(name, value) for name, value in changes.items()}
+                return self.fresh(self.config, differs) if changes else None
             case Step() if self.state in ("finished", "diverged"):
                 raise ValueError(
                     f"the run is {self.state}: restart it" + ", or set steps higher" * (self.state == "finished")
@@ -452,10 +467,10 @@ class Session:
                 raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
 
-    def _try(self, batch_size: int, fresh: Fresh | None) -> None:
+    def _try(self, batch_size: int, nets: Nets | None) -> None:
         """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
         with _fitting(f"batch_size={batch_size}: does not fit here"):
-            for net in filter(None, fresh or self.nets):
+            for net in filter(None, nets[:2] if nets else self.nets):
                 train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
 
     def _refuse(self, command: Command) -> None:
@@ -471,9 +486,10 @@ class Session:
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
             return False
-        return keeps_weights(self.config.changes_to(after), command.live)
+        kept = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
+        return self.config.changes_to(after).keys() <= kept
 
-    def _apply(self, command: Command, fresh: Fresh | None) -> None:
+    def _apply(self, command: Command, nets: Nets | None) -> None:
         """Raises ValueError where it could not be done after all."""
         self.message = ""
         match command:
@@ -492,16 +508,15 @@ class Session:
             case Pace(per_second=pace):
                 self.pace, self._due = pace, 0.0
             case Set():
-                self._set(command, fresh)
-            case Restart():
-                self._restart(command, fresh)
-            case Twin(changes=changes):
-                self.twin_changes = {field(name): parse(name, value) for name, value in changes.items()}
-                if fresh is not None:
-                    self._restart(Twin(self.twin_changes), fresh)
-                else:
-                    self.twin, self._survey, self.message = None, None, "the twin is gone"
-                    self._mark(command, self.config.as_dict())
+                self._set(command, nets)
+            case Restart() | Back():
+                self._restart(command, nets)
+            case Twin() if nets is not None:
+                self._restart(Twin(nets.twin_changes), nets)
+            case Twin():
+                self.twin, self.twin_changes, self._survey = None, {}, None
+                self._mark(command, self.config.as_dict())
+                self.message = "the twin is gone"
             case Sample(n=n, temperature=temperature):
                 self._names, self._sampling_seed, self._temperature = n, self._sampling_seed + 1, temperature
                 self._sample_names()
@@ -521,21 +536,21 @@ class Session:
         ):  # a finished run is saved; a diverged one is not worth it
             self._save()
 
-    def _set(self, command: Set, fresh: Fresh | None) -> None:
+    def _set(self, command: Set, nets: Nets | None) -> None:
         after = self.config.replace(command.changes)
         before, changed = self.config.as_dict(), self.config.changes_to(after)
-        if not changed:
+        if not changed and nets is None:
             self.message = ", ".join(f"{name} is {shown(before[name])} already" for name in command.changes)
             return
         what = Set(changed, command.live, command.fresh)
-        self.config = after
-        if fresh is not None:
-            self._restart(what, fresh, before)
+        if nets is not None:
+            self._restart(what, nets)
             return
+        self.config = after
         self._mark(what, before)
         self.net.reconfigure(after)
         if self.twin:
-            self.twin.reconfigure(self._twin_config(after))
+            self.twin.reconfigure(_twin(after, self.twin_changes))
         self._survey = None
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
@@ -543,15 +558,20 @@ class Session:
         if self.state == "finished" and self.trainer.step < after.steps:
             self.state = "running"
 
-    def _restart(self, command: Command, fresh: Fresh | None, before: Mapping[str, Value] | None = None) -> None:
-        assert fresh is not None
-        self.attempt += 1
+    def _restart(self, command: Command, nets: Nets | None) -> None:
+        assert nets is not None
+        before = self.config.as_dict()
         waits = self.state == "paused" or self._pause_at is not None
-        self.state, self._pause_at = "running", 1 if waits else None  # which shows the net as it was initialised
-        self._begin(fresh)
-        self._mark(command, before or self.config.as_dict())
-        what = "restarted" if isinstance(command, Restart) else say(command, before or self.config.as_dict())
-        self.message = f"{what}: a new net from the seed"
+        self.attempt += 1
+        self._begin(nets)
+        self._mark(command, before)
+        step = self.trainer.step
+        self.state, self._pause_at = "running", step + 1 if waits else None  # the first one shows the net as drawn
+        if nets.origin is not None:
+            self.message = f"back to the net of attempt {nets.origin}, at step {step:,}"
+        else:
+            what = "restarted" if isinstance(command, Restart) else say(command, before)
+            self.message = f"{what}: a new net from the seed"
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
         self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))
@@ -577,16 +597,16 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The run as it stands, with the losses since the last one."""
-        own = self.net.snapshot(self.name, self.state, self.attempt)
+        which = self.state, self.attempt, self.origin
         return msgspec.structs.replace(
-            own,
+            self.net.snapshot(self.name, *which),
             preset=self.preset,
             steps_per_second=min(self._clock.rate, self.pace or math.inf) if self.state == "running" else 0.0,
             pace=self.pace,
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
-            twin=self.twin.snapshot(say(Twin(self.twin_changes)), self.state, self.attempt) if self.twin else None,
+            twin=self.twin.snapshot(say(Twin(self.twin_changes)), *which) if self.twin else None,
         )
 
     def _publish(self) -> None:
@@ -595,6 +615,13 @@ class Session:
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)
         self._published = time.monotonic()
+
+
+def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
+    """Of a net that differs in `changes`. Raises ValueError where the two could not be trained in lock-step."""
+    twin = config.replace(changes)
+    check_twin(config, twin)
+    return twin
 
 
 @contextlib.contextmanager

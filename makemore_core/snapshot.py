@@ -108,10 +108,11 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     `loss` is that of the last minibatch, `smoothed_loss` the mean of about the last 500, `losses` those of the updates
     `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part of a long record was thinned,
     `losses` are only the extremes, in order, of the last `losses_span` updates, whose mean is `losses_mean`. `attempt`
-    counts the restarts. `overhead` is the share (0..1) of the time that went into looking: probes, evaluations,
-    samples; `pace` the steps a second that the run is held to, if it is. `expected_loss` is that of the uniform guess,
-    ln V. `time` is seconds since the epoch. A snapshot taken before the first update has no layers, nor has one in a
-    record whose layers are those of the one before.
+    counts the restarts; `origin` is the attempt whose net this one goes on from, None for one from the seed. `overhead`
+    is the share (0..1) of the time that went into looking: probes, evaluations, samples; `pace` the steps a second that
+    the run is held to, if it is. `expected_loss` is that of the uniform guess, ln V. `time` is seconds since the epoch.
+    A snapshot taken before the first update has no layers, nor has one in a record whose layers are those of the one
+    before.
     """
 
     run: str
@@ -120,6 +121,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     steps: int
     time: float
     attempt: int = 0
+    origin: int | None = None
     loss: float | None = None
     smoothed_loss: float | None = None
     first_loss: float | None = None

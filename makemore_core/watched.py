@@ -113,7 +113,7 @@ class Watched:
         self.names_temperature = temperature
         self.names_step = self.trainer.step
 
-    def snapshot(self, run: str, state: State, attempt: int) -> Snapshot:
+    def snapshot(self, run: str, state: State, attempt: int, origin: int | None) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""
         losses, self.losses = tuple(self.losses), []
         return Snapshot(
@@ -123,6 +123,7 @@ class Watched:
             steps=self.config.steps,
             time=time.time(),
             attempt=attempt,
+            origin=origin,
             loss=self.loss,
             smoothed_loss=self.smoothed_loss,
             first_loss=self.first_loss,

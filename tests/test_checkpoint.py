@@ -19,7 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore_core.checkpoint import REST, SUMS, TENSORS, load, save
+from makemore_core.checkpoint import EARLIER, REST, SUMS, TENSORS, load, save
+from makemore_core.rundir import checkpoints
 
 TENSORS_OF_A_RUN = {
     "C": torch.arange(12, dtype=torch.float32).reshape(4, 3) / 7,
@@ -78,10 +79,22 @@ def test_files_are_private_hold_no_code_and_their_sums_can_be_checked_by_hand(ru
 
 
 def test_the_newest_two_are_kept_whatever_their_step(run: Path) -> None:
-    for step in (300, 50, 40):  # restarted
-        save(run, {}, {"step": step, "attempt": 2})
+    for step in (300, 50, 40):  # as after a repair by hand
+        save(run, {}, {"step": step, "attempt": 1})
     assert load(run).rest["step"] == 40
-    assert len(list((run / "checkpoints").iterdir())) == 2
+    assert [saved.step for saved in checkpoints(run)] == [40, 50]
+
+
+def test_the_last_of_each_of_some_earlier_attempts_is_kept(run: Path) -> None:
+    for attempt in range(2, EARLIER + 4):
+        for step in (10, 20, 30):
+            save(run, {}, {"step": step, "attempt": attempt})
+    kept = [(saved.attempt, saved.step) for saved in checkpoints(run)]
+    assert kept == [(EARLIER + 3, 30), (EARLIER + 3, 20), *((attempt, 30) for attempt in range(EARLIER + 2, 2, -1))]
+    assert load(run, before=5).rest == {"step": 30, "attempt": 4}
+    (checkpoints(run)[-1].path / TENSORS).write_bytes(b"")
+    with pytest.raises(ValueError, match="no good checkpoint"):
+        load(run, before=4)
 
 
 def test_a_damaged_one_does_not_count_as_kept(run: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from app.cli import cli
 from app.report import COLUMNS, DROPPED, command_of, in_columns
 from makemore_core import rundir
-from makemore_core.command import Command, Pause, Restart, Set, Step, Stop
+from makemore_core.command import Back, Command, Pause, Restart, Set, Step, Stop
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset
 from makemore_core.model import evaluate
@@ -137,7 +137,7 @@ def strict(text: str) -> object:
         ("ctl", "RUN"),
         ("ctl done", "pause"),
         ("ctl nope pause", "run=nope: no such run"),
-        ("ctl done dance", "dance: has to be one of pause, resume, step N, pace N, set KEY=VALUE, restart"),
+        ("ctl done dance", "dance: has to be one of pause, resume, step N, pace N, set KEY=VALUE, restart, back"),
         ("ctl done pace slow", "pace slow: has to be a number of steps a second, or full"),
         ("ctl done pace 0", "pace 0: has to be at least 0.1"),
         ("ctl done pace nan", "pace nan: has to be at least 0.1"),
@@ -406,6 +406,7 @@ def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) 
         ("step", Step(1)),
         ("step 7", Step(7)),
         ("restart", Restart()),
+        ("back", Back()),
         ("stop", Stop()),
         ("set lr=0.05 norm=none", Set({"lr": 0.05, "norm": "none"})),
     ],

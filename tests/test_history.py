@@ -79,6 +79,19 @@ def test_a_restart_turns_the_curve_into_a_ghost() -> None:
     assert len(history.ghosts) == 4
 
 
+def test_going_back_to_an_earlier_net_goes_on_with_its_curve() -> None:
+    history = History()
+    history.feed(canned.course(until=2000))
+    history.feed(canned.course(canned.SICK, until=1000, attempt=1))
+    back = canned.snapshot(step=2000, since=2000, attempt=2)
+    history.feed([msgspec.structs.replace(back, origin=0)])
+    assert (history.attempt.number, history.attempt.loss.end) == (2, 2000)
+    assert history.attempt.val[0][0] < 2000
+    assert [(ghost.number, ghost.loss.end) for ghost in history.ghosts] == [(1, 1000)]
+    history.feed([msgspec.structs.replace(canned.snapshot(step=2100, since=2000, attempt=2), origin=0)])
+    assert history.attempt.loss.end == 2100
+
+
 def test_what_followed_the_checkpoint_that_a_run_goes_on_from_is_forgotten() -> None:
     history = History()
     history.feed(canned.course(until=4000))
@@ -194,17 +207,6 @@ def test_a_run_and_its_twin_share_a_scale_where_both_can_be_seen_on_it() -> None
         history.feed([msgspec.structs.replace(canned.snapshot(), twin=twin)])
         assert history.twin is not None
         assert (history.gradient_scale == history.twin.gradient_scale) == shared
-
-
-def test_how_long_an_attempt_was_trained() -> None:
-    """Without pauses and slow motion."""
-    history = History()
-    at = [(0.0, "running", None), (30.0, "running", 10.0), (90.0, "running", None), (100.0, "paused", None),
-          (500.0, "running", None), (505.0, "finished", None)]  # fmt: skip
-    history.feed(canned.snapshot(step=k, time=time, state=state, pace=pace) for k, (time, state, pace) in enumerate(at))
-    assert history.attempt.trained == 45.0
-    history.feed([canned.snapshot(step=1, time=506.0, attempt=1)])
-    assert history.attempt.trained == 0.0
 
 
 def test_exhibits_are_kept_by_name_the_newest_wins() -> None:

@@ -12,7 +12,9 @@ import msgspec
 import pytest
 
 from makemore_core import checkpoint, record, recorder, rundir
+from makemore_core import session as sessions
 from makemore_core.command import (
+    Back,
     Channel,
     Checkpoint,
     Command,
@@ -32,6 +34,7 @@ from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer, open_run
 from makemore_core.session import Session
 from makemore_core.snapshot import Snapshot, from_json
+from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 from tests.trainers import Order, differing, new_run, opened, reference, trainer_process, wait_for
 
@@ -171,6 +174,70 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
     assert session.attempt == 1
     assert [mark.what for mark in session.interventions] == ["lr 0.02 → 0.5", "restart"]
     assert differing(session.trainer, reference(SMALL, few_names, changes)) == []
+
+
+@pytest.fixture
+def keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every net that is left counts as one that somebody has waited for."""
+    monkeypatch.setattr(sessions, "KEPT", 0.0)
+
+
+@pytest.mark.usefixtures("keeps")
+def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Config], Path], few_names: Dataset) -> None:
+    folder = run(SMALL)
+    orders = [Order(0, 40, Set({"n_hidden": 12})), Order(1, 30, Back())]
+    session = opened(folder, *orders)
+    assert session.run() == "finished"
+
+    assert differing(session.trainer, Trainer(SMALL, few_names)) != []
+    assert differing(session.trainer, reference(SMALL, few_names, [])) == []
+    seen = snapshots(folder)
+    assert {(s.attempt, s.origin, s.config["n_hidden"]) for s in seen} == {(0, None, 16), (1, None, 12), (2, 0, 16)}
+    back = next(s for s in seen if s.attempt == 2)
+    assert back.step == 40
+    assert "back to the net of attempt 0, at step 40" in back.message
+    assert [(mark.step, mark.what) for mark in session.interventions] == [(0, "n_hidden 16 → 12"), (40, "back")]
+
+
+@pytest.mark.usefixtures("keeps")
+def test_back_again_is_forth(run: Callable[[Config], Path], few_names: Dataset) -> None:
+    orders = [Order(0, 40, Set({"lr": 0.5}, fresh=True)), Order(1, 30, Back()), Order(2, 70, Back())]
+    session = opened(run(SMALL), *orders)
+    assert session.run() == "finished"
+    assert (session.attempt, session.origin) == (3, 1)
+    assert differing(session.trainer, reference(SMALL.replace({"lr": 0.5}), few_names, [])) == []
+
+
+@pytest.mark.usefixtures("keeps")
+@pytest.mark.parametrize("at", [41, 60, 120])
+def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], few_names: Dataset, at: int) -> None:
+    folder = run(SMALL)
+    crash(opened(folder, Order(0, 40, Restart()), Order(1, 30, Back())), 2, at)
+    session = opened(folder)
+    assert session.attempt == 1  # the last checkpoint is of the net that was left by going back
+    assert session.run() == "finished"
+    assert (session.attempt, session.origin) == (2, 0)
+    assert differing(session.trainer, reference(SMALL, few_names, [])) == []
+
+
+def test_without_an_earlier_net_there_is_no_way_back(run: Callable[[Config], Path]) -> None:
+    session = opened(run(SMALL), Order(0, 40, Restart()), Order(1, 30, Back()))
+    assert session.run() == "finished"
+    assert session.attempt == 1
+    told = [event.message for event in session.channel.drain() if isinstance(event, Snapshot)]
+    assert "no earlier net was kept: those trained for some seconds are" in told
+
+
+@pytest.mark.usefixtures("keeps")
+def test_a_net_that_cannot_be_saved_is_not_left(run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    session = opened(run(SMALL), Order(0, 40, Restart()), Order(0, 60, Stop()))
+    monkeypatch.setattr(checkpoint, "save", full)
+    assert session.run() == "stopped"
+    assert session.attempt == 0
+    assert session.trainer.step == 60
 
 
 def test_a_change_made_while_the_past_is_repeated_takes_the_place_of_the_later_ones(

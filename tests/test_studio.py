@@ -12,16 +12,17 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.color import Color
 from textual.pilot import Pilot
 
 from app.keys import KEYS
 from app.panel import LOOKS, colour
-from app.studio import GAIN_LADDER, LONG, Studio, neighbour, next_lr
+from app.studio import GAIN_LADDER, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
-from makemore_core.command import Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
+from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
 from makemore_core.snapshot import Event
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
 
@@ -72,14 +73,15 @@ async def running(
         ("<", Pace(1000.0), "at most 1,000 steps a second"),
         (">", Pace(), "as fast as it goes"),
         ("N", Sample(temperature=1.5), "sampling names at temperature 1.5"),
-        ("r", Restart(), "restarted from the seed"),
-        ("b", Set({"norm": "none"}), "norm batch → none, restarted from the seed"),
-        ("G", Set({"gain": 1.5}), "gain 1 → 1.5, restarted from the seed"),
-        ("g", Set({"gain": 0.5}), "gain 1 → 0.5, restarted from the seed"),
+        ("r", Restart(), "restarted from the seed; u undoes it"),
+        ("u", Back(), ""),
+        ("b", Set({"norm": "none"}), "norm batch → none, restarted from the seed; u undoes it"),
+        ("G", Set({"gain": 1.5}), "gain 1 → 1.5, restarted from the seed; u undoes it"),
+        ("g", Set({"gain": 0.5}), "gain 1 → 0.5, restarted from the seed; u undoes it"),
         ("+", Set({"lr": 0.2}), "lr 0.1 → 0.2"),
         ("-", Set({"lr": 0.05}), "lr 0.1 → 0.05"),
-        ("f", Set({"fan_in": "off"}), "fan_in on → off, restarted from the seed"),
-        ("a", Set({"nonlinearity": "relu"}), "nonlinearity tanh → relu, restarted from the seed"),
+        ("f", Set({"fan_in": "off"}), "fan_in on → off, restarted from the seed; u undoes it"),
+        ("a", Set({"nonlinearity": "relu"}), "nonlinearity tanh → relu, restarted from the seed; u undoes it"),
     ],
 )
 async def test_a_key_becomes_a_command_and_says_so_at_once(key: str, sent: object, said: str) -> None:
@@ -405,21 +407,16 @@ async def test_the_doctor_of_a_frozen_view_stands_still_too() -> None:
         await until(pilot, lambda: len(asked) > before)
 
 
-async def test_a_net_that_was_trained_for_long_is_not_given_up_by_one_key() -> None:
+async def test_a_twin_is_not_ended_by_one_key() -> None:
     async with running() as (pilot, app, stream):
-        app.history.attempt.trained = LONG
-        for key in ("r", "g", "b", "f", "a"):
-            await pilot.press(key, "escape")
-        await pilot.press("P", "enter", "n")
+        stream.drain = list  # type: ignore[method-assign]
+        app.history.feed([msgspec.structs.replace(snapshot(step=stream.step + 1), twin=snapshot(step=stream.step + 1))])
+        await pilot.press("t", "n", "t", "escape", "t", "enter")
+        assert "End the twin? It is not kept." in picture(app)
         assert stream.sent == []
-        await pilot.press("-", "L", "b")  # which keep the weights
-        assert stream.sent == [Set({"lr": 0.05}), Set({"norm": "none"}, live=True)]
-        await pilot.press("r")
-        assert "Begin anew and give up this net?" in picture(app)
-        await pilot.press("enter", "y")
-        assert stream.sent[2:] == [Restart()]
-        assert app.state.message == "restarted from the seed"
-        assert "Begin anew" not in picture(app)
+        await pilot.press("y")
+        assert stream.sent == [Twin()]
+        assert "End the twin" not in picture(app)
 
 
 async def test_a_light_terminal_gets_other_colours_and_a_saved_picture_does_not(tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ class View:
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
-    prompt: str = ""  # "", "filter", "twin", "anew" or "quit"
+    prompt: str = ""  # "", "filter", "twin", "untwin" or "quit"
     typed: str = ""  # so far, in answer to the prompt "twin"
-    question: str = ""  # of the prompts "anew" and "quit"
+    question: str = ""  # of the prompts "untwin" and "quit"
     choices: tuple[tuple[str, str], ...] = ()  # and its answers: key, what it does
     findings: tuple[Finding, ...] | None = None  # None: no doctor at hand
     scroll: int = 0
