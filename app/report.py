@@ -31,6 +31,7 @@ from makemore_core.command import (
     Step,
     Stop,
     check,
+    decayed,
     shown,
 )
 from makemore_core.control import ControlClient, NoAnswerError
@@ -233,6 +234,8 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
         raise ValueError(f"{folder.name}: {reply.error}")
     fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
     begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step or 0:,}"
+    if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):
+        begun += decayed({**last.config, **command.changes}, reply.step or 0)
     if isinstance(command, Step):
         say(f"{command.n:,} {'step' if command.n == 1 else 'steps'} begun at step {reply.step or 0:,}")
     else:

@@ -38,6 +38,7 @@ from makemore_core.command import (
     Stop,
     Stream,
     Twin,
+    decayed,
     say,
     shown,
 )
@@ -392,11 +393,8 @@ class Studio(App[int]):
         assert snapshot is not None
         if snapshot.state == "diverged":
             return ", restarted from the seed"
-        base = snapshot.config.get("lr")
-        if name == "lr" and snapshot.lr and base and abs(snapshot.lr / float(base) - 1) > 1e-6:
-            return f"; decayed by now to {shown(float(value) * snapshot.lr / float(base))}"
         if name in LIVE_FIELDS:
-            return ""
+            return decayed({**snapshot.config, name: value}, snapshot.step) if name == "lr" else ""
         return ", applied to the live weights" if live else ", restarted from the seed; u undoes it"
 
     def change_of(self, name: str) -> Value | None:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from makemore_core.config import Value, parse
+from makemore_core.config import Config, Value, parse
 from makemore_core.presets import preset_of
 from makemore_core.snapshot import Event
 
@@ -139,6 +139,14 @@ def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
     if isinstance(command, Pace):
         return f"pace {'full' if command.per_second is None else shown(command.per_second)}"
     return type(command).__name__.lower()
+
+
+def decayed(config: Mapping[str, Value], step: int) -> str:
+    """That the learning rate in force at a step is not the one set, to be said after it; nothing where it is."""
+    if not config.keys() >= {"lr", "lr_decay", "lr_decay_at"}:
+        return ""
+    now = Config().replace({name: config[name] for name in ("lr", "lr_decay", "lr_decay_at")})
+    return "" if now.lr_at(step) == now.lr else f"; decayed by now to {shown(now.lr_at(step))}"
 
 
 def shown(value: Value) -> str:

@@ -257,6 +257,7 @@ class Session:
         probed = self._probe_due(n, now)
         self._due = now + n / self.pace if self.pace else 0.0
         self._advance(n, probed)
+        self._mark_decay(self.trainer.step - n)
         if self.net.diverged and not probed and self.trainer.step < self.config.steps:
             self._advance(1, True)  # what is shown of the net is to be of what has become of it
             probed = True
@@ -575,6 +576,13 @@ class Session:
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
         self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))
+
+    def _mark_decay(self, since: int) -> None:
+        """Mark that the learning rate fell as planned, if it did after the step `since`."""
+        at = self.config.lr_decay_at
+        if at and since <= at < self.trainer.step and self.config.lr_decay != 1:
+            what = f"lr {shown(self.config.lr)} → {shown(self.config.lr_at(at))}, as planned"
+            self.interventions.append(Intervention(at, what, self.attempt))
 
     def _exhibit(self, command: Look) -> None:
         """Raises ValueError where there is none to be had."""

@@ -95,7 +95,7 @@ class Splits(msgspec.Struct, frozen=True):
 
 
 class Intervention(msgspec.Struct, frozen=True):
-    """A change that somebody made to the run before the update number `step` (counted from 0)."""
+    """A change that somebody made, or had planned, to the run before the update number `step` (counted from 0)."""
 
     step: int
     what: str

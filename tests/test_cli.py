@@ -444,6 +444,8 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
 
     wait_for(lambda: stands_at(at + 5), "five steps")
     assert ctl("set", "lr=0.5") == f"set lr=0.5: applied before step {at + 5:,}\n"
+    assert ctl("set", "lr_decay_at=1").endswith(f"applied before step {at + 5:,}\n")
+    assert ctl("set", "lr=0.2") == f"set lr=0.2: applied before step {at + 5:,}; decayed by now to 0.02\n"
     assert "applied" in ctl("checkpoint")
     assert ctl("set", "gain=2") == "set gain=2: a new net begins from the seed\n"
     wait_for(lambda: stands_at(1), "the new net")

@@ -129,6 +129,14 @@ def test_dead_units_are_not_carried_over_to_a_net_with_other_rows(few_names: Dat
     assert ran.net.dead == {}
 
 
+def test_the_planned_decay_of_the_learning_rate_is_marked_once_an_attempt(few_names: Dataset) -> None:
+    config = SMALL.replace({"lr_decay_at": 60})
+    ran, _ = play(few_names, at(80, Restart()), at(90, Pause()), once("paused", Resume()), config=config)
+    marks = [(mark.step, mark.what, mark.attempt) for mark in ran.interventions]
+    planned = "lr 0.1 → 0.01, as planned"
+    assert marks == [(60, planned, 0), (0, "restart", 1), (60, planned, 1)]
+
+
 def test_a_restart_keeps_the_marks_and_begins_anew(few_names: Dataset) -> None:
     ran, script = play(few_names, at(20, Set({"lr": 0.05})), at(40, Restart()), at(60, Set({"n_hidden": 12})))
 

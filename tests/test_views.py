@@ -101,7 +101,7 @@ def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> No
 def test_the_dashboard_at_80_by_24_is_this() -> None:
     state = view(canned.course(until=20_000), findings=())
     picture = text_of(draw(state, 80, 24))
-    assert picture[0] == "deep-batchnorm  cpu plain  step 20,000/200,000  4,990/s  eta 0:36       training"
+    assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,990/s  eta 0:36          training"
     assert picture[1] == "━━────────────────────  loss 2.227  val 2.218 at 20k    ln V 3.296  probes 1.1 %"
     head = "act −1..1 mean std sat. grad±0.01 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
@@ -118,7 +118,21 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     config = {**course[-1].config, "gain": 0.5, "norm": "none", "seed": 5}
     course[-1] = msgspec.structs.replace(course[-1], config=config)
     assert "  deep-batchnorm  norm none, gain 0.5  cpu plain" in text_of(draw(view(course), 160, 48))[0]
-    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm  2 changed  step 2,000/200,000 ")
+    course[-1] = msgspec.structs.replace(course[-1], run="deep-batchnorm-3")
+    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3  2 changed  step 2,000/200,000 ")
+
+
+@pytest.mark.parametrize(("run", "cells", "told"), [
+    ("mine", 80, "mine  deep-batchnorm  step"), ("deep-batchnorm-2", 80, "deep-batchnorm-2  cpu plain  step"),
+    ("a-name-as-long-as-this", 80, "a-name-as-long-as-this  step"), ("実験その一" * 5, 80, "実験その一実験その"),
+    ("mine", 44, "mine 2,000 loss"),
+])  # fmt: skip
+def test_two_runs_can_be_told_apart_in_a_narrow_terminal(run: str, cells: int, told: str) -> None:
+    course = canned.course(until=2000)
+    course[-1] = msgspec.structs.replace(course[-1], run=run)
+    first = text_of(draw(view(course), cells, 24 if cells == 80 else 12))[0]
+    assert first.startswith(told)
+    assert first.endswith("training")
 
 
 def test_a_run_goes_by_the_preset_that_its_settings_are() -> None:
@@ -126,7 +140,7 @@ def test_a_run_goes_by_the_preset_that_its_settings_are() -> None:
     for name in ("mlp-original", "deep-tanh-gain3"):
         config = {**course[-1].config, **PRESETS[name].config().replace({"steps": 7, "seed": 5}).as_dict()}
         course[-1] = msgspec.structs.replace(course[-1], config=config)
-        assert text_of(draw(view(course), 80, 24))[0].startswith(f"{name}  cpu plain")
+        assert text_of(draw(view(course), 80, 24))[0].startswith(f"canned  {name}  step")
 
 
 def test_a_twin_is_named_by_what_differs_now() -> None:

@@ -75,11 +75,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         told = [("  ", ""), *(span for fact in _facts(view, snapshot, cells // 2) for span in (*fact, ("  ", "")))]
         return [*_first(view, snapshot, [], cells - width(told) - width(badge)), *told, *badge]
     loss = shown_loss(snapshot, _is_paused(snapshot))
-    name = glyph.clip(
-        glyph.escape(goes_by(snapshot)[0] if snapshot.preset else snapshot.run, ascii=view.glyphs.ascii),
-        14 if cells > 44 else 9,
-        view.glyphs,
-    )
+    name = glyph.clip(escape(snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs)
     left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
     if cells < 34:
         left = [(f" {glyph.short(snapshot.step)} ", ""), left[-1]] if cells < 26 else left[1:]
@@ -96,34 +92,32 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     middle: Line = [("step ", "dim"), (steps, "")]
     if snapshot.state != "paused":
         middle += [("  ", ""), (rate, "")]
-    if snapshot.state == "running" and snapshot.pace is not None:
-        middle.append((" held", "note"))
+    if snapshot.pace is not None and snapshot.state in ("running", "paused"):
+        middle.append((" held", "note") if snapshot.state == "running" else (f"  held to {snapshot.pace:g}/s", "note"))
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
     room = cells - width(middle) - width(badge) - 2
-    names = [escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)]
+    title, run = escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)
     preset, other = goes_by(snapshot)
     preset = glyph.escape(preset, ascii=g.ascii)
-    told_short = f"{len(other)} changed" if other else ""
-    own = names[1] if names[1].startswith(preset) else preset  # `deep-tanh-3` tells the preset too
+    needed = "" if run.startswith(preset) else preset  # `deep-tanh-3` tells the preset too
+    changed, count = ", ".join(other), f"{len(other)} changed" if other else ""
+    left: Line = []
     for parts in (
-        (*names, preset, ", ".join(other), where),
-        (names[1], preset, ", ".join(other), where),
-        (names[0], preset, ", ".join(other), where),
-        (own, ", ".join(other), where),
-        (own, told_short, where),
-        (preset, told_short, where),
-        (preset, told_short),
-        (preset,),
+        (title, run, preset, changed, where),
+        (run, preset, changed, where),
+        (run, needed, changed, where),
+        (run, needed, count, where),
+        (run, needed, count),
+        (run, needed or count),
+        (run,),
+        (glyph.clip(run, max(0, room - 2), g) if room > 8 else "",),
     ):
         told = [part for part in dict.fromkeys(parts) if part]
-        if sum(len(part) + 2 for part in told) <= room:
+        most = preset if preset in told else run
+        left = [(part + "  ", "title" if part == most or len(told) == 1 else "dim") for part in told]
+        if width(left) <= room:
             break
-    else:
-        told = [glyph.clip(preset, max(0, room), g)] if room > 6 else []
-    left: Line = []
-    for part in told:
-        left.append((part + "  ", "title" if part == preset or (preset not in told and part == told[0]) else "dim"))
     left = fit(left, room + 2, g) if width(left) < room + 2 and cells >= 100 else left
     return ends([*left, *middle], badge, cells, g)
 
