@@ -371,7 +371,7 @@ def find_lr(
 @click.option("--quick", is_flag=True, help="Fewer repeats.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def bench(quick: bool, as_json: bool) -> int:
-    """Speed and cost of this build on this machine, each as a ratio to its reference."""
+    """Speed and cost of this build on this machine, speeds as ratios to a reference."""
     from makemore_core.bench import run
 
     return run(quick, as_json)

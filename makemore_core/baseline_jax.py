@@ -28,25 +28,24 @@ def main() -> None:
     data, shape = np.load(sys.argv[1]), json.loads(sys.argv[2])
     X, Y = jnp.asarray(data["x"]), jnp.asarray(data["y"])
     state = initial(shape)
-    length = LENGTH if shape["n_hidden"] < 1000 else 2
 
     @jax.jit
     def scan(state, ix):
         return jax.lax.scan(lambda state, ix: step(state, X[ix], Y[ix]), state, ix)
 
     rng = np.random.default_rng(0)
-    draw = lambda: jnp.asarray(rng.integers(0, len(Y), (length, shape["batch_size"]), dtype=np.int32))  # noqa: E731
+    draw = lambda: jnp.asarray(rng.integers(0, len(Y), (LENGTH, shape["batch_size"]), dtype=np.int32))  # noqa: E731
     state, losses = scan(state, draw())
     losses.block_until_ready()
     print(jax.__version__, flush=True)
     for line in sys.stdin:
-        calls = -(-int(line) // length)
+        calls = -(-int(line) // LENGTH)
         batches = [draw() for _ in range(calls)]
         began = time.perf_counter()
         for ix in batches:
             state, losses = scan(state, ix)
         losses.block_until_ready()
-        print((time.perf_counter() - began) * int(line) / (calls * length), flush=True)
+        print((time.perf_counter() - began) * int(line) / (calls * LENGTH), flush=True)
 
 
 def initial(shape):

@@ -1,7 +1,8 @@
-"""`makemore bench`: what this build is worth on this machine, each figure a ratio against its reference.
+"""`makemore bench`: what this build is worth on this machine, training speeds as ratios against a reference.
 
 Speeds of a shared machine wander by a factor of two; ratios of two sides that take turns do not. So nothing here is a
-number of steps a second alone, and every figure comes with its spread.
+number of steps a second alone. What the whole program costs beside training is in seconds and bytes. Each figure comes
+with its spread, but for what is measured once: a whole run, the growth of memory, the bytes of a paused view.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def run(quick: bool, json: bool) -> int:
     about, figures, notes = machine(), list[Figure](), list[str]()
     if not json:
         print("  ".join(f"{key} {value}" for key, value in about.items()))
-        print("ratios: medians over rounds in which both sides take turns [quartiles]; one thread\n", flush=True)
+        print("medians [quartiles]; the sides of a ratio take turns, but for a whole run; one thread\n", flush=True)
     for found in measure(effort, notes):
         figures.append(found)
         if not json:

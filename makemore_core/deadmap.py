@@ -30,8 +30,6 @@ def dead_map(trainer: Trainer, options: Options) -> Data:
     outs = train_pass(net, x, y)
     flat = {index: brick.flat(outs[index].detach(), FLAT) for index, brick in found}
     dead = _dead_units(trainer, x)
-    if not flat:
-        raise ValueError("dead-map: this net has no nonlinearity that could be flat")
     worst = max(flat, key=lambda index: (int(dead[index].sum()), float(flat[index].float().mean())))
     layer = whole(options, "layer", worst, 0, max(flat))
     if layer not in flat:

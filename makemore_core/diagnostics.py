@@ -7,7 +7,7 @@ training. Tensors of one shape are measured in one pass, and all numbers of a pr
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -48,15 +48,7 @@ def rows(model: Model) -> list[tuple[int, Nonlinearity]]:
 def probe(model: Model, taps: Taps, dead: Mapping[int, int]) -> Probe:
     """Statistics of the last update; `dead` holds the confirmed number of dead units by index, where there is one."""
     shown, matrices = rows(model), _matrices(model)
-    of_layers = _in_groups(
-        [(brick.kind, taps.outs[index].shape) for index, brick in shown],
-        lambda group: _layer_numbers([shown[i] for i in group], taps),
-    )
-    of_weights = _in_groups(
-        [("", matrix.tensor.shape) for matrix in matrices],
-        lambda group: _weight_moments([matrices[i] for i in group], taps),
-    )
-    layers, weights = _transfer(of_layers, _weight_numbers(of_weights))
+    layers, weights = _transfer(_layer_numbers(shown, taps), _weight_numbers(matrices, taps))
     return Probe(
         tuple(
             _layer(index, brick, taps.outs[index].shape[-1], dead.get(index), numbers)
@@ -69,41 +61,45 @@ def probe(model: Model, taps: Taps, dead: Mapping[int, int]) -> Probe:
     )
 
 
-def _in_groups(keys: list[tuple[str, torch.Size]], measure: Callable[[list[int]], Tensor]) -> Tensor:
-    """A row (K) of numbers for each key, a kind and a shape.
+def _cached(number: int, size: int) -> list[slice]:
+    """So many tensors of one size in parts that stay in the processor's cache while they are measured."""
+    most = max(1, CACHED // size)
+    return [slice(start, start + most) for start in range(0, number, most)]
 
-    `measure` is given the positions of equal keys, as many at a time as stay in the processor's cache, and gives
-    their rows (n, K).
+
+def _layer_numbers(shown: list[tuple[int, Nonlinearity]], taps: Taps) -> Tensor:
+    """For each output and then for its gradient mean, std, histogram's low, high and counts; last the saturation.
+
+    The nonlinearities of a net are of one kind and shape; the histograms of all outs have one scale, those of all
+    gradients too.
     """
-    groups: dict[tuple[str, torch.Size], list[int]] = {}
-    for position, key in enumerate(keys):
-        groups.setdefault(key, []).append(position)
-    parts = []
-    for (_, shape), group in groups.items():
-        most = max(1, CACHED // shape.numel())
-        parts += [group[i : i + most] for i in range(0, len(group), most)]
-    if not parts:
-        return torch.empty((0, 0))
-    places = [position for part in parts for position in part]
-    measured = torch.cat([measure(part) for part in parts])
-    return measured[sorted(range(len(places)), key=places.__getitem__)]
-
-
-def _layer_numbers(group: list[tuple[int, Nonlinearity]], taps: Taps) -> Tensor:
-    """For each output and then for its gradient mean, std, histogram's low, high and counts; last the saturation."""
-    n, brick = len(group), group[0][1]
-    x = torch.stack([part[index] for part in (taps.outs, taps.gradients) for index, _ in group]).flatten(1)
-    moments = _moments(x)
-    high = _reach(moments[:, 1].view(2, n))
+    brick, outs = shown[0][1], [taps.outs[index] for index, _ in shown]
+    gradients = [taps.gradients[index] for index, _ in shown]
+    parts = [torch.stack(outs[some] + gradients[some]).flatten(1) for some in _cached(len(outs), outs[0].numel())]
+    moments = torch.cat([_moments(x).view(2, -1, 2) for x in parts], 1)
+    high = _reach(moments[..., 1])
     ends = torch.stack([-high, high], 1)
     limits = bounds(brick)
     if limits:
         ends[0] = ends.new_tensor(limits)
-    ends = ends.repeat_interleave(n, 0)
-    table = torch.cat([moments, ends, _counts(x, ends.to(x.dtype))], 1)
-    saturated = brick.flat(x[:n], SATURATED).sum(1, keepdim=True) / x.shape[1]
-    saturated = torch.where(moments[:n, :1].isnan(), torch.nan, saturated)  # NaN is beyond no threshold
-    return torch.cat([table[:n], table[n:], saturated], 1)
+    counts = torch.cat([_counts(x.view(2, -1, x.shape[1]), ends.to(x.dtype)) for x in parts], 1)
+    table = torch.cat([moments, ends[:, None].expand(-1, len(outs), -1), counts], 2)
+    saturated = torch.cat([brick.flat(x[: len(x) // 2], SATURATED).sum(1, keepdim=True) / x.shape[1] for x in parts])
+    saturated = torch.where(moments[0, :, :1].isnan(), torch.nan, saturated)  # NaN is beyond no threshold
+    return torch.cat([*table, saturated], 1)
+
+
+def _weight_numbers(matrices: list[_Matrix], taps: Taps) -> Tensor:
+    """(n, 5), in the order of the fields of `Weight`; matrices of one shape are measured together."""
+    alike: dict[torch.Size, list[int]] = {}
+    for place, matrix in enumerate(matrices):
+        alike.setdefault(matrix.tensor.shape, []).append(place)
+    parts = [places[some] for shape, places in alike.items() for some in _cached(len(places), shape.numel())]
+    moments = torch.cat([_weight_moments([matrices[place] for place in part], taps) for part in parts])
+    places = [place for part in parts for place in part]
+    _, data, gradient_mean, gradient, _, change = moments[sorted(range(len(places)), key=places.__getitem__)].unbind(1)
+    # a constant tensor has no spread to be compared with: the ratios may be infinite or NaN
+    return torch.stack([gradient_mean, gradient, data, gradient / data, (change / data).log10()], 1)
 
 
 def _weight_moments(group: list[_Matrix], taps: Taps) -> Tensor:
@@ -113,13 +109,6 @@ def _weight_moments(group: list[_Matrix], taps: Taps) -> Tensor:
     x = torch.stack(tensors).view(3, len(group), -1)
     torch.sub(x[0], x[2], out=x[2])
     return _moments(x.flatten(0, 1)).view(3, len(group), 2).transpose(0, 1).flatten(1)
-
-
-def _weight_numbers(moments: Tensor) -> Tensor:
-    """(n, 6) as from `_weight_moments` -> (n, 5), in the order of the fields of `Weight`."""
-    _, data, gradient_mean, gradient, _, change = moments.unbind(1)
-    # a constant tensor has no spread to be compared with: the ratios may be infinite or NaN
-    return torch.stack([gradient_mean, gradient, data, gradient / data, (change / data).log10()], 1)
 
 
 def _moments(x: Tensor) -> Tensor:
@@ -145,18 +134,17 @@ def bounds(brick: Brick) -> tuple[float, float] | None:
 
 
 def _counts(x: Tensor, ends: Tensor) -> Tensor:
-    """Histograms (n, BINS) of the rows of `x` (n, size) from and to `ends` (n, 2); NaN is counted nowhere."""
+    """Histograms (2, n, BINS) of `x` (2, n, size), from and to `ends` (2, 2); NaN is counted nowhere."""
     # not histc: it takes its range as numbers, for which it would wait for the device
-    low, high = ends[:, :1], ends[:, 1:]
+    low, high = ends[:, :1, None], ends[:, 1:, None]
     bins = x.sub(low).mul_(BINS / (high - low)).clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
-    counts = torch.zeros((len(x), BINS + 1), dtype=torch.float64, device=x.device)  # float32 would stop at 2^24
-    return counts.scatter_add_(1, bins, counts.new_ones(()).expand_as(x))[:, :BINS]
+    counts = x.new_zeros((*x.shape[:2], BINS + 1), dtype=torch.float64)  # float32 would stop at 2^24
+    return counts.scatter_add_(2, bins, counts.new_ones(()).expand_as(x))[..., :BINS]
 
 
 def _transfer(*tables: Tensor) -> list[list[list[float]]]:
     """Tables (n, K) as rows of numbers, all in one transfer to the host."""
-    filled = [table.flatten().double() for table in tables if table.numel()]  # an empty one may be on another device
-    numbers = iter(torch.cat(filled).tolist() if filled else [])
+    numbers = iter(torch.cat([table.flatten().double() for table in tables]).tolist())
     return [[list(islice(numbers, table.shape[1])) for _ in range(table.shape[0])] for table in tables]
 
 

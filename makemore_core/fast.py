@@ -47,7 +47,7 @@ SOURCE = Path(__file__).with_name("fast.c")
 # No -ffast-math: a net that diverges has to be seen to diverge, and the same steps have to give the same bits.
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC")
 # The compiler goes on where this process ends before it: what it has made is there for the next one.
-COMPILE = 'made=$0; "$@" -o "$made.$$.part" && mv "$made.$$.part" "$made"'
+COMPILE = 'made=$0; part=$made.$$.part; "$@" -o "$part" && { sync "$part"; mv "$part" "$made"; }'
 STALE = 3600.0  # seconds after which a part of a compilation passes for abandoned
 LANES, GRAD_ROWS, PANEL = 32, 8, 48  # as in fast.c, or more
 ALIGN = 16  # floats in a cache line
@@ -113,7 +113,11 @@ class Build:
         return self.problem
 
     def _load(self) -> ctypes.CDLL:
-        library = ctypes.CDLL(str(self._target))  # not PyDLL: the GIL is free for as long as a call lasts
+        try:
+            library = ctypes.CDLL(str(self._target))  # not PyDLL: the GIL is free for as long as a call lasts
+        except OSError:
+            self._target.unlink(missing_ok=True)  # the power may have gone as it was made: the next run compiles anew
+            raise
         library.makemore_advance.argtypes = [
             ctypes.POINTER(_Net), ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p,
         ]  # fmt: skip
@@ -183,19 +187,18 @@ def _key(command: list[str]) -> str:
 
 def _cache() -> Path:
     """A folder for compiled kernels that nobody else can write to."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "makemore-studio"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _private(folder) and os.access(folder, os.W_OK | os.X_OK):
-            return folder
-    except (OSError, RuntimeError):  # no such home, or one that cannot be written to
-        pass
+    home, shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache", tempfile.gettempdir()
+    for base, name in ((home, "makemore-studio"), (shared, f"makemore-studio-{os.getuid()}")):
+        with contextlib.suppress(OSError, RuntimeError):  # no such home, or one that cannot be written to
+            folder = Path(base).expanduser() / name
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _private(folder) and os.access(folder, os.W_OK | os.X_OK):
+                return folder
     return Path(tempfile.mkdtemp(prefix="makemore-studio-"))
 
 
 def _private(path: Path) -> bool:
-    info = path.stat()
+    info = path.lstat()  # a link could be led elsewhere afterwards
     return info.st_uid == os.getuid() and not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 

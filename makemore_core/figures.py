@@ -1,4 +1,4 @@
-"""Figures of the bench: ratios with their spread, and what the project asks of them.
+"""Figures of the bench, with their spread, and what the project asks of them.
 
 They stand apart so that every part of the bench speaks of its results in the same few words.
 """
@@ -21,7 +21,7 @@ class Asked(NamedTuple):
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """One result. `value` is the median over the rounds, `low` and `high` its quartiles.
+    """One result. `value` is the median over the rounds unless `name` says otherwise, `low` and `high` their quartiles.
 
     `asked` is what the project asks of it, None where it asks nothing; `sides` holds the median steps per second of
     what was compared.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -90,24 +91,24 @@ class Model:
 
     def clone(self) -> Model:
         """A copy that shares nothing with this net, for what must not be disturbed by training or disturb it."""
-        twin = copy.copy(self)
-        twin.embedding, twin.layers = copy.copy(self.embedding), [_clone(layer) for layer in self.layers]
-        twin.embedding.weight = self.embedding.weight.detach().clone()
-        return twin
+        return Model(_clone(self.embedding), [_clone(layer) for layer in self.layers])
 
-    def to(self, device: torch.device) -> Model:
-        """The same net, its tensors on `device`."""
+    def to(self, target: torch.device | torch.dtype) -> Model:
+        """The same net, its tensors on that device or of that dtype."""
         for brick in [self.embedding, *self.leaves()]:
             for name, value in list(vars(brick).items()):
                 if isinstance(value, Tensor):
-                    setattr(brick, name, value.to(device))
+                    setattr(brick, name, value.to(target))
         return self
 
 
-def _clone(brick: Brick) -> Brick:
+AnyBrick = TypeVar("AnyBrick", bound=Brick)
+
+
+def _clone(brick: AnyBrick) -> AnyBrick:
     twin = copy.copy(brick)
-    if isinstance(brick, Residual):
-        twin.__dict__["bricks"] = tuple(_clone(inner) for inner in brick.bricks)
+    if isinstance(twin, Residual):
+        twin.bricks = tuple(map(_clone, twin.bricks))
         return twin
     kept = [id(tensor) for tensor in brick.parameters() + brick.buffers()]
     for name, value in vars(brick).items():

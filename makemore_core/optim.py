@@ -26,8 +26,7 @@ class Optimizer:
         self.count += 1
         for parameter, slots in zip(self.parameters, self.state, strict=True):
             gradient = parameter.grad
-            if gradient is None:
-                continue
+            assert gradient is not None
             match config.optimizer:
                 case "sgd":
                     parameter += -lr * gradient

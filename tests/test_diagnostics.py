@@ -121,7 +121,7 @@ def test_what_is_alike_is_measured_together_and_comes_out_in_order(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     V = few_names.vocabulary  # so that the embedding and the later weights are of one shape, the first weight is not
-    trainer = watched(few_names, n_layer=12, n_embd=V, n_hidden=V, block_size=2)
+    trainer = watched(few_names, n_layer=12, n_embd=V, n_hidden=V, block_size=2, nonlinearity="relu")
     whole = trainer.probe({})
     assert [layer.index for layer in whole.layers] == list(range(2, 36, 3))
     assert [weight.shape[0] for weight in whole.weights] == [V, 2 * V] + [V] * 12
@@ -134,6 +134,9 @@ def test_what_is_alike_is_measured_together_and_comes_out_in_order(
         assert msgspec.structs.astuple(one)[3:] == pytest.approx(msgspec.structs.astuple(other)[3:])
     for layer, same in zip(alone.layers, whole.layers, strict=True):
         assert (layer.index, layer.gradient.std) == (same.index, pytest.approx(same.gradient.std))
+    for column in ("activation", "gradient"):
+        scales = [getattr(layer, column).histogram.high for layer in (*alone.layers, *whole.layers)]
+        assert scales == pytest.approx([scales[0]] * 24), "one scale for a column"
 
 
 def test_residual_connections_are_opened_into_rows(few_names: Dataset) -> None:
@@ -189,16 +192,16 @@ def round_trip(probe: Probe) -> Snapshot:
 
 
 def test_nan_is_counted_nowhere_and_outliers_at_the_edges() -> None:
-    x = torch.tensor([[math.nan, -math.inf, math.inf, -1.0, 1.0, 5.0, 0.0, 0.999]])
-    (counts,) = diagnostics._counts(x, torch.tensor([[-1.0, 1.0]])).tolist()
+    x = torch.tensor([math.nan, -math.inf, math.inf, -1.0, 1.0, 5.0, 0.0, 0.999])
+    counts = diagnostics._counts(x.expand(2, 1, -1), torch.tensor([[-1.0, 1.0]] * 2))[0, 0].tolist()
     assert (counts[0], counts[-1], counts[BINS // 2]) == (2, 4, 1)
     assert sum(counts) == 7
 
 
 def test_counts_are_exact_however_many() -> None:
     n = 2**24 + 2
-    counts = diagnostics._counts(torch.zeros((1, n)), torch.tensor([[-1.0, 1.0]]))
-    assert int(counts[0, BINS // 2]) == n
+    counts = diagnostics._counts(torch.zeros((1, 1, n)), torch.tensor([[-1.0, 1.0]]))
+    assert int(counts[0, 0, BINS // 2]) == n
 
 
 def test_gradients_that_vanish_still_have_a_spread() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import stat
+import tempfile
 import threading
 from pathlib import Path
 
@@ -349,6 +350,33 @@ def test_damaged_kernels_are_compiled_anew(tmp_path: Path, monkeypatch: pytest.M
     assert Build().missing() is None
     assert copy.read_bytes()[:5000] == kernels.read_bytes()[:5000]
     assert copy.stat().st_size == kernels.stat().st_size
+
+
+@needs_compiler
+@pytest.mark.usefixtures("short_source")
+def test_kernels_that_cannot_be_loaded_are_compiled_anew_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    left = Build()
+    assert left._compiler is not None
+    left._compiler.wait()
+    left._made.write_bytes(b"")  # as after a power cut
+    assert left.missing() is not None
+    assert Build().missing() is None
+
+
+def test_without_a_home_the_kernels_have_one_folder_among_the_temporary_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = fast._cache()
+    assert (folder.parent, folder) == (tmp_path, fast._cache())
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")  # by somebody else, who may lead it somewhere else again
+    assert fast._cache() != folder
 
 
 def test_no_compiler_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,28 @@ def test_loss_gradients_and_running_statistics_are_those_of_autograd(
         torch.testing.assert_close(mine, theirs, rtol=1e-5 * ROUNDING, atol=1e-6)
 
 
+@pytest.mark.parametrize(("nonlinearity", "gain", "n_layer"), [("tanh", 0.5, 20), ("elu", 0.3, 14)])
+def test_a_net_that_fades_with_depth_keeps_its_digits(
+    nonlinearity: str, gain: float, n_layer: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last outs would be lost in the rounding of a 1. That is seen to on every machine, however small they are."""
+    model, train = net(SMALL.replace({"norm": "none", "nonlinearity": nonlinearity, "gain": gain, "n_layer": n_layer}))
+    ours = Fused(model, train).gradients(BATCH, number())
+    _, expected, _, _ = pull(model, train, BATCH)
+    for gradient, reference in zip(ours, expected, strict=True):
+        largest = float(reference.abs().max())
+        torch.testing.assert_close(gradient, reference, rtol=0.0, atol=1e-5 * ROUNDING * largest)
+    assert agrees(Fused(model, train), BATCH)
+    right = Fused.gradients
+
+    def wrong(self: Fused, batch: torch.Tensor, loss: torch.Tensor) -> list[torch.Tensor]:
+        *gradients, weight, bias = right(self, batch, loss)
+        return [*gradients, 1.01 * weight, bias]
+
+    monkeypatch.setattr(Fused, "gradients", wrong)
+    assert not agrees(Fused(model, train), BATCH)
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, in the interpreter
 def test_a_net_that_diverged_is_seen_to() -> None:
     model, train = net(SMALL.replace({"norm": "none"}))

@@ -55,9 +55,3 @@ def test_gradients_are_left_as_they_are(name: str) -> None:
     mine.grad = torch.ones_like(mine)
     Optimizer(Config(optimizer=name), [mine]).update(0.1)  # type: ignore[arg-type]
     assert torch.equal(mine.grad, torch.ones_like(mine))
-
-
-def test_a_parameter_without_a_gradient_stays() -> None:
-    mine = parameters()
-    Optimizer(Config(optimizer="adam"), mine).update(0.1)
-    assert all(torch.equal(a, b) for a, b in zip(mine, parameters(), strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -58,6 +59,16 @@ def snapshot(state: State, step: int = 7) -> bytes:
     return to_json(Snapshot(run="emma", state=state, step=step, steps=10, time=time.time()))
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    lock = RunLock(folder)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def modes(folder: Path) -> set[int]:
     return {path.stat().st_mode & 0o777 for path in folder.rglob("*") if path.is_file()}
 
@@ -67,7 +78,7 @@ def modes(folder: Path) -> set[int]:
 
 def test_a_new_run_is_for_its_owner_only(run: Path) -> None:
     assert write_state(run, snapshot("running"))
-    with RunLock(run):
+    with locked(run):
         assert {path.stat().st_mode & 0o777 for path in (run, *run.glob("*/"))} == {0o700}
         assert modes(run) == {0o600}
 
@@ -152,7 +163,7 @@ def test_the_latest_is_one_that_can_be_read_and_was_recorded_or_is_beginning(run
     (damaged / rundir.MANIFEST).write_bytes(b"null")
     write_state(damaged, snapshot("stopped"))
     assert find_run(None) == run
-    with RunLock(never):
+    with locked(never):
         os.utime(never / rundir.MANIFEST, (2e9, 2e9))
         assert find_run(None) == never
 
@@ -327,7 +338,7 @@ def test_a_lock_left_by_a_kill_is_taken_over(run: Path, train: Train) -> None:
     first = train()
     first.kill()
     first.wait()
-    with RunLock(run):
+    with locked(run):
         holder = rundir.trainer(run)
         assert holder is not None
         assert holder.pid == os.getpid()
@@ -335,7 +346,7 @@ def test_a_lock_left_by_a_kill_is_taken_over(run: Path, train: Train) -> None:
 
 
 def test_looking_does_not_loosen_the_lock_of_this_process(run: Path) -> None:
-    with RunLock(run):
+    with locked(run):
         assert rundir.trainer(run) is not None
         assert liveness(run) == "running"
         with pytest.raises(ValueError, match=f"by process {os.getpid()}$"):
@@ -422,7 +433,7 @@ rundir.write_state(Path({str(run)!r}), {snapshot("finished")!r})
 """
     subprocess.run([sys.executable, "-c", program], check=True)
     assert liveness(run) == "finished"
-    with RunLock(run):
+    with locked(run):
         assert liveness(run) == "running"
 
 
