@@ -93,6 +93,7 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 Command: TypeAlias = Pause | Resume | Step | Pace | Set | Restart | Back | Twin | Sample | Checkpoint | Look | Stop
 COLDEST, HOTTEST = 0.001, 100.0  # temperatures: below, logits overflow; above, all characters are alike
 MOST_STEPS = 1_000_000  # of one command
+MOST_WAITING = 1024  # events, or commands, that nobody has taken
 CHANGES = (Set, Restart, Back, Twin)  # what has to be made again, in order, to get the same weights
 
 _decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
@@ -169,9 +170,9 @@ class Stream(Protocol):
 class Channel:
     """The `Stream` inside one process: a trainer thread publishes, a front end drains; either may come first."""
 
-    def __init__(self, most: int = 1024) -> None:
-        self._events: deque[Event] = deque(maxlen=most)
-        self._commands: deque[Command] = deque(maxlen=most)
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=MOST_WAITING)
+        self._commands: deque[Command] = deque(maxlen=MOST_WAITING)
         self._called = threading.Event()
 
     def drain(self) -> list[Event]:

@@ -547,7 +547,7 @@ def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, mo
 
 
 def test_a_recorder_need_not_do_anything(few_names: Dataset) -> None:
-    channel = Channel(most=4096)
+    channel = Channel()
     assert Session(SMALL, few_names, channel, recorder=Recorder(), watch=Watch(every=1)).run() == "finished"
     assert len(channel.drain()) >= SMALL.steps
 

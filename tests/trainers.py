@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from makemore_core import recorder, rundir
-from makemore_core.command import Channel, Command, Restart, Set, Stop
+from makemore_core import recorder, rundir, session
+from makemore_core.command import Back, Channel, Command, Restart, Set, Stop
 from makemore_core.config import LIVE_FIELDS, Config
 from makemore_core.dataset import Dataset, read
 from makemore_core.session import Request, Session
@@ -74,7 +74,7 @@ def trainer_process(
 
 def _train(folder: Path, orders: tuple[Order, ...], watch: Watch, pace: Pace, stay: bool) -> None:
     torch.set_num_threads(1)
-    recorder.CHECKPOINT, recorder.BEAT = pace.checkpoint, pace.beat
+    recorder.CHECKPOINT, recorder.BEAT, session.KEPT = pace.checkpoint, pace.beat, 0.0
     opened(folder, *orders, watch=watch, stay=stay).run()
 
 
@@ -110,7 +110,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) ->
 
 def reference(config: Config, dataset: Dataset, changes: Sequence[tuple[int, int, Command]]) -> Trainer:
     """The net that such changes, each made before the update it names, lead to when nothing ever goes wrong."""
-    trainer = Trainer(config, dataset)
+    trainer, left = Trainer(config, dataset), list[Trainer]()
     for _, step, command in changes:
         if step > trainer.step:
             trainer.advance(step - trainer.step)
@@ -120,9 +120,14 @@ def reference(config: Config, dataset: Dataset, changes: Sequence[tuple[int, int
                 if live or values.keys() <= LIVE_FIELDS:
                     trainer.reconfigure(config)
                 else:
+                    left.append(trainer)
                     trainer = Trainer(config, dataset)
             case Restart():
+                left.append(trainer)
                 trainer = Trainer(config, dataset)
+            case Back():
+                left[-1], trainer = trainer, left[-1]
+                config = trainer.config
             case _:
                 assert isinstance(command, Stop), command
     if config.steps > trainer.step:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from makemore_core import rundir
-from makemore_core.command import Command, Restart, Set, Stop
+from makemore_core.command import Back, Command, Restart, Set, Stop
 from makemore_core.config import Config, Optimizer
 from makemore_core.dataset import read
 from makemore_core.recorder import later_changes, load_trainer
@@ -21,6 +21,7 @@ CHANGES: tuple[Command, ...] = (
     Set({"norm": "none"}, live=True),
     Restart(),
     Set({"gain": 1.5}),
+    Back(),
     Set({"optimizer": "adam"}, live=True),
     Set({"nonlinearity": "relu"}, live=True),
     Set({"lr": 0.01}),
@@ -30,10 +31,10 @@ CHANGES: tuple[Command, ...] = (
 ORDERS = tuple(
     Order(attempt, step, command)
     for (attempt, step), command in zip(
-        [(0, 300), (0, 500), (0, 700), (1, 400), (2, 300), (2, 500), (2, 700)], CHANGES, strict=True
+        [(0, 300), (0, 500), (0, 700), (1, 400), (2, 300), (3, 600), (3, 700), (3, 800)], CHANGES, strict=True
     )
 )
-END = Order(2, 1500, Stop())
+END = Order(3, 1500, Stop())
 
 
 @pytest.mark.torture
