@@ -84,8 +84,8 @@ class Watched:
         self.config = config
         self.trainer.reconfigure(config)
         self.watched = False
-        if self.trainer.model is not before:
-            self.dead = {}
+        if self.trainer.model is not before:  # what was known is of another net
+            self.dead, self.splits, self.names_step = {}, None, None
 
     def survey(self, whole: bool) -> Iterator[None]:
         """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
