@@ -10,8 +10,8 @@ from torch import Tensor
 
 from makemore_core import part4
 from makemore_core.engine import cross_entropy_backward
-from makemore_core.gradcheck import BACKWARD, Formulas
-from makemore_core.layers import BatchNorm1d, Linear, Tanh
+from makemore_core.gradcheck import BACKWARD, formulas
+from makemore_core.layers import BatchNorm1d, Linear, Residual, Tanh
 from makemore_core.looking import Data, Options, present_batch, train_pass
 from makemore_core.model import Model
 from makemore_core.snapshot import Json
@@ -60,22 +60,38 @@ def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
         twin.backward(cross_entropy_backward(logits, y))
         gradients: list[Json] = []
         parameters = iter(zip(twin.parameters(), by_autograd, strict=True))
-        bricks = [(None, twin.embedding), *enumerate(twin.leaves())]
+        bricks, behind = [(None, twin.embedding), *enumerate(twin.leaves())], _behind(twin)
         for index, brick in bricks:
-            formulas = BACKWARD.get(brick.kind, Formulas("", (), ""))
+            form = formulas(brick)
             label = f"{'' if index is None else index} {brick.kind}".strip()
-            if index is not None:  # by what it gives: that is where the next brick's formula has led
-                after = bricks[index + 2][1].kind if index + 2 < len(bricks) else "loss"
-                formula = BACKWARD[after].input if after in BACKWARD else "(softmax(logits) - one_hot(y)) / n"
+            if index is not None:
                 compared = _compare(f"{label} out", brick.dout, part4.gradient_of(outs[index]))
-                gradients.append(_row(compared, formula, formulas.place))
+                gradients.append(_row(compared, *behind[index]))
             names = ["weight", "bias"] if hasattr(brick, "weight") else ["gamma", "beta"]
             for name, formula, (parameter, autograd) in zip(
-                names, formulas.parameters, _as_many(parameters, len(brick.parameters())), strict=False
+                names, form.parameters, _as_many(parameters, len(brick.parameters())), strict=False
             ):
                 compared = _compare(f"{label} {name}", part4.gradient_of(parameter), autograd)
-                gradients.append(_row(compared, formula, formulas.place))
+                gradients.append(_row(compared, formula, form.place))
     return {"loss": float(F.cross_entropy(logits, y)), "gradients": gradients, "one_expression": []}
+
+
+def _behind(net: Model) -> list[tuple[str, str]]:
+    """How d loss / d out of each leaf comes from what is behind it, the next brick and a skip; and where that stands.
+
+    A skip adds the gradient of the sum that it leads to, which is that of the last brick beside it.
+    """
+    leaves = net.leaves()
+    behind = [(form.input, form.place) for form in map(formulas, leaves[1:])]
+    behind.append(("(softmax(logits) - one_hot(y)) / n", "part 4, exercise 2"))
+    first = 0
+    for layer in net.layers:
+        last = first + len(list(layer.leaves())) - 1
+        if isinstance(layer, Residual) and first:
+            formula, place = behind[first - 1]
+            behind[first - 1] = (f"{formula} + d({last} {leaves[last].kind} out)", place)
+        first = last + 1
+    return behind
 
 
 def _as_many(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:

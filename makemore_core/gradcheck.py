@@ -71,6 +71,13 @@ BACKWARD: dict[str, Formulas] = {
 }  # fmt: skip
 
 
+def formulas(brick: Brick) -> Formulas:
+    """What this brick does: where BatchNorm's variance is the biased one, n stands for n-1."""
+    found = BACKWARD[brick.kind]
+    biased = isinstance(brick, layers.BatchNorm1d) and not brick.unbiased
+    return found._replace(input=found.input.replace("(n-1)", "n")) if biased else found
+
+
 def bricks() -> dict[str, Callable[[torch.Generator], tuple[Brick, Tensor]]]:
     """A small example of every brick with an input for it; kinks of piecewise functions are kept away from."""
 
@@ -124,9 +131,9 @@ def check_brick(name: str, brick: Brick, x: Tensor, generator: torch.Generator) 
     for tensor in tensors.values():
         tensor.requires_grad_(False)
 
-    formulas = BACKWARD[brick.kind]
-    written = {"input": formulas.input} | dict(
-        zip([key for key in tensors if key != "input"], formulas.parameters, strict=False)
+    form = formulas(brick)
+    written = {"input": form.input} | dict(
+        zip([key for key in tensors if key != "input"], form.parameters, strict=False)
     )
     return [
         BrickCheck(

@@ -188,6 +188,22 @@ def test_any_net_goes_brick_by_brick(preset: str, changes: dict[str, Value], cou
     assert count is None or len(shown["gradients"]) == count
 
 
+def test_the_formula_beside_a_gradient_is_the_one_that_was_computed() -> None:
+    changes: dict[str, Value] = {"norm": "none", "residual": True, "n_layer": 3}
+    shown = look(trained("deep-batchnorm", 1, **changes), "backward")
+    formulas = {row["name"]: (row["formula"], row["place"]) for row in shown["gradients"]}
+    linear = "part 4, exercise 1"
+    assert formulas["1 Tanh out"] == ("dout @ weight.T + d(3 Tanh out)", linear)  # (1 -> 2, 3) past 2 and 3
+    assert formulas["3 Tanh out"] == ("dout @ weight.T + d(5 Tanh out)", linear)
+    assert formulas["5 Tanh out"] == ("dout @ weight.T", linear)
+    assert formulas["2 Linear out"] == ("(1 - out**2) * dout", linear)
+    assert formulas["6 Linear out"] == ("(softmax(logits) - one_hot(y)) / n", "part 4, exercise 2")
+    for variance, divisor in (("lecture", "/ (n-1))"), ("pytorch", "/ n)")):
+        shown = look(trained("deep-batchnorm", 1, norm_variance=variance), "backward")
+        (formula,) = {row["formula"] for row in shown["gradients"] if row["name"].endswith("Linear out")}
+        assert formula.endswith(divisor)
+
+
 def test_a_wrong_backward_pass_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tanh, "pull_back", lambda self, dout: (1.0 - self.out) * dout)
     shown = look(trained("deep-tanh", 3), "backward")

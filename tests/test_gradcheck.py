@@ -49,6 +49,9 @@ def test_every_brick_is_checked(report: gradcheck.Report) -> None:
     }
     assert checked == set(gradcheck.BACKWARD)
     assert report.wrong == []
+    inputs = {b.brick: b.formula for b in report.bricks if b.tensor == "input"}
+    assert "/ (n-1)" in inputs["BatchNorm1d"]
+    assert "/ n)" in inputs["BatchNorm1d, PyTorch's variance"]
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
