@@ -230,7 +230,7 @@ def _table(report: Report) -> Iterator[str]:
     yield f"part 4: {report.params:,} parameters, first loss {report.loss:.4f} (published {PART_4.first_loss:.4f},"
     yield "on the lectures' file; BatchNorm's gain and bias were drawn there without a seed)"
     yield ""
-    yield f"{'gradient':15s} {'shape':>12s}  exact  close  largest difference"
+    yield f"{'gradient':15s} {'shape':>12s}  exact  close  {'off by':>7s}  largest |gradient|"
     yield from map(_line, report.gradients)
     yield ""
     yield "in one expression (exercises 2 and 3)"
@@ -249,4 +249,4 @@ def _table(report: Report) -> Iterator[str]:
 def _line(c: Comparison) -> str:
     shape = "x".join(map(str, c.shape))
     exact, close = ("yes" if c.exact else "no"), ("yes" if c.close else "WRONG")
-    return f"{c.name:15s} {shape:>12s}  {exact:5s}  {close:5s}  {c.largest:.1e}"
+    return f"{c.name:15s} {shape:>12s}  {exact:5s}  {close:5s}  {c.largest:.1e}  {c.size:.1e}"

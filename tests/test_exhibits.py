@@ -162,11 +162,26 @@ def test_26_pieces_for_the_net_of_part_4() -> None:
     assert shown["form"] == "pieces"
     assert len(shown["gradients"]) == 26
     assert all(row["close"] and row["formula"] and row["place"] for row in shown["gradients"])
-    assert shown["gradients"][8] | {"exact": 0, "largest": 0} == {
-        "name": "h", "shape": [32, 200], "exact": 0, "close": True, "largest": 0, "nan": False,
+    assert shown["gradients"][8] | {"exact": 0, "largest": 0, "size": 0} == {
+        "name": "h", "shape": [32, 200], "exact": 0, "close": True, "largest": 0, "size": 0, "nan": False,
         "formula": "dlogits @ W2.T", "place": "second linear layer",
     }  # fmt: skip
     assert all(row["close"] for row in shown["one_expression"])
+    assert "b1" not in [row["name"] for row in look(trained("mlp-batchnorm"), "backward")["gradients"]]
+
+
+@pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-tanh"])
+def test_the_logits_of_one_example_are_pulled_up_and_down(preset: str) -> None:
+    trainer = trained(preset)
+    shown = look(trainer, "backward")
+    example = shown["example"]
+    assert example["name"] in [row["name"] for row in shown["gradients"]]
+    x, y = present_batch(trainer)
+    logits = trainer.model.clone()(x).requires_grad_(True)
+    F.cross_entropy(logits, y).backward()
+    assert logits.grad is not None
+    assert example["dlogits"] == pytest.approx((32 * logits.grad[0]).tolist(), abs=1e-6)
+    assert [n for n, pull in enumerate(example["dlogits"]) if pull < 0] == [example["target"]]
 
 
 @pytest.mark.parametrize(
