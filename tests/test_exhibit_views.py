@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 from math import inf, nan
 
@@ -178,6 +179,25 @@ def test_gradients_that_are_nan_on_both_sides_are_not_wrong() -> None:
     diverged.history.exhibits["backward"] = Exhibit("backward", 30, data)
     assert "nothing to compare: 25 of 25 gradients are nan on both sides" in words(diverged)
     assert "!" not in words(diverged)
+
+
+def test_the_gradients_of_the_weights_are_drawn_where_there_is_room() -> None:
+    shown = view("weights", "deep-tanh")
+    asked = screen("weights").look
+    assert asked is not None
+    assert asked(shown) == Look("weight-gradients")
+    unanswered = replace(shown, history=History())
+    unanswered.history.feed([shown.history.snapshot])  # type: ignore[list-item]
+    for cells, numbers in ((40, 2), (60, 3), (80, 4), (100, 5)):
+        told = words(shown, cells, 24).split("\n")
+        at = next(at for at, line in enumerate(told) if "grad:data" in line)
+        head, row = told[at], told[at + 2]
+        assert head.endswith("update:data")
+        assert len(re.findall(r"e-?\d|[.]\d\d", row)) == numbers
+        assert ("▄▄" in row, "±" in head) == (True, cells > 40)
+        assert "±" not in words(unanswered, cells, 24)
+    for cells in (20, 40, 60, 80, 160):
+        assert {width(line) for line in draw(shown, cells, 24)} == {cells}
 
 
 def test_the_slider_moves_one_value_and_normalisation_moves_all() -> None:

@@ -227,6 +227,23 @@ def test_a_wrong_backward_pass_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "10 Linear weight" not in wrong
 
 
+def test_the_gradients_of_the_weights_are_counted_on_one_scale() -> None:
+    trainer = trained("deep-tanh")
+    shown = look(trainer, "weight-gradients")
+    x, y = present_batch(trainer)
+    net = trainer.model.clone()
+    weights = {"C": net.embedding.weight} | {f"{at}.weight": net.leaves()[at].weight for at in range(0, 12, 2)}  # type: ignore[attr-defined]
+    for weight in weights.values():
+        weight.requires_grad_(True)
+    F.cross_entropy(net(x), y).backward()
+    assert shown["counts"].keys() == weights.keys()
+    assert [sum(counts) for counts in shown["counts"].values()] == [weight.numel() for weight in weights.values()]
+    stds = sorted(float(weight.grad.std()) for weight in weights.values())  # type: ignore[union-attr]
+    assert shown["reach"] == pytest.approx(3 * stds[3])
+    inside = int((net.leaves()[10].weight.grad.abs() < shown["reach"] * 0.9).sum())  # type: ignore[attr-defined]
+    assert sum(shown["counts"]["10.weight"][2:-2]) == pytest.approx(inside, rel=0.1)
+
+
 # --- BatchNorm
 
 

@@ -190,6 +190,13 @@ class Gains(msgspec.Struct):
     gains: list[GainRow]
 
 
+class WeightGradients(msgspec.Struct):
+    """Histograms from -`reach` to `reach` by the weight's name."""
+
+    reach: float
+    counts: dict[str, list[float]]
+
+
 class RangeTest(msgspec.Struct):
     """A learning-rate range test."""
 
