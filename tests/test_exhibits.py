@@ -44,20 +44,22 @@ def look(trainer: Trainer, name: str, **options: Value) -> Data:
 
 
 @pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-batchnorm", "fifty-layers-residual", "deep-tanh"])
-def test_looking_changes_nothing(preset: str) -> None:
+def test_looking_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_lr, "HELD_UP", 0.0)  # a range test of the fewest updates
     shallower = {"n_layer": 8} if preset.startswith("fifty") else {}
     watched, alone = trained(preset, 3, **shallower), trained(preset, 3, **shallower)
     for name in EXHIBITS:
-        look(watched, name, **({"updates": 10} if name == "find-lr" else {}))
+        look(watched, name)
     assert watched.advance(5) == alone.advance(5)
     for name, tensor in alone.tensors().items():
         assert torch.equal(tensor, watched.tensors()[name]), name
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
-def test_looking_leaves_the_optimiser_alone(optimizer: str) -> None:
+def test_looking_leaves_the_optimiser_alone(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_lr, "HELD_UP", 0.0)
     watched, alone = (trained("mlp-batchnorm", 3, optimizer=optimizer, n_hidden=20) for _ in range(2))
-    look(watched, "find-lr", updates=50)
+    look(watched, "find-lr")
     assert watched.optimizer.count == alone.optimizer.count
     assert watched.advance(5) == alone.advance(5)
 
@@ -67,7 +69,6 @@ def test_a_run_does_not_wait_long_for_its_range_test(monkeypatch: pytest.MonkeyP
     for bearable, updates in ((1000.0, find_lr.UPDATES), (0.0, find_lr.FEWEST)):
         monkeypatch.setattr(find_lr, "HELD_UP", bearable)
         assert len(look(trainer, "find-lr")["rates"]) == updates
-        assert len(look(trainer, "find-lr", updates=50)["rates"]) == 50
 
 
 # --- dead units
@@ -123,12 +124,9 @@ def test_bits() -> None:
         ("dead-map", {"layer": 4}, "layer=4: has to be one of 2, 5"),
         ("dead-map", {"unit": 100000}, "unit=100000: has to be a whole number from 0 to 99"),
         ("dead-map", {"unit": "--3"}, "unit=--3: has to be a whole number from 0 to 99"),
-        ("dead-map", {"examples": 0}, "examples=0"),
         ("batchnorm", {"example": -1}, "example=-1"),
         ("batchnorm", {"scale": "wide"}, "scale=wide"),
         ("gain", {"depth": 10**6}, "depth=1000000"),
-        ("gain", {"nonlinearity": "sine"}, "nonlinearity=sine"),
-        ("find-lr", {"updates": 1}, "updates=1"),
     ],
 )
 def test_bad_options(name: str, options: dict[str, Value], complaint: str) -> None:
@@ -304,12 +302,12 @@ def test_gains_through_fifty_layers() -> None:
     table = {round(row["gain"], 2): row for row in shown["gains"]}
     assert table[1.67]["recommended"]
     assert table[1.67]["own"]
-    assert [table[gain]["settles"] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.10, 0.65, 0.84], abs=0.03)
+    assert [table[gain]["std"][-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.10, 0.65, 0.84], abs=0.03)
     assert [table[gain]["saturated"][-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.0, 0.05, 0.40], abs=0.02)
     assert all(len(row["std"]) == 50 for row in shown["gains"])
 
 
 def test_the_recommended_gain_of_relu() -> None:
-    shown = look(trained("deep-tanh", 1), "gain", nonlinearity="relu", gain=1.1)
+    shown = look(trained("deep-tanh", 1, nonlinearity="relu", gain=1.1), "gain")
     assert shown["recommended"] == pytest.approx(math.sqrt(2))
     assert 1.1 in [row["gain"] for row in shown["gains"]]

@@ -177,7 +177,6 @@ class GainRow(msgspec.Struct):
     own: bool
     std: list[float]
     saturated: list[float]
-    settles: float
 
 
 class Gains(msgspec.Struct):
