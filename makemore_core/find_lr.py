@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from makemore_core import dataset
-from makemore_core.config import Config
+from makemore_core.config import Config, Value
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
 from makemore_core.looking import Data, Options, upcoming
@@ -32,7 +32,10 @@ CLEAR = 8  # times that noise: the fall is less (1 to 7) on nets that no rate he
 
 
 class RangeTest(NamedTuple):
-    """The rates tried, the losses they gave, the losses smoothed, and what to take from it."""
+    """The rates tried, the losses they gave, the losses smoothed, and what to take from it.
+
+    `fix` are the settings with which a run trains at the suggested rate: one past its planned decay ends that.
+    """
 
     step: int
     rates: list[float]
@@ -40,6 +43,7 @@ class RangeTest(NamedTuple):
     smooth: list[float]
     suggestion: float | None
     reason: str
+    fix: dict[str, Value]
 
 
 def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
@@ -59,7 +63,11 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     for batches in upcoming(trainer, updates, trainer.config.batch_size):
         losses += engine.advance(batches, rates[len(losses) : len(losses) + len(batches)], False).tolist()
     smooth = smoothed(losses)
-    return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth, noise(losses)))
+    suggestion, reason = suggest(rates, smooth, noise(losses))
+    fix: dict[str, Value] = {} if suggestion is None else {"lr": suggestion}
+    if fix and trainer.config.lr_at(trainer.step) != trainer.config.lr:
+        fix["lr_decay_at"] = 0
+    return RangeTest(trainer.step, rates, losses, smooth, suggestion, reason, fix)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
@@ -131,7 +139,7 @@ def _plain(test: RangeTest) -> Data:
         "smooth": list(test.smooth),
         "suggestion": test.suggestion,
         "reason": test.reason,
-        "fix": None if test.suggestion is None else {"lr": test.suggestion},
+        "fix": dict(test.fix) or None,
     }
 
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from makemore_core import dataset, find_lr, looking
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset
 from makemore_core.presets import PRESETS
 from makemore_core.trainer import Trainer
 
@@ -101,6 +103,17 @@ def test_nothing_is_suggested_where_noise_alone_moves_the_loss() -> None:
         valley = [loss + 0.6 * (1 - min(1.0, k / 600)) for k, loss in enumerate(losses)]
         found, _ = find_lr.suggest(rates, find_lr.smoothed(valley), find_lr.noise(valley))
         assert found is not None
+
+
+def test_past_its_planned_decay_a_run_is_given_the_rate_itself(few_names: Dataset) -> None:
+    config = Config(n_layer=1, n_hidden=20, n_embd=4, lr=0.02, lr_decay_at=50)
+    trainer = Trainer(config, few_names)
+    for steps, decayed in ((40, False), (20, True)):
+        trainer.advance(steps)
+        test = find_lr.range_test(trainer, 300)
+        assert test.suggestion is not None
+        assert trainer.config.replace(test.fix).lr_at(trainer.step) == test.suggestion
+        assert ("lr_decay_at" in test.fix) == decayed
 
 
 def test_a_running_mean_has_no_pull_to_its_start() -> None:

@@ -204,6 +204,7 @@ class RangeTest(msgspec.Struct):
     smooth: list[float | None]
     suggestion: float | None
     reason: str
+    fix: dict[str, Value] | None = None
 
 
 Answer = TypeVar("Answer")
