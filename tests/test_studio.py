@@ -241,7 +241,7 @@ async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
         await pilot.press("enter")
         assert app.state.screen == "layer"
         assert "5 Tanh" in picture(app)
-        assert "activation, %" in picture(app)
+        assert "activation, density" in picture(app)
         await pilot.press("down")
         assert "8 Tanh" in picture(app)
         await pilot.press("escape", "home", "up")

@@ -253,7 +253,8 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
         unit = 10.0 ** math.floor(math.log10(low))
         return Axis(math.floor(low / unit * 5) / 5 * unit, high, dots, True)
     step = _nice(max(high - low, abs(high) * 1e-3, 1e-6), 8)
-    return Axis(math.floor(low / step - 0.7) * step, math.ceil(high / step + 0.1) * step, dots)
+    bottom = math.floor(low / step - 0.7) * step
+    return Axis(max(0.0, bottom) if low >= 0 else bottom, math.ceil(high / step + 0.1) * step, dots)
 
 
 def _ticks(axis: Axis, rows: int) -> list[float]:
@@ -270,7 +271,7 @@ def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -
 
     The first form that is exact is taken; where none is, as on a logarithmic axis, one in which all differ.
     """
-    exact = [*(f".{places}f" for places in range(least, 4)), ".0f", ".0e", ".1e"]
+    exact = [*(f".{places}f" for places in range(least, 4)), ".0f", ".0e", ".1e", ".2e"]
     small = min(filter(None, map(abs, values)), default=1.0) < 0.095
     texts: list[str] = []
     for at, form in enumerate([*exact, *([".0e"] if small else [".2f", ".1f", ".3f", ".3g"])]):
@@ -410,14 +411,17 @@ def _loss_curve(now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, frame: Fr
     trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
     trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
     canvas = frame.canvas(trails)
+    taken: list[int] = []  # rows with words in them
     if expected is not None and axis.inside(expected):
+        taken.append(frame.row(expected, axis))
         text = "ln V".rjust(cells, g.dashes) if cells >= 24 else g.dashes * cells
-        canvas.put(frame.row(expected, axis), 0, text, "expected", over=False)
+        canvas.put(taken[0], 0, text, "expected", over=False)
     _put_marks(canvas, marks, frame)
     _put_points(canvas, now.val, axis, frame)
-    _put_labels(canvas, marks, frame)
     if first is not None and first > axis.high:  # the mean of many steps hides how wrong the net was at the first
-        canvas.put(1 if marks else 0, 2, f"{g.above} first loss {loss_number(first, 2)}", "dim")
+        taken.append(1 if marks else 0)
+        canvas.put(taken[-1], 2, f"{g.above} first loss {loss_number(first, 2)}", "dim")
+    _put_labels(canvas, marks, frame, taken)
     if now.loss.broken is not None:
         text = f"!not finite from step {now.loss.broken:,}"
         canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / frame.per_cell))), text, "sick")
@@ -442,22 +446,28 @@ def _put_marks(canvas: Canvas, marks: Sequence[Intervention], frame: Frame) -> N
             canvas.put(row, at, frame.glyphs.mark, "mark", over=False)
 
 
-def _put_labels(canvas: Canvas, marks: Sequence[Intervention], frame: Frame) -> None:
-    """What was changed at the top of its line, on the next row where labels would touch; nothing strikes it through."""
-    free: list[int] = [0] * 3  # the first free column of each row of labels
-    cells, rows_, g = frame.cells, frame.rows, frame.glyphs
+def _put_labels(canvas: Canvas, marks: Sequence[Intervention], frame: Frame, taken: Sequence[int]) -> None:
+    """What was changed at the top of its line, on the next row where labels would touch; nothing strikes it through.
+
+    The rows `taken` have words of their own.
+    """
+    cells, g = frame.cells, frame.glyphs
+    free = dict.fromkeys([row for row in range(frame.rows) if row not in taken][: min(3, frame.rows // 3)], 0)
     for mark in marks:
         at = min(cells - 1, int(mark.step / frame.per_cell))
-        text = glyph.clip(glyph.escape(g.text(mark.what), ascii=g.ascii), 22, g)
-        room = next((row for row in range(min(3, rows_ // 3)) if free[row] <= at), None)
-        if room is None:
+        text = glyph.escape(g.text(mark.what), ascii=g.ascii)
+        row = next((row for row, first in free.items() if first <= at), None)
+        if row is None:
             continue
-        if at + 1 + len(text) <= cells:
-            canvas.put(room, at, g.mark_head + text, "mark")
-            free[room] = at + len(text) + 2
-        elif at - len(text) >= free[room]:
-            canvas.put(room, at - len(text), text + g.mark_head, "mark")
-            free[room] = cells
+        left, right = at - free[row], cells - at - 1
+        if len(text) <= right or left <= right:
+            text = glyph.clip(text, right, g)
+            canvas.put(row, at, g.mark_head + text, "mark")
+            free[row] = at + len(text) + 2
+        else:
+            text = glyph.clip(text, left, g)
+            canvas.put(row, at - len(text), text + g.mark_head, "mark")
+            free[row] = cells
 
 
 class Course(NamedTuple):

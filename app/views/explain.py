@@ -67,7 +67,7 @@ SCREENS: dict[str, str] = {
     "and its numbers over the whole run.",
     "gradients": "The gradient that reaches each layer, through the depth and over time. Lines that stay together: "
     "every layer hears about the loss alike. Lines that part: the early layers learn at another pace than the late "
-    "ones.",
+    "ones. The last columns are times the median layer's std, and times the layer's own in the first snapshot seen.",
     "weights": "Every weight with the size of its gradient and of its updates against its own. The guide for "
     "update:data is -3; one weight far above the others is a layer that takes too large steps.",
     "twin": "Two nets that differ in what stands above the right one and in nothing else: same seed, same minibatches. "
