@@ -281,6 +281,11 @@ def test_two_histograms_can_be_compared_whatever_the_width_of_their_bins() -> No
     wide, narrow = Histogram(-2.0, 2.0, (0, 10, 10, 0)), Histogram(-1.0, 1.0, (5, 5, 5, 5))
     shapes = [_bars("", box, box.counts, "ghost")[0] for box in (wide, narrow)]
     assert max(shapes[0].y) == max(shapes[1].y) == 0.5
+    grown = canned.course(replace(canned.HEALTHY, gradient=2e-5), until=1)
+    grown += canned.course(until=3000, every=1000)[1:]
+    (head,) = (line for line in text_of(draw(view(grown, screen="layer", cursor=1), 200, 60)) if "density" in line)
+    assert head.split("gradient, density")[1].split("  ")[1:] == ["step 1, cut off", "now"]
+    assert "cut off" not in head.split("gradient, density")[0]
 
 
 def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> None:

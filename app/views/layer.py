@@ -28,6 +28,7 @@ _STYLES = {str(number): name for name, number in _NUMBERS.items()}
 
 
 NONE_NOW = ", none now"  # nothing finite
+HIGHER = 3.0  # times as high as the density now, that of the first update still shows whole
 
 
 class Trace(NamedTuple):
@@ -191,18 +192,25 @@ def _bars(name: str, box: Histogram, counts: Sequence[float], style: str) -> lis
     return [Trace(name, centres, [count / total / (width or 1.0) for count in counts], style)] if total else []
 
 
+def _densities(
+    title: str, trace: LayerTrace, first: Histogram, own: list[Trace], width: int, height: int, g: Glyphs
+) -> list[Line]:
+    """The density now, and behind it the one of the first update, cut off where it is so high that this one is flat."""
+    name = f"step {trace.first_step:,}"
+    ghost = _bars(name, first, first.counts, "ghost")
+    if ghost and own and max(ghost[0].y) > (top := HIGHER * max(own[0].y)):
+        ghost = [ghost[0]._replace(name=f"{name}, cut off", y=[min(y, top) for y in ghost[0].y])]
+    return plot(f"{title}, density" + NONE_NOW * (not own), ghost + own, width, height, g)
+
+
 def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    first, now = trace.first.activation.histogram, trace.layer.activation.histogram
-    bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
-    own = _bars("now", now, trace.activation_counts, "activation")
-    return plot("activation, density" + NONE_NOW * (not own), bars + own, width, height, g)
+    own = _bars("now", trace.layer.activation.histogram, trace.activation_counts, "activation")
+    return _densities("activation", trace, trace.first.activation.histogram, own, width, height, g)
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    first, now = trace.first.gradient.histogram, trace.layer.gradient.histogram
-    bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
-    own = _bars("now", now, trace.gradient_counts, "gradient")
-    return plot("gradient, density" + NONE_NOW * (not own), bars + own, width, height, g)
+    own = _bars("now", trace.layer.gradient.histogram, trace.gradient_counts, "gradient")
+    return _densities("gradient", trace, trace.first.gradient.histogram, own, width, height, g)
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
