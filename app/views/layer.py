@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
+from app.history import bounded
 from app.series import Series
 from app.traces import LayerTrace, WeightTrace
 from app.views.curve import round_values, tick_texts
@@ -185,32 +186,38 @@ def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
     return _facts(facts, width)
 
 
-def _bars(name: str, box: Histogram, counts: Sequence[float], style: str) -> list[Trace]:
-    """The density of a histogram, whatever the width of its bins; none where nothing finite was counted."""
+def _bars(name: str, box: Histogram, counts: Sequence[float], style: str, limited: bool) -> list[Trace]:
+    """The density of a histogram, whatever the width of its bins; none where nothing finite was counted.
+
+    Without the edge bins where they hold what lies outside, which is what they do of values without limits.
+    """
     total, width = sum(counts), (box.high - box.low) / max(1, len(box.counts))
-    centres = [box.low + (at + 0.5) * width for at in range(len(box.counts))]
-    return [Trace(name, centres, [count / total / (width or 1.0) for count in counts], style)] if total else []
+    inside = range(len(counts)) if limited else range(1, len(counts) - 1)
+    centres = [box.low + (at + 0.5) * width for at in inside]
+    return [Trace(name, centres, [counts[at] / total / (width or 1.0) for at in inside], style)] if total else []
 
 
 def _densities(
-    title: str, trace: LayerTrace, first: Histogram, own: list[Trace], width: int, height: int, g: Glyphs
-) -> list[Line]:
+    title: str, trace: LayerTrace, first: Histogram, now: tuple[Histogram, Sequence[float]], limited: bool
+) -> tuple[str, list[Trace]]:
     """The density now, and behind it the one of the first update, cut off where it is so high that this one is flat."""
     name = f"step {trace.first_step:,}"
-    ghost = _bars(name, first, first.counts, "ghost")
+    own = _bars("now", *now, title, limited)
+    ghost = _bars(name, first, first.counts, "ghost", limited)
     if ghost and own and max(ghost[0].y) > (top := HIGHER * max(own[0].y)):
         ghost = [ghost[0]._replace(name=f"{name}, cut off", y=[min(y, top) for y in ghost[0].y])]
-    return plot(f"{title}, density" + NONE_NOW * (not own), ghost + own, width, height, g)
+    return f"{title}, density" + NONE_NOW * (not own), ghost + own
 
 
 def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    own = _bars("now", trace.layer.activation.histogram, trace.activation_counts, "activation")
-    return _densities("activation", trace, trace.first.activation.histogram, own, width, height, g)
+    now = trace.layer.activation.histogram, trace.activation_counts
+    limited = bounded(trace.layer.kind)
+    return plot(*_densities("activation", trace, trace.first.activation.histogram, now, limited), width, height, g)
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    own = _bars("now", trace.layer.gradient.histogram, trace.gradient_counts, "gradient")
-    return _densities("gradient", trace, trace.first.gradient.histogram, own, width, height, g)
+    now = trace.layer.gradient.histogram, trace.gradient_counts
+    return plot(*_densities("gradient", trace, trace.first.gradient.histogram, now, False), width, height, g)
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
