@@ -41,7 +41,7 @@ from makemore_core.command import (
     say,
     shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value, keeps_weights
+from makemore_core.config import Config, Nonlinearity, Value, keeps_weights
 from makemore_core.doctor import GAINS, Finding
 from makemore_core.snapshot import ENDED, Event, Snapshot
 
@@ -347,11 +347,14 @@ class Studio(App[int]):
 
     # --- the net ---
 
+    def settings(self) -> dict[str, Value]:
+        """The configuration as it will be once everything asked for is done."""
+        now = self.history.snapshot.config if self.history.snapshot else {}
+        return {**now, **{name: value for name, (value, _) in self.pending.items()}}
+
     def setting(self, name: str) -> Value | None:
-        """A field of the configuration as it will be once everything asked for is done."""
-        if name in self.pending:
-            return self.pending[name][0]
-        return self.history.snapshot.config.get(name) if self.history.snapshot else None
+        """A field of the configuration as it will be."""
+        return self.settings().get(name)
 
     def settle_pending(self) -> None:
         """Forget what has been carried out, or was not within a while."""
@@ -368,16 +371,20 @@ class Studio(App[int]):
 
     def change(self, name: str, value: Value) -> None:
         """Ask for a field to be changed, and say at once what that does."""
-        before = self.setting(name)
-        config: dict[str, Value] = {} if before is None else {name: before}
-        live = self.state.live and name in LIVE_IF_ASKED_FIELDS
-        command = Set({name: value}, live=live)
+        self.put_set(Set({name: value}))
+
+    def put_set(self, command: Set, first: Callable[[], None] = lambda: None) -> None:
+        """Ask for settings to be changed, on the live weights where that is on and can be; then do what comes `first`
+        and say what the change does."""
+        live = self.state.live and not command.fresh and keeps_weights(command.changes, live=True)
+        asked_for, before = Set(command.changes, live, command.fresh), self.settings()
 
         def asked() -> None:
-            self.pending[name] = (value, self.clock() + PENDING_SECONDS)
-            self.say(say(command, config) + self.effect(name, value, live))
+            first()
+            self.pending |= {name: (value, self.clock() + PENDING_SECONDS) for name, value in command.changes.items()}
+            self.say(say(asked_for, before) + self.effect(asked_for))
 
-        self.put(command, asked)
+        self.put(asked_for, asked)
 
     def put(self, command: Command, asked: Callable[[], None]) -> None:
         """Send a command and then do `asked`; after a question where it gives up a net that was trained for long."""
@@ -405,18 +412,16 @@ class Studio(App[int]):
         self.state = replace(self.state, prompt=prompt, question=question, choices=choices, message="")
         self.paint()
 
-    def effect(self, name: str, value: Value, live: bool) -> str:
-        """What a change does beside changing a setting, to be said after it."""
-        snapshot = self.history.snapshot
+    def effect(self, command: Set) -> str:
+        """What a change does beside changing settings, to be said after it."""
+        snapshot, lr = self.history.snapshot, command.changes.get("lr")
         assert snapshot is not None
-        if snapshot.state == "diverged":
+        if snapshot.state == "diverged" or command.fresh or not keeps_weights(command.changes, command.live):
             return ", restarted from the seed"
         base = snapshot.config.get("lr")
-        if name == "lr" and snapshot.lr and base and abs(snapshot.lr / float(base) - 1) > 1e-6:
-            return f"; decayed by now to {shown(float(value) * snapshot.lr / float(base))}"
-        if name in LIVE_FIELDS:
-            return ""
-        return ", applied to the live weights" if live else ", restarted from the seed"
+        if lr and snapshot.lr and base and abs(snapshot.lr / float(base) - 1) > 1e-6:
+            return f"; decayed by now to {shown(float(lr) * snapshot.lr / float(base))}"
+        return "" if keeps_weights(command.changes, live=False) else ", applied to the live weights"
 
     def change_of(self, name: str) -> Value | None:
         """The present value of a field that a key is about to change; None, and a message, where it cannot be."""
@@ -498,20 +503,21 @@ class Studio(App[int]):
     def pressed(self, key: str) -> bool:
         """Whether the visible screen has a use of its own for the key; does it."""
         press = screen(self.state.screen).press
-        answer = press(self.state, key) if press else None
+        answer = press(replace(self.state, history=self.history), key) if press else None  # on the net as it is now
         if answer is None:
             return False
         view, command = answer
+
+        def go() -> None:
+            self.state = replace(self.state, screen=view.screen, options=view.options)
+
         if command is None:
-            self.state = view
+            go()
         elif self.obeyed() if isinstance(command, Look) else self.changes_allowed():
-
-            def asked() -> None:
-                self.state = view
-                if isinstance(command, Set) and self.history.snapshot is not None:
-                    self.say(say(command, self.history.snapshot.config))
-
-            self.put(command, asked)
+            if isinstance(command, Set):
+                self.put_set(command, go)
+            else:
+                self.put(command, go)
         self.paint()
         return True
 

@@ -384,3 +384,37 @@ async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> N
             assert studio.state.options["explained"] == "doctor"
         changes = [list(command.changes) for command in stream.sent if isinstance(command, Set)]
         assert changes == ([] if readonly else [["lr"], ["gain"]])
+
+
+async def test_what_enter_applies_is_live_where_that_is_on() -> None:
+    stream = Asked("deep-tanh")
+    studio = Studio(stream, fps=50, findings=lambda _: [canned.FOUND])
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: bool(studio.state.findings))
+        await pilot.press("i")
+        await until(pilot, lambda: "gain" in studio.history.exhibits)
+        await pilot.press("up", "L", "enter")
+        assert stream.sent[-1] == Set({"gain": 1.5}, live=True)
+        assert studio.state.message == "gain 1.667 → 1.5, applied to the live weights"
+        await pilot.press("D", "enter")
+        assert stream.sent[-1] == Set({"gain": 5 / 3}, live=True)
+        assert studio.state.message == "gain 1.5 → 1.667, applied to the live weights"
+        await pilot.press("P", "down", "enter")
+        assert isinstance(stream.sent[-1], Set)
+        assert (stream.sent[-1].live, stream.sent[-1].fresh) == (False, True)
+        assert studio.state.message.endswith(", restarted from the seed")
+
+
+async def test_a_key_pressed_in_a_frozen_view_acts_on_the_net_as_it_is_now() -> None:
+    stream = Asked("deep-batchnorm")
+    studio = Studio(stream, fps=50)
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        now = studio.history.snapshot
+        assert now is not None
+        await pilot.press("p")
+        stream.events.append(msgspec.structs.replace(now, attempt=1, config={**now.config, "norm": "none"}))
+        await until(pilot, lambda: studio.history.snapshot is not now)
+        await pilot.press("P", *["up"] * 30, *["down"] * list(PRESETS).index("deep-batchnorm"), "enter")
+        assert stream.sent == [Set({"norm": "batch"}, fresh=True)]
+        assert studio.state.history is not studio.history  # what is shown stays frozen
