@@ -149,6 +149,9 @@ class Studio(App[int]):
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)
             self.asked.clear()  # whoever trains the run next has not heard of it
+        if self.state.prompt == "quit" and self.over():  # while the question was open
+            self.state = replace(self.state, prompt="")
+            self.say("the run has ended meanwhile: q leaves")
         now = self.clock()
         if self.state.message and now >= self.message_until:
             self.state = replace(self.state, message="")
@@ -636,19 +639,22 @@ class Studio(App[int]):
 
     # --- quitting ---
 
+    def over(self) -> bool:
+        """Whether nothing goes on that leaving could end, or that could go on in the background."""
+        snapshot = self.history.snapshot
+        return bool(self.absent()) or (snapshot is not None and snapshot.state in ENDED)
+
     def action_detach(self) -> None:
         """Leave, and let the training go on: in a process of its own where it is this one that trains."""
         if self.owns and self.detach_run is None:
             self.say("this run cannot go on without its view")
             return
-        if self.owns and self.detach_run is not None:
+        if self.owns and self.detach_run is not None and not self.over():
             self.detach_run()
         self.exit(0)
 
     def action_ask_quit(self) -> None:
-        snapshot = self.history.snapshot
-        over = snapshot is None or snapshot.state in ("finished", "stopped", "crashed")
-        if over or self.state.readonly:
+        if self.history.snapshot is None or self.over() or self.state.readonly:
             self.exit(0)
             return
         if self.owns:

@@ -294,6 +294,20 @@ async def test_training_may_go_on_in_the_background_where_it_can() -> None:
     assert not stream.sent
 
 
+@pytest.mark.parametrize("state", ["finished", "diverged"])
+async def test_a_run_that_is_over_is_left_without_a_question_and_not_handed_over(state: str) -> None:
+    handed: list[bool] = []
+    for key in ("d", "q"):
+        async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+            await pilot.press("q")
+            stream.drain = lambda: [snapshot(step=7777, state=state)]  # type: ignore[method-assign]
+            await until(pilot, lambda app=app: app.state.prompt == "")
+            assert app.state.message == "the run has ended meanwhile: q leaves"
+            await pilot.press(key)
+            await until(pilot, lambda app=app: app._exit)
+    assert handed == []
+
+
 async def test_leaving_the_run_of_another_process_does_not_stop_it() -> None:
     async with running(owns=False) as (pilot, app, stream):
         await pilot.press("q")
