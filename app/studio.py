@@ -512,7 +512,7 @@ class Studio(App[int]):
         view, command = answer
 
         def go() -> None:
-            self.state = replace(self.state, screen=view.screen, options=view.options)
+            self.state = replace(view, history=self.state.history)
 
         if command is None:
             go()

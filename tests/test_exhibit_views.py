@@ -18,7 +18,7 @@ from app.views.batchnorm import normalised
 from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.lines import text_of, width
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, selected
 from makemore_core import dataset
 from makemore_core.command import Command, Look, Restart, Set
 from makemore_core.config import Config, Value
@@ -125,6 +125,17 @@ def test_a_layer_or_unit_that_the_net_no_longer_has_is_not_asked_for() -> None:
     shown = gone.history.exhibits["dead-map"].data["layer"]
     assert isinstance(shown, int)
     assert pressed(gone, "up").options["dead_layer"] == (shown - 2 if shown > 1 else 9)
+
+
+def test_enter_enlarges_the_layer_of_the_map() -> None:
+    for filtered in ("", "zzz"):
+        shown = replace(view("dead-map", "deep-tanh", dead_layer=7), cursor=1, filter=filtered)
+        enlarged = pressed(shown, "enter")
+        row, layer = selected(enlarged), shown.history.exhibits["dead-map"].data["layer"]
+        assert enlarged.screen == "layer"
+        assert row is not None
+        assert row.layer is not None
+        assert row.layer.layer.index == layer
 
 
 def test_flags() -> None:

@@ -218,6 +218,16 @@ def test_no_room_at_all_for_no_rows_at_all() -> None:
     assert len(draw(state, 80, 1)) == 1
 
 
+@pytest.mark.parametrize("filtered", ["", "tanh"])
+def test_the_row_marked_is_the_one_that_enter_enlarges(filtered: str) -> None:
+    state = view(canned.course(until=1000), filter=filtered)
+    for at, row in enumerate(rows(state)):
+        for screen, name in (("gradients", row.name), ("weights", row.weight.weight.name if row.weight else "")):
+            shown = text_of(draw(replace(state, screen=screen, cursor=at), 80, 24))
+            (marked,) = (line for line in shown if line.startswith("▸"))
+            assert marked[1:].split("  ")[0].strip().startswith(name)
+
+
 def test_a_filter_says_how_many_it_lets_through() -> None:
     state = view(canned.course(until=1000), filter="tanh")
     assert len(rows(state)) == 5

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, heading, runs
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, rows
 from makemore_core.command import Look
 
 NAME = "dead-map"
@@ -36,10 +37,15 @@ def _cursor(view: View) -> dict[str, int]:
 
 
 def press(view: View, key: str) -> Pressed | None:
-    """Left and right move along the units, up and down along the layers."""
+    """Left and right move along the units, up and down along the layers, `enter` enlarges the layer shown."""
     data = answer(view, NAME, DeadMap)
-    if data is None or not data.map or not data.layers or key not in ("left", "right", "up", "down"):
+    if data is None or not data.map or not data.layers or key not in ("left", "right", "up", "down", "enter"):
         return None
+    if key == "enter":
+        whole = replace(view, filter="")
+        layers = [row.layer and row.layer.layer.index for row in rows(whole)]
+        known = data.layer in layers  # else the answer is older than the net
+        return Pressed(replace(whole, cursor=layers.index(data.layer), screen="layer") if known else view)
     if key in ("left", "right"):
         count = len(data.map)
         at = chosen(view, "dead_unit", -1 if key == "right" else count)
@@ -86,7 +92,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += [_layers(data, width, view), []]
     lines += followed
     lines = block(lines, width, height - 1, g)
-    return [*lines, *block([hint("←→ unit  ↑↓ layer  esc back", view)], width, 1, g)]
+    return [*lines, *block([hint("←→ unit  ↑↓ layer  enter enlarges it  esc back", view)], width, 1, g)]
 
 
 def _cell(units: int, examples: int, cells: int, rows: int) -> tuple[int, int]:
