@@ -79,6 +79,16 @@ def test_a_restart_turns_the_curve_into_a_ghost() -> None:
     assert len(history.ghosts) == 4
 
 
+def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
+    history = History()
+    history.feed([canned.snapshot(), Exhibit("find-lr", 1000, {})])
+    frozen = history.still()
+    history.feed([canned.snapshot(step=2000)])
+    assert list(history.exhibits) == ["find-lr"]
+    history.feed([canned.snapshot(step=100, attempt=1)])
+    assert (list(frozen.exhibits), list(history.exhibits)) == (["find-lr"], [])
+
+
 def test_what_followed_the_checkpoint_that_a_run_goes_on_from_is_forgotten() -> None:
     history = History()
     history.feed(canned.course(until=4000))
