@@ -271,6 +271,10 @@ async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
 
 async def test_quitting_asks_and_may_be_cancelled() -> None:
     async with running() as (pilot, app, stream):
+        for key in ("ctrl+c", "ctrl+q"):
+            await pilot.press(key)
+            assert app.state.prompt == "quit"
+            await pilot.press("escape")
         await pilot.press("q")
         assert "stop and save" in picture(app)
         assert "in the background" not in picture(app)
