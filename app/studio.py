@@ -23,8 +23,8 @@ from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
-from app.views import SCREENS, draw, screen
-from app.views.state import View, rows
+from app.views import SCREENS, draw, screen, scrolled
+from app.views.state import MOVES, View, rows
 from makemore_core.command import (
     Command,
     Look,
@@ -54,7 +54,6 @@ MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
 LONG = 60.0  # seconds of training that are not given up without a question
 MOST_UNEXAMINED = 256
-MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
 # Takes the snapshots that came since it was last asked, oldest first.
 Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
@@ -531,12 +530,13 @@ class Studio(App[int]):
         self.action_screen("explain")
 
     def action_move(self, by: int) -> None:
-        if self.pressed(MOVES.get(by, "")):
+        key = next(key for key, step in MOVES.items() if step == by)
+        if self.pressed(key):
             return
-        count = len(rows(self.state))
-        if screen(self.state.screen).name == "help":
-            self.state = replace(self.state, scroll=max(0, self.state.scroll + by))
-        elif count:
+        current, count = screen(self.state.screen), len(rows(self.state))
+        if current.text is not None:
+            self.state = replace(self.state, scroll=scrolled(self.state, key, *self.panel.size))
+        elif current.press is None and count:
             at = min(max(0, self.state.cursor), count - 1)
             cursor = (at + by) % count if abs(by) == 1 else min(max(0, at + by), count - 1)
             self.state = replace(self.state, cursor=cursor)
@@ -562,7 +562,7 @@ class Studio(App[int]):
     async def action_back(self) -> None:
         if self.state.screen == "dashboard" and self.state.filter:
             self.state = replace(self.state, filter="", cursor=0)
-        self.state = replace(self.state, screen=self.screen_before(), message="")
+        self.state = replace(self.state, screen=self.screen_before(), scroll=0, message="")
         self.paint()
 
     def screen_before(self) -> str:

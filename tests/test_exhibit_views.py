@@ -276,6 +276,19 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     assert "nothing to report" in words(replace(view("doctor"), findings=()))
 
 
+def test_what_enter_does_is_told_on_a_small_screen_and_not_where_it_may_not() -> None:
+    long = msgspec.structs.replace(canned.FOUND, evidence="std 0.62 " * 9, why="Tanh squeezes. " * 9)
+    state = replace(view("doctor"), findings=(canned.FOUND,) * 5 + (long,) * 5, options={"doctor_row": 5})
+    small = words(state, 40, 12)
+    assert "try    gain 5/3" in small
+    assert "enter  gain 1.667" in small
+    assert "more above" in small
+    for name in ("doctor", "gain", "find-lr", "presets"):
+        for readonly in (False, True):
+            own = text_of(screen(name).draw(replace(view(name), readonly=readonly), 100, 30))
+            assert ("enter" in "".join(own)) == (not readonly)
+
+
 def test_symbols_of_the_alphabet_are_harmless() -> None:
     shown = view("batchnorm", bn_part=1)
     data = shown.history.exhibits["batchnorm"].data

@@ -237,6 +237,31 @@ async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
         assert app.state.cursor == 6  # round to the last
 
 
+async def test_a_text_is_scrolled_by_lines_and_pages_and_no_further_than_its_ends() -> None:
+    async with running(size=(60, 12)) as (pilot, app, _):
+        cursor = app.state.cursor
+        for keys, room in (("?", 9), ("e", 9)):
+            await pilot.press(keys, "end")
+            end = app.state.scroll
+            assert "that is all" in picture(app)
+            await pilot.press("pagedown", "down")
+            assert app.state.scroll == end > 3
+            await pilot.press("up", "pageup")
+            assert app.state.scroll == max(0, end - 1 - room)
+            await pilot.press("home")
+            assert " more lines below" in picture(app)
+            await pilot.press("escape")
+            assert (app.state.screen, app.state.scroll, app.state.cursor) == ("dashboard", 0, cursor)
+
+
+async def test_a_screen_without_layers_leaves_their_cursor_alone() -> None:
+    async with running() as (pilot, app, _):
+        cursor = app.state.cursor
+        for screen in ("D", "P", "8"):
+            await pilot.press(screen, "end", "pagedown")
+        assert app.state.cursor == cursor
+
+
 async def test_a_hundred_layers_scroll_with_the_cursor() -> None:
     async with running(HUNDRED) as (pilot, app, _):
         assert "more below" in picture(app)
