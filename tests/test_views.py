@@ -253,6 +253,12 @@ def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> Non
     assert "·" in text
     assert "a=C" in text
     assert "b=2" in text
+    course = canned.course(until=2000)
+    twins = [structs.replace(one, twin=structs.replace(one, losses=tuple(2 * n for n in one.losses))) for one in course]
+    text = "\n".join(text_of(draw(replace(view(twins), glyphs=state.glyphs, screen="twin"), 120, 48)))
+    assert "a=this run  b=" in text
+    lines = text.partition("a=this run")[2].splitlines()
+    assert [line[-1] for line in lines if line[-1:] in ("a", "b")] == ["b", "a"]
 
 
 def test_a_layer_has_one_colour_in_every_plot() -> None:
