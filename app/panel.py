@@ -7,7 +7,7 @@ of styles get their looks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from rich.color import Color, ColorSystem
@@ -148,15 +148,22 @@ def sgr(name: str, palette: Palette, depth: str) -> str:
 
 
 class Panel(Widget):
-    """Shows what it was given last; `show` compares with what is on the screen and sends the difference only."""
+    """Shows what it was given last; `show` compares with what is on the screen and sends the difference only.
+
+    `resized` is called when it has another size, so that it is given what fits.
+    """
 
     DEFAULT_CSS = "Panel { width: 1fr; height: 1fr; }"
     can_focus = False
 
-    def __init__(self, *, palette: Palette = "dark") -> None:
+    def __init__(self, resized: Callable[[], None], *, palette: Palette = "dark") -> None:
         super().__init__()
         self.palette = palette
+        self._resized = resized
         self._lines: list[Line] = []
+
+    def on_resize(self) -> None:
+        self._resized()
 
     @property
     def picture(self) -> Sequence[Line]:

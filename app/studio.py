@@ -105,7 +105,7 @@ class Studio(App[int]):
         )
         light = light_wanted() if light is None else light
         self.ground_unknown = light is None and not self.no_color
-        self.panel = Panel(palette="none" if self.no_color else "light" if light else "dark")
+        self.panel = Panel(self.paint, palette="none" if self.no_color else "light" if light else "dark")
         self.pending: dict[str, tuple[Value, float]] = {}
         self.message_until = 0.0
         self.drawn: tuple[object, ...] = ()
@@ -132,9 +132,6 @@ class Studio(App[int]):
         self.paint()
         if self.start is not None:
             self.call_after_refresh(self.start)
-
-    def on_resize(self, _: events.Resize) -> None:
-        self.paint()
 
     def tick(self) -> None:
         """Take in what came, and repaint if it shows."""

@@ -402,6 +402,15 @@ async def test_a_net_that_diverges_and_windows_that_change_size() -> None:
             await until(pilot, lambda size=size: len(app.panel.picture) == size[1])
 
 
+async def test_a_slow_screen_has_a_new_size_at_once() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("2")
+        app.clock = lambda: app.drawn_at  # nothing is due
+        for size in ((100, 30), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda size=size: len(app.panel.picture) == size[1])
+
+
 async def test_nothing_is_drawn_when_nothing_is_new_and_hidden_screens_are_not_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
