@@ -127,6 +127,19 @@ def test_a_layer_or_unit_that_the_net_no_longer_has_is_not_asked_for() -> None:
     assert pressed(gone, "up").options["dead_layer"] == (shown - 2 if shown > 1 else 9)
 
 
+def test_the_layer_chosen_among_many_is_in_the_line_of_layers() -> None:
+    shown = view("dead-map", "deep-tanh")
+    data = shown.history.exhibits["dead-map"].data
+    for layer in (1, 99, 199):
+        many = [{"index": at, "kind": "Tanh", "units": 100, "dead": 0, "share": 0.04} for at in range(1, 200, 2)]
+        deep = replace(shown, history=History())
+        deep.history.exhibits["dead-map"] = Exhibit("dead-map", 30, {**data, "layer": layer, "layers": many})
+        (line,) = (line for line in words(deep, 80, 24).splitlines() if f"▸{layer} 4.0%" in line)
+        assert len(line) > 70
+        assert line.startswith("…") == (layer > 1)
+        assert line.endswith("…") == (layer < 199)
+
+
 def test_enter_enlarges_the_layer_of_the_map() -> None:
     for filtered in ("", "zzz"):
         shown = replace(view("dead-map", "deep-tanh", dead_layer=7), cursor=1, filter=filtered)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, heading, runs
+from app.views.lines import width as cells_of
 from app.views.state import Pressed, View, rows
 from makemore_core.command import Look
 
@@ -156,16 +157,20 @@ def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Li
 
 
 def _layers(data: DeadMap, width: int, view: View) -> Line:
-    """Every layer's share, the shown one marked."""
+    """Every layer's share, the shown one marked; where they do not all fit, those round it."""
     lost = _lost(view)
-    line: Line = [(" ", "")]
+    line: Line = []
     for layer in data.layers:
         mark = view.glyphs.cursor if layer.index == data.layer else " "
         dead = f" {layer.dead} dead" if layer.dead else ""
         share = glyph.percent(math.nan if layer.index in lost else layer.share).strip()
         text = f"{mark}{layer.index} {share}{dead}  "
         line.append((text, "sick" if layer.dead else "cursor" if layer.index == data.layer else "dim"))
-    return line if len(data.layers) * 9 < width or width < 20 else line[: width // 9]
+    at = next((at for at, layer in enumerate(data.layers) if layer.index == data.layer), 0)
+    first = 0
+    while first < at and cells_of(line[first:]) >= width and cells_of(line[first : at + 1]) > width // 2:
+        first += 1
+    return [(view.glyphs.ellipsis if first else " ", "dim"), *line[first:]]
 
 
 def _followed(data: DeadMap, view: View, width: int, bars: bool) -> list[Line]:
