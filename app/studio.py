@@ -198,6 +198,7 @@ class Studio(App[int]):
                         self.unexamined = []
                     self.unexamined.append(event)
                 yield event
+            self.state = replace(self.state, lost=False) if self.state.lost else self.state
         except OSError as error:  # at any event: what came before it counts
             if not self.state.lost:
                 self.state = replace(self.state, lost=True)
@@ -273,7 +274,7 @@ class Studio(App[int]):
         if self.diverged():
             return
         if self.history.snapshot.state == "finished":  # train on, for as many steps again
-            self.change("steps", 2 * self.last_step())
+            self.change("steps", 2 * self.last_step() or Config().steps)
             return
         paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)

@@ -164,6 +164,14 @@ async def test_space_trains_on_past_the_end() -> None:
         await until(pilot, lambda: stream.step > end and f"/{2 * end:,} " in picture(app).splitlines()[0])
 
 
+async def test_space_trains_a_run_of_no_steps() -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = lambda: [snapshot(step=0, steps=0, state="finished", attempt=1, config={"steps": 0})]  # type: ignore
+        await until(pilot, lambda: app.history.snapshot.step == 0)  # type: ignore[union-attr]
+        await pilot.press("space")
+        assert stream.sent == [Set({"steps": 200_000})]
+
+
 async def test_a_finished_run_goes_on_by_a_step_and_cannot_be_frozen() -> None:
     async with running() as (pilot, app, stream):
         stream.send(Set({"steps": stream.step + 1000}))
@@ -379,6 +387,8 @@ async def test_a_stream_that_breaks_is_lost_not_a_crash() -> None:
         assert picture(app).splitlines()[0].endswith("lost")
         assert "Stale file handle" in picture(app)
         assert app.history.snapshot.step == 7777  # type: ignore[union-attr]
+        stream.drain = list  # type: ignore[method-assign]
+        await until(pilot, lambda: not app.state.lost)
 
 
 async def test_the_doctor_sees_what_came_last_though_nothing_comes_after_it() -> None:
