@@ -145,6 +145,8 @@ class Studio(App[int]):
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)
             self.asked.clear()  # whoever trains the run next has not heard of it
+            if absent:
+                self.say(absent)
         if self.state.prompt == "quit" and self.over():  # while the question was open
             self.state = replace(self.state, prompt="")
             self.say("the run has ended meanwhile: q leaves")

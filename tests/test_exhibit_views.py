@@ -297,9 +297,9 @@ def test_what_enter_does_is_told_on_a_small_screen_and_not_where_it_may_not() ->
     assert "enter  gain 1.667" in small
     assert "more above" in small
     for name in ("doctor", "gain", "find-lr", "presets"):
-        for readonly in (False, True):
-            own = text_of(screen(name).draw(replace(view(name), readonly=readonly), 100, 30))
-            assert ("enter" in "".join(own)) == (not readonly)
+        for readonly, absent in ((False, ""), (True, ""), (False, "nobody is training it now")):
+            own = text_of(screen(name).draw(replace(view(name), readonly=readonly, absent=absent), 100, 30))
+            assert ("enter" in "".join(own)) == (not readonly and not absent)
 
 
 def test_symbols_of_the_alphabet_are_harmless() -> None:
@@ -396,6 +396,10 @@ async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() ->
         await until(pilot, lambda: bool(stream.sent) and "asking for the gradients" in shown())
         gone.append(told)
         await until(pilot, lambda: told in shown())
+        assert studio.state.message == told  # at once, where there is no room for a line of its own
+        studio.message_until = 0.0
+        await pilot.press("escape")
+        await until(pilot, lambda: shown().splitlines()[22] == told and not studio.state.message)
         stream.sent.clear()
         await pilot.press("5", "8", "down", "B", "G", "space", "n", "r", "t", ">")
         assert studio.state.message == told

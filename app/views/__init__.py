@@ -6,7 +6,9 @@ A screen is added by a line in `SCREENS` and one in `keys.KEYS`, which says what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from app.glyphs import escape
 from app.views import (
     backward,
     batchnorm,
@@ -89,7 +91,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines += block([], width, above - len(lines), view.glyphs)
     lines += block(screen(view.screen).draw(view, width, body), width, body, view.glyphs)
     if below == 2:
-        lines.append(message_line(view, width))
+        told = view.message or escape(view.absent, ascii=view.glyphs.ascii)
+        lines.append(message_line(replace(view, message=told), width))
     if below:
         live: Line = [("  L live: on", "note")] if view.live and not view.prompt else []
         keys = [*keys_line(view, width - cells(live)), *live] if cells(live) < width else live

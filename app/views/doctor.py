@@ -52,7 +52,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += [[]] * (len(lines) + len(about) < height - 1)
         lines += about
     lines = block(lines, width, height - 1, g)
-    tries = "" if view.readonly else "enter tries it  "
+    tries = "enter tries it  " if view.obeyed else ""
     words = f"↑↓ finding  {tries}e explains  esc back" if found else "e explains the screen  esc back"
     return [*lines, *block([hint(words, view)], width, 1, g)]
 
@@ -62,7 +62,7 @@ def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line
     snapshot = view.history.snapshot
     change = say(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
     rows = [("seen", finding.evidence, "sick"), ("why", finding.why, ""), ("try", finding.suggestion, "good")]
-    rows += [] if view.readonly else [("enter", change, "note")]
+    rows += [("enter", change, "note")] if view.obeyed else []
     parts: dict[str, list[Line]] = {}
     for label, words, style in rows:
         texts = glyph.wrap(glyph.escape(words), max(10, width - 9))

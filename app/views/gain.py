@@ -65,7 +65,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     else:
         lines += table
     lines = block(lines, width, height - 1, g)
-    gives = "" if view.readonly else "enter gives the net this gain  "
+    gives = "enter gives the net this gain  " if view.obeyed else ""
     return [*lines, *block([hint(f"↑↓ gain  ←→ depth  {gives}esc back", view)], width, 1, g)]
 
 

@@ -60,6 +60,6 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         [(" this run ", "axis"), (g.text(glyph.clip(run, width - 11, g)), "")],
         [(" shows    ", "axis"), (g.text(glyph.clip(chosen_one.shows, width - 11, g)), "")],
         [(" look at  ", "axis"), (g.text(glyph.clip(chosen_one.look_at, width - 11, g)), "")],
-        hint(f"↑↓ experiment  {'' if view.readonly else 'enter starts it  '}esc back", view),
+        hint(f"↑↓ experiment  {'enter starts it  ' if view.obeyed else ''}esc back", view),
     ]
     return [*lines, *block(below, width, 5, g)]

@@ -43,6 +43,11 @@ class View:
     scroll: int = 0
     options: dict[str, int | float | bool | str] = field(default_factory=dict)  # what a screen keeps for itself
 
+    @property
+    def obeyed(self) -> bool:
+        """Whether keys may change the run and somebody trains it."""
+        return not (self.readonly or self.absent)
+
 
 class Row(NamedTuple):
     """A row of the table: a layer with the weight that feeds it, or a weight that has no layer behind it."""
