@@ -160,19 +160,14 @@ class Panel(Widget):
         super().__init__()
         self.palette = palette
         self._resized = resized
-        self._lines: list[Line] = []
+        self.picture: list[Line] = []  # the lines shown
 
     def on_resize(self) -> None:
         self._resized()
 
-    @property
-    def picture(self) -> Sequence[Line]:
-        """The lines shown."""
-        return self._lines
-
     def show(self, lines: list[Line]) -> None:
         """Put these lines on the screen, sending only the cells that differ from what is there."""
-        old, self._lines = self._lines, lines
+        old, self.picture = self.picture, lines
         width, height = self.size
         if len(old) != len(lines) or len(lines) != height:
             self.refresh()
@@ -188,7 +183,7 @@ class Panel(Widget):
 
     def render_line(self, y: int) -> Strip:
         """One line, for a full picture."""
-        line = self._lines[y] if y < len(self._lines) else []
+        line = self.picture[y] if y < len(self.picture) else []
         segments = [Segment(text, look(style, self.palette)) for text, style in line if text]
         return Strip(segments).adjust_cell_length(self.size.width)
 

@@ -499,7 +499,6 @@ class Studio(App[int]):
         self.history.reset_scales()
         if self.state.frozen:  # what is shown is a copy
             self.state.history.reset_scales()
-        self.drawn = ()
         self.say("scales chosen anew, earlier curves taken away")
 
     def pressed(self, key: str) -> bool:
@@ -552,7 +551,6 @@ class Studio(App[int]):
         if name == self.state.screen:
             name = self.screen_before()
         self.state = replace(self.state, screen=name, scroll=0)
-        self.drawn = ()
         self.paint()
 
     def action_enlarge(self) -> None:
