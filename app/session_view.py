@@ -117,7 +117,6 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         readonly=readonly,
         ascii=ascii_only,
         fps=fps,
-        owns=False,
         absent=functools.partial(absent, folder),
         findings=advice(),
         waiting=f"reading {folder.name}",

@@ -62,6 +62,7 @@ Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
 class Studio(App[int]):
     """Shows a run and lets it be changed. `start` is called once, when the first picture is on the screen.
 
+    `detach` has a run of this process go on in another one; None where it is another one that trains it.
     `absent` says why nobody would obey, in a line; nothing where somebody trains the run.
     """
 
@@ -80,7 +81,6 @@ class Studio(App[int]):
         light: bool | None = None,
         fps: float = 10.0,
         start: Callable[[], None] | None = None,
-        owns: bool = True,
         detach: Callable[[], None] | None = None,
         absent: Callable[[], str] = lambda: "",
         findings: Doctor | None = None,
@@ -90,7 +90,7 @@ class Studio(App[int]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(driver_class=driver_class, ansi_color=True)
-        self.stream, self.start, self.owns, self.detach_run = stream, start, owns, detach
+        self.stream, self.start, self.detach_run = stream, start, detach
         self.fps, self.clock, self.doctor, self.absent = fps, clock, findings, absent
         self.pictures = pictures or Path.cwd()
         self.history = History()
@@ -614,10 +614,7 @@ class Studio(App[int]):
 
     def action_detach(self) -> None:
         """Leave, and let the training go on: in a process of its own where it is this one that trains."""
-        if self.owns and self.detach_run is None:
-            self.say("this run cannot go on without its view")
-            return
-        if self.owns and self.detach_run is not None and not self.over():
+        if self.detach_run is not None and not self.over():
             self.detach_run()
         self.exit(0)
 
@@ -625,11 +622,8 @@ class Studio(App[int]):
         if self.history.snapshot is None or self.over() or self.state.readonly:
             self.exit(0)
             return
-        if self.owns:
-            choices = [("s", "stop and save"), ("esc", "cancel: go on")]
-            if self.detach_run is not None:
-                choices.insert(1, ("k", "keep training in the background"))
-        else:
+        choices = [("s", "stop and save"), ("k", "keep training in the background"), ("esc", "cancel: go on")]
+        if self.detach_run is None:
             choices = [("k", "leave: training goes on"), ("s", "stop the run and save"), ("esc", "cancel: stay")]
         self.ask("quit", "Quit: what becomes of the run?", *choices)
 
@@ -637,14 +631,14 @@ class Studio(App[int]):
         """The key pressed in the question box; on quitting the first choice is also `q` and enter."""
         offered = [key for key, _ in self.state.choices]
         key = event.key
-        if key in ("q", "enter", "ctrl+c") and self.state.prompt == "quit":
+        if key in ("q", "enter", "ctrl+c", "ctrl+q") and self.state.prompt == "quit":
             key = offered[0]
         if key == "s" and key in offered:
             self.stopped = True
             self.stream.send(Stop())
             self.exit(0)
         elif key == "k" and key in offered:
-            if self.owns and self.detach_run is not None:
+            if self.detach_run is not None:
                 self.detach_run()
             self.exit(0)
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):

@@ -305,14 +305,14 @@ async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
 
 
 async def test_quitting_asks_and_may_be_cancelled() -> None:
-    async with running() as (pilot, app, stream):
+    handed: list[bool] = []
+    async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
         for key in ("ctrl+c", "ctrl+q"):
             await pilot.press(key)
             assert app.state.prompt == "quit"
             await pilot.press("escape")
         await pilot.press("q")
         assert "stop and save" in picture(app)
-        assert "in the background" not in picture(app)
         await pilot.press("space", "escape")
         assert app.state.prompt == ""
         assert not stream.sent
@@ -320,6 +320,7 @@ async def test_quitting_asks_and_may_be_cancelled() -> None:
         await until(pilot, lambda: not app.is_running or app._exit)
         assert stream.sent == [Stop()]
     assert app.return_code == 0
+    assert handed == []
 
 
 async def test_training_may_go_on_in_the_background_where_it_can() -> None:
@@ -348,7 +349,7 @@ async def test_a_run_that_is_over_is_left_without_a_question_and_not_handed_over
 
 
 async def test_leaving_the_run_of_another_process_does_not_stop_it() -> None:
-    async with running(owns=False) as (pilot, app, stream):
+    async with running() as (pilot, app, stream):
         await pilot.press("q")
         assert "training goes on" in picture(app)
         await pilot.press("enter")

@@ -318,6 +318,8 @@ def test_frozen_paused_lost_and_read_only_say_so() -> None:
     readonly = text_of(draw(replace(running, readonly=True), 80, 24))[-1]
     assert readonly.startswith("read only")
     assert "BatchNorm" not in readonly
+    absent = text_of(draw(replace(running, absent="nobody is training it now"), 80, 24))[-1]
+    assert "BatchNorm" not in absent
     assert "go on" in text_of(draw(view([canned.snapshot(state="paused")]), 80, 24))[-1]
 
 
