@@ -10,9 +10,9 @@ from torch import Tensor
 
 from makemore_core import part4
 from makemore_core.engine import cross_entropy_backward
-from makemore_core.gradcheck import BACKWARD, Formulas
-from makemore_core.layers import BatchNorm1d, Linear, Tanh
-from makemore_core.looking import Data, Options, present_batch, train_pass
+from makemore_core.gradcheck import BACKWARD, formulas
+from makemore_core.layers import BatchNorm1d, Linear, Residual, Tanh
+from makemore_core.looking import Data, Options, floats, present_batch, train_pass
 from makemore_core.model import Model
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
@@ -21,22 +21,38 @@ from makemore_core.trainer import Trainer
 def backward(trainer: Trainer, _: Options) -> Data:
     """Every gradient by hand against autograd on the present minibatch (part 4).
 
-    A net of one hidden layer with BatchNorm before its tanh is taken apart into the lecture's 26 pieces; any other
-    goes brick by brick. `close` allows for rounding: the lecture's `allclose`, or a hundred-thousandth of the largest.
+    A net of one hidden layer with BatchNorm before its tanh is taken apart into the lecture's 26 pieces, without the
+    biases that it does not have; any other goes brick by brick. `close` allows for rounding: the lecture's `allclose`,
+    or a hundred-thousandth of the largest. `example` is the row of the logits' gradient that the lecture looks at.
     """
     x, y = present_batch(trainer)
     net = trainer.model.clone()
     small = _part4_net(net)
-    if small is not None:
-        loss, gradients, short = part4.examine(small, x, y)
-        return {
-            "form": "pieces",
-            "loss": loss,
-            "gradients": [_row(comparison, *part4.PIECES[comparison.name]) for comparison in gradients],
-            "one_expression": [_row(short[0], "(softmax(logits) - one_hot(Yb)) / n", "part 4, exercise 2"),
-                               _row(short[1], BACKWARD["BatchNorm1d"].input, "part 4, exercise 3")],
-        }  # fmt: skip
-    return {"form": "bricks"} | _by_brick(net, trainer.model.clone(), x, y)
+    if small is None:
+        name = f"{len(net.leaves()) - 1} {net.leaves()[-1].kind} out"
+        compared = {"form": "bricks"} | _by_brick(net, trainer.model.clone(), x, y)
+        return compared | {"example": _example(trainer, name, x, y)}
+    loss, gradients, short = part4.examine(small, x, y)
+    linears = [leaf for leaf in net.leaves() if isinstance(leaf, Linear)]
+    absent = [f"b{number}" for number, linear in enumerate(linears, 1) if linear.bias is None]
+    return {
+        "form": "pieces",
+        "loss": loss,
+        "gradients": [_row(c, *part4.PIECES[c.name]) for c in gradients if c.name not in absent],
+        "one_expression": [_row(short[0], "(softmax(logits) - one_hot(Yb)) / n", "part 4, exercise 2"),
+                           _row(short[1], BACKWARD["BatchNorm1d"].input, "part 4, exercise 3")],
+        "example": _example(trainer, "logits", x, y),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def _example(trainer: Trainer, name: str, x: Tensor, y: Tensor) -> Data:
+    """n times the gradient by the logits of the first example, softmax - one_hot; `name` is the gradient's."""
+    dlogits = len(y) * cross_entropy_backward(trainer.model.clone()(x), y)[0]
+    return {
+        "name": name, "context": [int(index) for index in x[0]], "target": int(y[0]),
+        "symbols": [".", *trainer.dataset.alphabet], "dlogits": floats(dlogits),
+    }  # fmt: skip
 
 
 def _part4_net(net: Model) -> part4.Net | None:
@@ -60,22 +76,38 @@ def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
         twin.backward(cross_entropy_backward(logits, y))
         gradients: list[Json] = []
         parameters = iter(zip(twin.parameters(), by_autograd, strict=True))
-        bricks = [(None, twin.embedding), *enumerate(twin.leaves())]
+        bricks, behind = [(None, twin.embedding), *enumerate(twin.leaves())], _behind(twin)
         for index, brick in bricks:
-            formulas = BACKWARD.get(brick.kind, Formulas("", (), ""))
+            form = formulas(brick)
             label = f"{'' if index is None else index} {brick.kind}".strip()
-            if index is not None:  # by what it gives: that is where the next brick's formula has led
-                after = bricks[index + 2][1].kind if index + 2 < len(bricks) else "loss"
-                formula = BACKWARD[after].input if after in BACKWARD else "(softmax(logits) - one_hot(y)) / n"
+            if index is not None:
                 compared = _compare(f"{label} out", brick.dout, part4.gradient_of(outs[index]))
-                gradients.append(_row(compared, formula, formulas.place))
+                gradients.append(_row(compared, *behind[index]))
             names = ["weight", "bias"] if hasattr(brick, "weight") else ["gamma", "beta"]
             for name, formula, (parameter, autograd) in zip(
-                names, formulas.parameters, _as_many(parameters, len(brick.parameters())), strict=False
+                names, form.parameters, _as_many(parameters, len(brick.parameters())), strict=False
             ):
                 compared = _compare(f"{label} {name}", part4.gradient_of(parameter), autograd)
-                gradients.append(_row(compared, formula, formulas.place))
+                gradients.append(_row(compared, formula, form.place))
     return {"loss": float(F.cross_entropy(logits, y)), "gradients": gradients, "one_expression": []}
+
+
+def _behind(net: Model) -> list[tuple[str, str]]:
+    """How d loss / d out of each leaf comes from what is behind it, the next brick and a skip; and where that stands.
+
+    A skip adds the gradient of the sum that it leads to, which is that of the last brick beside it.
+    """
+    leaves = net.leaves()
+    behind = [(form.input, form.place) for form in map(formulas, leaves[1:])]
+    behind.append(("(softmax(logits) - one_hot(y)) / n", "part 4, exercise 2"))
+    first = 0
+    for layer in net.layers:
+        last = first + len(list(layer.leaves())) - 1
+        if isinstance(layer, Residual) and first:
+            formula, place = behind[first - 1]
+            behind[first - 1] = (f"{formula} + d({last} {leaves[last].kind} out)", place)
+        first = last + 1
+    return behind
 
 
 def _as_many(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
@@ -84,7 +116,7 @@ def _as_many(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> list[tuple[T
 
 def _compare(name: str, by_hand: Tensor, autograd: Tensor) -> part4.Comparison:
     compared = part4.compare(name, by_hand, autograd)
-    return compared._replace(close=compared.close or compared.largest <= 1e-5 * float(autograd.abs().max()))
+    return compared._replace(close=compared.close or compared.largest <= 1e-5 * compared.size)
 
 
 def _row(comparison: part4.Comparison, formula: str, place: str) -> Data:

@@ -85,7 +85,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     lr_decay_at: Annotated[int, Meta(description="from this step on; 0: never", ge=0, le=10**12)] = 150_000
     momentum: Annotated[float, Meta(description="of momentum", ge=0.0, lt=1.0)] = 0.9
     beta1: Annotated[float, Meta(description="of adam and adamw", ge=0.0, lt=1.0)] = 0.9
-    beta2: Annotated[float, Meta(description="of adam, adamw (0.999) and rmsprop's alpha", ge=0.0, lt=1.0)] = 0.999
+    beta2: Annotated[float, Meta(description="of adam, adamw; rmsprop's alpha (torch: 0.99)", ge=0.0, lt=1.0)] = 0.999
     optimizer_eps: Annotated[float, Meta(description="of rmsprop, adam and adamw", gt=0.0, le=1.0)] = 1e-8
     weight_decay: Annotated[float, Meta(description="of adamw", ge=0.0, le=1.0)] = 0.01
 

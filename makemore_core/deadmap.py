@@ -19,13 +19,13 @@ MOST_EXAMPLES = 1_000
 def dead_map(trainer: Trainer, options: Options) -> Data:
     """Units × examples where the nonlinearity is flat: |h| > 0.99, or exactly off for relu-like ones (part 3).
 
-    Options: `layer`, the index of a row (default: the one with most dead units, else the flattest), `examples` (of
-    the present minibatch by default, at most 1,000), `unit`, to follow one to its incoming weights and their gradient.
+    Options: `layer`, the index of a row (default: the one with most dead units, else the flattest), `unit`, to follow
+    one to its incoming weights and their gradient. The examples are the present minibatch's, 1,000 at most.
     `map` holds a row of bits a unit in hexadecimal, the first example first. A unit is dead if it is flat for every
     example of the whole training split.
     """
     net = trainer.model.clone()
-    x, y = present_batch(trainer, whole(options, "examples", trainer.config.batch_size, 1, MOST_EXAMPLES))
+    x, y = present_batch(trainer, min(trainer.config.batch_size, MOST_EXAMPLES))
     found = rows(net)
     outs = train_pass(net, x, y)
     flat = {index: brick.flat(outs[index].detach(), FLAT) for index, brick in found}

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import torch
 
-from makemore_core.config import Config, field
+from makemore_core.config import Config
 from makemore_core.layers import NONLINEARITIES
-from makemore_core.looking import OWN_SEED, Data, Options, real, whole
+from makemore_core.looking import OWN_SEED, Data, Options, whole
 from makemore_core.model import gain
 from makemore_core.snapshot import SATURATED, Json
 from makemore_core.trainer import Trainer
 
 GAINS = (0.5, 0.75, 1.0, 1.25, 1.5, 5 / 3, 2.0, 2.5, 3.0)
+MOST_UNITS = 200  # in a layer, however many the net has
 
 
 def gains(trainer: Trainer, options: Options) -> Data:
     """Std through the depth for gains from 0.5 to 3, and the value it settles at (part 3).
 
-    Options: `depth` in layers (default: the net's own, at least 10), `nonlinearity` (the net's own), `gain`, one
-    more to show, `units` in a layer. PyTorch's recommended gain is marked, and the net's own.
+    Option: `depth` in layers (default: the net's own, at least 10). The net's own gain is shown too, and marked, and
+    the one that PyTorch recommends.
     """
     return through_depth(trainer.config, options)
 
@@ -27,12 +28,9 @@ def gains(trainer: Trainer, options: Options) -> Data:
 def through_depth(config: Config, options: Options) -> Data:
     """The same for a configuration, without a net."""
     depth = whole(options, "depth", max(config.n_layer, 10), 1, 200)
-    units = whole(options, "units", min(config.n_hidden, 200), 2, 1000)
-    kind = str(options.get("nonlinearity", config.nonlinearity))
-    kind = str(config.replace({field("nonlinearity"): kind}).nonlinearity)
-    recommended = gain(config.replace({"nonlinearity": kind, "gain": "auto"}))
-    own = gain(config)
-    shown = sorted({*GAINS, recommended, real(options, "gain", own, 0.0, 100.0)})
+    units, kind = min(max(config.n_hidden, 2), MOST_UNITS), config.nonlinearity
+    own, recommended = gain(config), gain(config.replace({"gain": "auto"}))
+    shown = sorted({*GAINS, recommended, own})
     table: list[Json] = [
         {"gain": value, "recommended": value == recommended, "own": value == own, **_chain(value, depth, units, kind)}
         for value in shown
@@ -52,4 +50,4 @@ def _chain(factor: float, depth: int, units: int, kind: str) -> Data:
         x = act.infer(x @ weight)
         std.append(float(x.std()))
         saturated.append(float(act.flat(x, SATURATED).float().mean()))
-    return {"std": std, "saturated": saturated, "settles": float(x.std())}
+    return {"std": std, "saturated": saturated}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from makemore_core import byhand, deadmap, depth, find_lr, normed
+from makemore_core import byhand, deadmap, depth, find_lr, normed, weightgrads
 from makemore_core.looking import Data, Options
 from makemore_core.trainer import Trainer
 
@@ -18,4 +18,5 @@ EXHIBITS: dict[str, Callable[[Trainer, Options], Data]] = {
     "batchnorm": normed.batchnorm,
     "gain": depth.gains,
     "find-lr": find_lr.learning_rates,
+    "weight-gradients": weightgrads.weight_gradients,
 }

@@ -5,6 +5,7 @@ It stands alone because it must leave the run as it was: net, buffers, optimiser
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -12,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from makemore_core import dataset
-from makemore_core.config import Config
+from makemore_core.config import Config, Value
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
-from makemore_core.looking import Data, Options, upcoming, whole
+from makemore_core.looking import Data, Options, upcoming
 from makemore_core.optim import Optimizer
 from makemore_core.snapshot import Exhibit, to_json
 from makemore_core.trainer import Trainer
@@ -26,11 +27,15 @@ FEWEST = 100  # that still give a curve
 HELD_UP = 5.0  # seconds that a run may wait for its range test
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
-LEAST = 0.15  # nats that the loss has to fall, several times the noise of the running mean
+RISEN_CLEARLY = 5  # times the noise of the smoothed losses, at least
+CLEAR = 8  # times that noise: the fall is less (1 to 7) on nets that no rate helps, more (15 and up) on others
 
 
 class RangeTest(NamedTuple):
-    """The rates tried, the losses they gave, the losses smoothed, and what to take from it."""
+    """The rates tried, the losses they gave, the losses smoothed, and what to take from it.
+
+    `fix` are the settings with which a run trains at the suggested rate: one past its planned decay ends that.
+    """
 
     step: int
     rates: list[float]
@@ -38,6 +43,7 @@ class RangeTest(NamedTuple):
     smooth: list[float]
     suggestion: float | None
     reason: str
+    fix: dict[str, Value]
 
 
 def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
@@ -57,7 +63,11 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
     for batches in upcoming(trainer, updates, trainer.config.batch_size):
         losses += engine.advance(batches, rates[len(losses) : len(losses) + len(batches)], False).tolist()
     smooth = smoothed(losses)
-    return RangeTest(trainer.step, rates, losses, smooth, *suggest(rates, smooth))
+    suggestion, reason = suggest(rates, smooth, noise(losses))
+    fix: dict[str, Value] = {} if suggestion is None else {"lr": suggestion}
+    if fix and trainer.config.lr_at(trainer.step) != trainer.config.lr:
+        fix["lr_decay_at"] = 0
+    return RangeTest(trainer.step, rates, losses, smooth, suggestion, reason, fix)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
@@ -69,20 +79,34 @@ def smoothed(losses: Sequence[float]) -> list[float]:
     return out
 
 
-def suggest(rates: Sequence[float], smooth: Sequence[float]) -> tuple[float | None, str]:
-    """The rate at the bottom of the valley, and why; None where there is no valley."""
-    finite = [(loss, position) for position, loss in enumerate(smooth) if math.isfinite(loss)]
-    lowest, bottom = min(finite, default=(math.nan, 0))
-    if not finite or smooth[0] - lowest < LEAST:
-        return None, "the loss falls at none of the rates by more than its noise"
-    if bottom < len(smooth) // 20:
-        return None, "the loss rises from the smallest rates on"
-    high = lowest + RISEN * (smooth[0] - lowest)
-    risen = next((i for i in range(bottom, len(smooth)) if not smooth[i] <= high), None)
+def noise(losses: Sequence[float]) -> float:
+    """Standard deviation of that running mean, by how far a loss is from the one before in the first half."""
+    pairs = itertools.pairwise(losses[: max(2, len(losses) // 2)])
+    squares = [(b - a) ** 2 / 2 for a, b in pairs if math.isfinite(b - a)]
+    return math.sqrt(sum(squares) / max(1, len(squares)) * (1 - SMOOTHING) / (1 + SMOOTHING))
+
+
+def suggest(rates: Sequence[float], smooth: Sequence[float], noise: float) -> tuple[float | None, str]:
+    """The rate at the bottom of the valley, and why; None where there is no valley deeper than the noise explains."""
+    first = len(smooth) // 10  # what came before is a mean of few losses
+    bottom = min(range(first, len(smooth)), key=lambda at: smooth[at] if math.isfinite(smooth[at]) else math.inf)
+    start, lowest = smooth[first], smooth[bottom]
+    if not start - lowest > CLEAR * noise:
+        risen = _risen(smooth, first, start + RISEN_CLEARLY * noise)
+        if risen is not None and risen <= 2 * first:
+            return None, "the loss rises, or is no number, from the smallest rates on"
+        most = rates[-1] if risen is None else _round(rates[risen - 1], rates[risen])
+        return None, f"the net learns about as well at all rates up to {most:g}"
+    risen = _risen(smooth, bottom, lowest + max(RISEN * (start - lowest), RISEN_CLEARLY * noise))
     reason = f"the loss is lowest, {lowest:.2f}, at lr {rates[bottom]:.2g}"
     if risen is None:
         return _round(rates[bottom], math.inf), f"{reason}, and does not rise again up to {rates[-1]:g}"
-    return _round(rates[bottom], rates[risen]), f"{reason}; from {rates[risen]:.2g} on it rises"
+    return _round(rates[bottom], rates[risen]), f"{reason}; from {_round_up(rates[risen]):g} on it rises"
+
+
+def _risen(smooth: Sequence[float], first: int, high: float) -> int | None:
+    """Where the loss first is above `high`, or no number, from `first` on."""
+    return next((at for at in range(first, len(smooth)) if not smooth[at] <= high), None)
 
 
 def _round(rate: float, below: float) -> float:
@@ -91,10 +115,14 @@ def _round(rate: float, below: float) -> float:
     return rounded if rounded < below else float(f"{rounded - 10.0 ** math.floor(math.log10(rate)):.0e}")
 
 
-def learning_rates(trainer: Trainer, options: Options) -> Data:
-    """The range test of part 2 on a copy; option `updates`, else 1,000, or fewer where they would take too long."""
-    most = UPDATES if "updates" in options else _bearable(trainer)
-    return _plain(range_test(trainer, whole(options, "updates", most, 10, 100_000)))
+def _round_up(rate: float) -> float:
+    rounded = float(f"{rate:.0e}")
+    return rounded if rounded >= rate else float(f"{rounded + 10.0 ** math.floor(math.log10(rate)):.0e}")
+
+
+def learning_rates(trainer: Trainer, _: Options) -> Data:
+    """The range test of part 2 on a copy: 1,000 updates, or fewer where they would take too long."""
+    return _plain(range_test(trainer, _bearable(trainer)))
 
 
 def _bearable(trainer: Trainer) -> int:
@@ -111,7 +139,7 @@ def _plain(test: RangeTest) -> Data:
         "smooth": list(test.smooth),
         "suggestion": test.suggestion,
         "reason": test.reason,
-        "fix": None if test.suggestion is None else {"lr": test.suggestion},
+        "fix": dict(test.fix) or None,
     }
 
 

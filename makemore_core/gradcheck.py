@@ -71,6 +71,13 @@ BACKWARD: dict[str, Formulas] = {
 }  # fmt: skip
 
 
+def formulas(brick: Brick) -> Formulas:
+    """What this brick does: where BatchNorm's variance is the biased one, n stands for n-1."""
+    found = BACKWARD[brick.kind]
+    biased = isinstance(brick, layers.BatchNorm1d) and not brick.unbiased
+    return found._replace(input=found.input.replace("(n-1)", "n")) if biased else found
+
+
 def bricks() -> dict[str, Callable[[torch.Generator], tuple[Brick, Tensor]]]:
     """A small example of every brick with an input for it; kinks of piecewise functions are kept away from."""
 
@@ -124,9 +131,9 @@ def check_brick(name: str, brick: Brick, x: Tensor, generator: torch.Generator) 
     for tensor in tensors.values():
         tensor.requires_grad_(False)
 
-    formulas = BACKWARD[brick.kind]
-    written = {"input": formulas.input} | dict(
-        zip([key for key in tensors if key != "input"], formulas.parameters, strict=False)
+    form = formulas(brick)
+    written = {"input": form.input} | dict(
+        zip([key for key in tensors if key != "input"], form.parameters, strict=False)
     )
     return [
         BrickCheck(
@@ -223,7 +230,7 @@ def _table(report: Report) -> Iterator[str]:
     yield f"part 4: {report.params:,} parameters, first loss {report.loss:.4f} (published {PART_4.first_loss:.4f},"
     yield "on the lectures' file; BatchNorm's gain and bias were drawn there without a seed)"
     yield ""
-    yield f"{'gradient':15s} {'shape':>12s}  exact  close  largest difference"
+    yield f"{'gradient':15s} {'shape':>12s}  exact  close  {'off by':>7s}  largest |gradient|"
     yield from map(_line, report.gradients)
     yield ""
     yield "in one expression (exercises 2 and 3)"
@@ -242,4 +249,4 @@ def _table(report: Report) -> Iterator[str]:
 def _line(c: Comparison) -> str:
     shape = "x".join(map(str, c.shape))
     exact, close = ("yes" if c.exact else "no"), ("yes" if c.close else "WRONG")
-    return f"{c.name:15s} {shape:>12s}  {exact:5s}  {close:5s}  {c.largest:.1e}"
+    return f"{c.name:15s} {shape:>12s}  {exact:5s}  {close:5s}  {c.largest:.1e}  {c.size:.1e}"

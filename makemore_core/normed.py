@@ -16,6 +16,7 @@ from makemore_core.model import Model, evaluate
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
+COMPANIES = 16  # minibatches that an example is put into
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -23,9 +24,9 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 def batchnorm(trainer: Trainer, options: Options) -> Data:
     """BatchNorm looked into (part 3): its statistics, the losses each kind gives, an example and its company.
 
-    Options: `examples` of each split to calibrate and evaluate over (0, the default: all), `example`, the
-    number of a training example, `companies`, how many minibatches to put it into, `scale` of the weights whose
-    spread is shown. A net without BatchNorm has no layers to show, but its spread is shown all the same.
+    Options: `examples` of each split to calibrate and evaluate over (0, the default: all), `example`, the number of a
+    training example that is put into other minibatches, `scale` of the weights whose spread is shown. A net without
+    BatchNorm has no layers to show, but its spread is shown all the same.
     """
     count = whole(options, "examples", 0, 0, 10**9) or len(trainer.train.y)
     train, val = (Split(split.x[:count], split.y[:count]) for split in (trainer.train, trainer.val))
@@ -36,9 +37,8 @@ def batchnorm(trainer: Trainer, options: Options) -> Data:
     if not norms:
         return data
     calibrated = calibrate(trainer.model.clone(), train.x)
-    for leaf in batched.leaves():
-        if isinstance(leaf, BatchNorm1d):
-            leaf.momentum = 1.0  # the running statistics become the batch's own
+    for leaf in _norms(batched):
+        leaf.momentum = 1.0  # the running statistics become the batch's own
     batched(batch.x)
     data["layers"] = [
         {
@@ -94,10 +94,9 @@ def _batch_loss(trainer: Trainer, split: Split, n: int = 100) -> float:
 def _company(trainer: Trainer, options: Options) -> Data:
     """The logits of one example, in evaluation and in the company of different minibatches."""
     example = whole(options, "example", 0, 0, len(trainer.train.y) - 1)
-    companies = whole(options, "companies", 16, 2, 1000)
     x, net = trainer.train.x[example : example + 1], trainer.model.clone()
     generator = torch.Generator().manual_seed(OWN_SEED)
-    size = (companies, max(1, trainer.config.batch_size - 1))
+    size = (COMPANIES, max(1, trainer.config.batch_size - 1))
     others = torch.randint(0, len(trainer.train.y), size, generator=generator).to(trainer.device)
     logits = torch.stack([net(torch.cat([x, trainer.train.x[row]]))[0] for row in others])
     alone = F.softmax(trainer.model.infer(x)[0], 0)
@@ -107,7 +106,7 @@ def _company(trainer: Trainer, options: Options) -> Data:
         "context": [int(index) for index in x[0]],
         "target": int(trainer.train.y[example]),
         "symbols": [".", *trainer.dataset.alphabet],
-        "companies": companies,
+        "companies": COMPANIES,
         "alone_probabilities": floats(alone),
         "std": floats(logits.std(0)),
         "low": floats(probabilities.min(0).values),

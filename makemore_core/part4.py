@@ -72,7 +72,8 @@ PIECES: dict[str, Piece] = {
 class Comparison(NamedTuple):
     """A gradient by hand against autograd's: equal bit for bit, close (`torch.allclose`), largest difference.
 
-    `nan`: it is not close only for numbers that are NaN on both sides.
+    `size`: the largest number of autograd's, without its sign. `nan`: only numbers that are NaN on both sides are not
+    close.
     """
 
     name: str
@@ -80,7 +81,8 @@ class Comparison(NamedTuple):
     exact: bool
     close: bool
     largest: float
-    nan: bool = False
+    size: float
+    nan: bool
 
 
 def draw(vocabulary: int, n_hidden: int, generator: torch.Generator, n_embd: int = 10, block_size: int = 3) -> Net:
@@ -203,6 +205,7 @@ def compare(name: str, by_hand: Tensor, by_autograd: Tensor) -> Comparison:
         bool(torch.all(by_hand == by_autograd)),
         close,
         float((by_hand - by_autograd).abs().max()),
+        float(by_autograd.abs().max()),
         not close and bool(torch.allclose(by_hand, by_autograd, equal_nan=True)),
     )
 

@@ -198,13 +198,12 @@ def fifty_layers() -> Iterator[Row]:
     assert isinstance(table, list)
     for depth in FIFTY_LAYERS:
         row = next(row for row in table if isinstance(row, dict) and row["gain"] == depth.gain)
-        saturated, settles = row["saturated"], row["settles"]
-        assert isinstance(saturated, list)
-        last = saturated[-1]
-        assert isinstance(last, float)
-        assert isinstance(settles, float)
-        yield Row(f"fifty tanh layers, gain {depth.gain:.3g}", "std", depth.std, settles, 0.03)
-        yield Row(f"fifty tanh layers, gain {depth.gain:.3g}", "saturated", depth.saturated, last, 0.02)
+        for field, published, within in (("std", depth.std, 0.03), ("saturated", depth.saturated, 0.02)):
+            through = row[field]
+            assert isinstance(through, list)
+            settles = through[-1]
+            assert isinstance(settles, float)
+            yield Row(f"fifty tanh layers, gain {depth.gain:.3g}", field, published, settles, within)
 
 
 def gradients_by_hand(data: Dataset) -> Iterator[Row]:

@@ -103,14 +103,19 @@ class Trainer:
         return probe(self.model, self.engine.taps(), dead)
 
     def reconfigure(self, config: Config) -> None:
-        """Go on with other settings on the weights as they are. Raises ValueError where they need a new net."""
+        """Go on with other settings on the weights as they are. Raises ValueError where they need a new net.
+
+        The optimiser keeps its state where it stays the same and a change has left all weights what they were.
+        """
         changed = self.config.changes_to(config).keys()
         for name in sorted(changed - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS):
             raise ValueError(f"{name}: cannot be changed on a net that is there already; restart the run")
         if changed & (LIVE_IF_ASKED_FIELDS - {"optimizer"}):
             self.model = adapt(self.model, self.config, config)
         if changed & LIVE_IF_ASKED_FIELDS:
-            self.optimizer = Optimizer(config, self.model.parameters())
+            before, self.optimizer = self.optimizer, Optimizer(config, self.model.parameters())
+            if "optimizer" not in changed and _same(before.parameters, self.optimizer.parameters):
+                self.optimizer.state, self.optimizer.count = before.state, before.count
         self.config = self.optimizer.config = config
         for leaf in self.model.leaves():
             if isinstance(leaf, BatchNorm1d):
@@ -145,6 +150,10 @@ class Trainer:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
         self.step, self.optimizer.count = step, count
+
+
+def _same(before: list[Tensor], after: list[Tensor]) -> bool:
+    return len(before) == len(after) and all(map(torch.equal, before, after))
 
 
 def drawn_in_blocks(device: torch.device, seed: int, step: int, shape: tuple[int, int], examples: int) -> Tensor:

@@ -230,6 +230,16 @@ def test_a_live_change_of_the_optimiser_begins_its_state_anew(dataset: Dataset) 
     train(live, 10)
 
 
+def test_a_live_change_that_leaves_the_weights_keeps_what_the_optimiser_knows(dataset: Dataset) -> None:
+    for change, kept in (({"nonlinearity": "relu"}, True), ({"gain": 2.0}, False), ({"norm": "none"}, False)):
+        live = trainer(dataset, optimizer="adam")
+        train(live, 10)
+        state = live.optimizer.state
+        live.reconfigure(live.config.replace(change))
+        assert (live.optimizer.count, live.optimizer.state is state) == ((10, True) if kept else (0, False))
+        train(live, 1)
+
+
 def test_a_live_change_trains_on_with_the_same_minibatches(dataset: Dataset) -> None:
     live, other = trainer(dataset), trainer(dataset)
     train(live, 10)

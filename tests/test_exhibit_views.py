@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import replace
 from math import inf, nan
 
@@ -158,10 +159,27 @@ def test_flags() -> None:
 
 def test_gradients_with_their_formulas() -> None:
     shown = words(view("backward", backward_row=8))
-    assert "all 28 gradients are close" in shown
+    assert "all 27 gradients are close" in shown
     assert "dh = dlogits @ W2.T" in shown
     assert "second linear layer; 32x200" in shown
     assert "brick by brick" in words(view("backward", "deep-tanh"))
+
+
+def test_the_size_of_a_gradient_stands_beside_what_it_is_off_by() -> None:
+    for cells in (60, 80):
+        told = words(view("backward"), cells).split("\n")
+        assert told[4].startswith(" d loss / d          shape  largest  exact  close   off by")
+        size = next(line for line in told if "logit_maxes" in line)[27:35]
+        assert float(size) < 1e-7
+
+
+@pytest.mark.parametrize(("preset", "row"), [("mlp-batchnorm", 7), ("deep-tanh", 21)])
+def test_the_row_of_the_logits_shows_how_one_example_pulls_at_them(preset: str, row: int) -> None:
+    told = words(view("backward", preset, backward_row=row), 80, 24).split("\n")
+    at = next(at for at, line in enumerate(told) if ".abcdefghijklmnopqrstuvwxyz" in line)
+    target = told[at].index(told[at - 1].split(",")[1][-1])
+    assert (told[at + 1][6:33].strip(), told[at + 1][target], told[at + 2][target]) == ("█", "█", " ")
+    assert "times n" not in words(view("backward", preset))
 
 
 def test_a_wrong_gradient_is_told_in_words() -> None:
@@ -172,7 +190,7 @@ def test_a_wrong_gradient_is_told_in_words() -> None:
     wrong = replace(shown, history=History())
     changed = [dict(row) | {"close": row["name"] != "bnvar"} for row in gradients if isinstance(row, dict)]
     wrong.history.exhibits["backward"] = Exhibit("backward", 30, {**data, "gradients": changed})
-    assert "!1 of 28 gradients differ" in words(wrong)
+    assert "!1 of 27 gradients differ" in words(wrong)
     assert "!NO" in words(wrong)
 
 
@@ -183,8 +201,27 @@ def test_gradients_that_are_nan_on_both_sides_are_not_wrong() -> None:
     diverged = replace(shown, history=History())
     data = {**data, "gradients": rows, "one_expression": []}
     diverged.history.exhibits["backward"] = Exhibit("backward", 30, data)
-    assert "nothing to compare: 26 of 26 gradients are nan on both sides" in words(diverged)
+    assert "nothing to compare: 25 of 25 gradients are nan on both sides" in words(diverged)
     assert "!" not in words(diverged)
+
+
+def test_the_gradients_of_the_weights_are_drawn_where_there_is_room() -> None:
+    shown = view("weights", "deep-tanh")
+    asked = screen("weights").look
+    assert asked is not None
+    assert asked(shown) == Look("weight-gradients")
+    unanswered = replace(shown, history=History())
+    unanswered.history.feed([shown.history.snapshot])  # type: ignore[list-item]
+    for cells, numbers in ((40, 2), (60, 3), (80, 4), (100, 5)):
+        told = words(shown, cells, 24).split("\n")
+        at = next(at for at, line in enumerate(told) if "grad:data" in line)
+        head, row = told[at], told[at + 2]
+        assert head.endswith("update:data")
+        assert len(re.findall(r"e-?\d|[.]\d\d", row)) == numbers
+        assert ("▄▄" in row, "±" in head) == (True, cells > 40)
+        assert "±" not in words(unanswered, cells, 24)
+    for cells in (20, 40, 60, 80, 160):
+        assert {width(line) for line in draw(shown, cells, 24)} == {cells}
 
 
 def test_the_slider_moves_one_value_and_normalisation_moves_all() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 import pytest
 import torch
 
 from makemore_core import dataset, find_lr, looking
+from makemore_core.config import Config
+from makemore_core.dataset import Dataset
 from makemore_core.presets import PRESETS
 from makemore_core.trainer import Trainer
 
@@ -67,24 +70,50 @@ def test_minibatches_are_drawn_a_few_at_a_time_and_are_those_of_training(
 )
 def test_suggestions(smooth: list[float], suggestion: float | None) -> None:
     rates = [0.001, 0.01, 0.05, 0.2, 0.5, 1.0]
-    found, reason = find_lr.suggest(rates, smooth)
+    found, reason = find_lr.suggest(rates, smooth, 0.01)
     assert found == suggestion
     assert reason
 
 
 def test_what_is_suggested_lies_below_where_the_loss_rises() -> None:
     smooth = [3.0, 2.9, 2.44, 2.6, 2.8]
-    assert find_lr.suggest([0.001, 0.02, 0.0452, 0.046, 0.1], smooth) == (
+    assert find_lr.suggest([0.001, 0.02, 0.0452, 0.046, 0.1], smooth, 0.01) == (
         0.04,
-        "the loss is lowest, 2.44, at lr 0.045; from 0.046 on it rises",
+        "the loss is lowest, 2.44, at lr 0.045; from 0.05 on it rises",
     )
-    assert find_lr.suggest([0.001, 0.02, 0.0962, 0.0975, 0.1], smooth)[0] == 0.09
-    assert find_lr.suggest([0.001, 0.02, 0.0962, 0.13, 0.2], smooth)[0] == 0.1
+    assert find_lr.suggest([0.001, 0.02, 0.0962, 0.0975, 0.1], smooth, 0.01)[0] == 0.09
+    assert find_lr.suggest([0.001, 0.02, 0.0962, 0.13, 0.2], smooth, 0.01)[0] == 0.1
 
 
 def test_nothing_is_suggested_where_the_loss_only_rises() -> None:
     rates = [10 ** (-3 + 3 * k / 99) for k in range(100)]
-    assert find_lr.suggest(rates, [2.6, 2.4, *(2.41 + k / 100 for k in range(98))])[0] is None
+    found, reason = find_lr.suggest(rates, [2.6, 2.4, *(2.41 + k / 100 for k in range(98))], 0.01)
+    assert (found, reason[:14]) == (None, "the loss rises")
+
+
+def test_nothing_is_suggested_where_noise_alone_moves_the_loss() -> None:
+    """The losses of a net that no rate helps, until the largest ones harm it."""
+    rates = [10 ** (-3 + 3 * k / 999) for k in range(1000)]
+    for seed in range(100):
+        drawn = torch.randn(1000, generator=torch.Generator().manual_seed(seed))
+        losses = [1.9 + 0.2 * float(x) + max(0.0, (k - 800) / 200) for k, x in enumerate(drawn)]
+        found, reason = find_lr.suggest(rates, find_lr.smoothed(losses), find_lr.noise(losses))
+        assert found is None
+        assert re.search(r"about as well at all rates up to 0[.][1-6]$", reason)
+        valley = [loss + 0.6 * (1 - min(1.0, k / 600)) for k, loss in enumerate(losses)]
+        found, _ = find_lr.suggest(rates, find_lr.smoothed(valley), find_lr.noise(valley))
+        assert found is not None
+
+
+def test_past_its_planned_decay_a_run_is_given_the_rate_itself(few_names: Dataset) -> None:
+    config = Config(n_layer=1, n_hidden=20, n_embd=4, lr=0.02, lr_decay_at=50)
+    trainer = Trainer(config, few_names)
+    for steps, decayed in ((40, False), (20, True)):
+        trainer.advance(steps)
+        test = find_lr.range_test(trainer, 300)
+        assert test.suggestion is not None
+        assert trainer.config.replace(test.fix).lr_at(trainer.step) == test.suggestion
+        assert ("lr_decay_at" in test.fix) == decayed
 
 
 def test_a_running_mean_has_no_pull_to_its_start() -> None:

@@ -51,7 +51,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("dashboard", dashboard),
     Screen("layer", layer.draw, every=1.0),
     Screen("gradients", gradients.draw, every=0.25),
-    Screen("weights", weights.draw, every=0.25),
+    Screen("weights", weights.draw, every=0.25, look=weights.look),
     Screen("dead-map", deadmap.draw, look=deadmap.look, press=deadmap.press),
     Screen("backward", backward.draw, look=backward.look, press=backward.press),
     Screen("twin", twin.draw),

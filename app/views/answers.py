@@ -66,6 +66,17 @@ class GradientRow(msgspec.Struct):
     formula: str
     place: str
     nan: bool = False
+    size: float = math.nan
+
+
+class Example(msgspec.Struct):
+    """The gradient by the logits of one example, times n, a number for each symbol; `name` is that of its row."""
+
+    name: str
+    context: list[int]
+    target: int
+    symbols: list[str]
+    dlogits: list[float]
 
 
 class Backward(msgspec.Struct):
@@ -75,6 +86,7 @@ class Backward(msgspec.Struct):
     loss: float
     gradients: list[GradientRow]
     one_expression: list[GradientRow] = []
+    example: Example | None = None
 
 
 class Kinds(msgspec.Struct):
@@ -165,7 +177,6 @@ class GainRow(msgspec.Struct):
     own: bool
     std: list[float]
     saturated: list[float]
-    settles: float
 
 
 class Gains(msgspec.Struct):
@@ -178,6 +189,13 @@ class Gains(msgspec.Struct):
     gains: list[GainRow]
 
 
+class WeightGradients(msgspec.Struct):
+    """Histograms from -`reach` to `reach` by the weight's name."""
+
+    reach: float
+    counts: dict[str, list[float]]
+
+
 class RangeTest(msgspec.Struct):
     """A learning-rate range test."""
 
@@ -186,6 +204,7 @@ class RangeTest(msgspec.Struct):
     smooth: list[float | None]
     suggestion: float | None
     reason: str
+    fix: dict[str, Value] | None = None
 
 
 Answer = TypeVar("Answer")
@@ -241,6 +260,11 @@ def stretched(values: Sequence[float], dots: int, axis: Axis) -> list[Reach]:
     """Values as a line over so many dots across; a gap where one is not finite."""
     means = [values[at * len(values) // dots] for at in range(dots)] if values else []
     return line([Bucket(mean, mean, mean) if math.isfinite(mean) else None for mean in means], axis)
+
+
+def symbol(symbols: Sequence[str], index: int, view: View) -> str:
+    """One of a net's symbols, harmless, or a question mark."""
+    return glyph.escape(symbols[index] if 0 <= index < len(symbols) else "?", ascii=view.glyphs.ascii)
 
 
 def signed_bars(values: list[float], cells: int, view: View) -> str:

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 from app import glyphs as glyph
-from app.views.answers import Backward, GradientRow, answer, chosen, hint, keep, none_yet, taken_at
+from app.views.answers import (
+    Backward,
+    Example,
+    GradientRow,
+    answer,
+    chosen,
+    hint,
+    keep,
+    none_yet,
+    signed_bars,
+    symbol,
+    taken_at,
+)
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View, listed
 from makemore_core.command import Look
@@ -50,16 +64,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     if lost and not wrong:
         told, exact = f"nothing to compare: {len(lost)} of {len(rows)} gradients are nan on both sides", ""
     lines.append([(f" {told}", "sick" if wrong else "note" if lost else "good"), (exact, "dim")])
-    lines.append([(_columns("d loss / d", "shape", "exact", "close", "largest", "by hand", width), "axis")])
     at = min(chosen(view, "backward_row"), len(rows) - 1)
-    room = max(1, height - len(lines) - 4)
-
-    def drawn(position: int) -> list[Line]:
-        head: list[Line] = [[(" in one expression", "axis")]] if position == len(data.gradients) else []
-        return [*head, _line(rows[position], position == at, width, view)]
-
-    lines += listed(len(rows), at, room, drawn, g)
-    lines = block(lines, width, height - 3, g)
     row = rows[at]
     formula, place = (glyph.escape(text, ascii=g.ascii) for text in (row.formula, row.place))
     below: list[Line] = [
@@ -68,25 +73,56 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (formula, ""),
         ],
         [(f" {place}; {_shape(row)}", "dim")],
-        hint("↑↓ gradient  . one step  esc back", view),
     ]
-    return [*lines, *block(below, width, 3, g)]
+    example = data.example
+    if example and example.name == row.name and all(map(math.isfinite, example.dlogits)) and height >= 16:
+        below += _pulled(example, width, view)
+    below.append(hint("↑↓ gradient  . one step  esc back", view))
+    label = min(22, max(glyph.width_of(row.name) for row in rows) + 1)
+    by_hand = "by hand" if width >= label + 56 else ""
+    lines.append([(_columns("d loss / d", "shape", "largest", "exact", "close", "off by", by_hand, label), "axis")])
+
+    def drawn(position: int) -> list[Line]:
+        head: list[Line] = [[(" in one expression", "axis")]] if position == len(data.gradients) else []
+        return [*head, _line(rows[position], position == at, label, bool(by_hand), view)]
+
+    lines += listed(len(rows), at, max(1, height - len(lines) - len(below) - 1), drawn, g)
+    return [*block(lines, width, height - len(below), g), *block(below, width, len(below), g)]
 
 
-def _columns(name: str, shape: str, exact: str, close: str, largest: str, formula: str, width: int) -> str:
-    text = f" {name:22s}{shape:>11s}  {exact:5s}  {close:5s}  {largest:>8s}"
-    return text + (f"  {formula}" if width >= 76 else "")
+def _columns(name: str, shape: str, size: str, exact: str, close: str, off: str, formula: str, label: int) -> str:
+    return f" {name:{label}s}{shape:>10s}  {size:>7s}  {exact:5s}  {close:5s}  {off:>7s}  {formula}"
 
 
-def _line(row: GradientRow, selected: bool, width: int, view: View) -> Line:
+def _line(row: GradientRow, selected: bool, label: int, by_hand: bool, view: View) -> Line:
     g = view.glyphs
     exact, close = ("yes" if row.exact else "no"), ("yes" if row.close else "nan" if row.nan else "!NO")
-    name = glyph.safe(row.name, 21, g)
-    formula = glyph.escape(row.formula, ascii=g.ascii)
-    text = _columns(name, _shape(row), exact, close, glyph.scientific(row.largest), formula, width)
+    name = glyph.safe(row.name, label - 1, g) + " "
+    size, off = (glyph.scientific(value) for value in (row.size, row.largest))
+    formula = glyph.escape(row.formula, ascii=g.ascii) if by_hand else ""
+    text = _columns(name, _shape(row), size, exact, close, off, formula, label)
     mark = g.cursor if selected else " "
     return [(mark + text[1:], "sick" if not row.close and not row.nan else "cursor" if selected else "")]
 
 
 def _shape(row: GradientRow) -> str:
     return "x".join(map(str, row.shape)) or "one number"
+
+
+def _pulled(example: Example, width: int, view: View) -> list[Line]:
+    """The gradient of one example as bars over the symbols: which logit it raises, and which it lowers."""
+    g = view.glyphs
+    context, target = (
+        "".join(symbol(example.symbols, index, view) for index in indices)
+        for indices in (example.context, [example.target])
+    )
+    share = -sum(pull for pull in example.dlogits if pull < 0)
+    cells = min(len(example.dlogits), max(0, width - 6))
+    signs = "".join(glyph.safe(symbol(example.symbols, index, view), 1, g) for index in range(cells))
+    up, down = (signed_bars([max(0.0, sign * pull) for pull in example.dlogits], cells, view) for sign in (-1, 1))
+    return [
+        [(f" one example, {context} {g.arrow} {target}, times n: its row sums to 0", "dim")],
+        [(f"      {signs}", "axis")],
+        [(" up   ", "dim"), (up, "good"), (f"  the right symbol, by {share:.2f}", "dim")],
+        [(" down ", "dim"), (down, "gradient"), ("  the others, by their probability", "dim")],
+    ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from app import glyphs as glyph
-from app.views.answers import BatchNorms, Company, NormLayer, answer, chosen, hint, keep, none_yet, taken_at
+from app.views.answers import BatchNorms, NormLayer, answer, chosen, hint, keep, none_yet, symbol, taken_at
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View
 from makemore_core.command import Look
@@ -146,8 +146,8 @@ def _company(data: BatchNorms, view: View, width: int) -> list[Line]:
     if not all(map(math.isfinite, (*company.alone_probabilities, *company.low, *company.high))):
         return [[(" the net says nothing of it: its logits are no numbers", "sick")]]
     g = view.glyphs
-    context = "".join(_symbol(company, index, view) for index in company.context)
-    target = _symbol(company, company.target, view)
+    context = "".join(symbol(company.symbols, index, view) for index in company.context)
+    target = symbol(company.symbols, company.target, view)
     lines: list[Line] = [
         [(f" example {company.example:,}: ", "dim"), (f"{context} {g.arrow} {target}", "name"),
          (f"   logits move by {_mean(company.std):.2f} (std over {company.companies} minibatches)", "")],
@@ -157,7 +157,7 @@ def _company(data: BatchNorms, view: View, width: int) -> list[Line]:
     cells = max(8, min(40, width - 36))
     for index in likely:
         alone, low, high = company.alone_probabilities[index], company.low[index], company.high[index]
-        text = f" {glyph.safe(_symbol(company, index, view), 8, g)}{glyph.percent(alone, 7)}   "
+        text = f" {glyph.safe(symbol(company.symbols, index, view), 8, g)}{glyph.percent(alone, 7)}   "
         span = f"{glyph.percent(low)} to {glyph.percent(high)}  "
         lines.append([(text, "good" if index == company.target else ""), (f"{span:16s}", "dim"),
                       *_range(low, high, alone, cells, view)])  # fmt: skip
@@ -171,11 +171,6 @@ def _range(low: float, high: float, alone: float, cells: int, view: View) -> Lin
     chars = [" "] * first + [g.progress] * (last - first + 1) + [" "] * (cells - last - 1)
     chars[round(alone * (cells - 1))] = g.point
     return [("".join(chars[:cells]), "activation")]
-
-
-def _symbol(company: Company, index: int, view: View) -> str:
-    text = company.symbols[index] if 0 <= index < len(company.symbols) else "?"
-    return glyph.escape(text, ascii=view.glyphs.ascii)
 
 
 def _slid(view: View) -> list[int]:

@@ -162,7 +162,7 @@ def curves(view: View) -> list[Curve]:
 
 def legend(view: View, title: str, width: int, *, by_row: bool = True) -> Line:
     """The drawn weights' names, each in the style of its line, as many as fit behind the title, the first and the last
-    among them; `by_row`: by the number of the row of the table that they stand in.
+    among them, and an ellipsis for the others; `by_row`: by the number of the row of the table that they stand in.
     """
     g = view.glyphs
     every = [curve for curve in curves(view) if curve.row.weight]
@@ -171,6 +171,8 @@ def legend(view: View, title: str, width: int, *, by_row: bool = True) -> Line:
     head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
     for most in range(len(drawn), min(1, len(drawn) - 1), -1):
         named = [("  " + _short_name(curve, by_row, g), curve.style) for curve in thinned(drawn, most)]
+        if most < len(drawn):
+            named.insert(-1, (" " + g.ellipsis, "dim"))
         if width_of([*head, *named]) <= width - len(title) - 4:
             return [*head, *named]
     return scale

@@ -23,7 +23,7 @@ def press(view: View, key: str) -> Pressed | None:
     """`enter` takes the suggestion, up or down runs the test again on the net as it is now."""
     data = answer(view, NAME, RangeTest)
     if key == "enter":
-        return Pressed(view, None if data is None or data.suggestion is None else Set({"lr": data.suggestion}))
+        return Pressed(view, Set(data.fix) if data is not None and data.fix else None)
     return Pressed(view, Look(NAME)) if key in ("up", "down") else None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from app import glyphs as glyph
 from app.history import bounded
 from app.views.answers import Gains, answer, chosen, hint, keep, none_yet, stretched
@@ -76,8 +78,9 @@ def _table(data: Gains, selected: int, view: View) -> list[Line]:
     for at, (row, style) in enumerate(zip(data.gains, styles(len(data.gains)), strict=True)):
         marks = "  PyTorch's" * row.recommended + "  this net's" * row.own
         cursor = g.cursor if at == selected else " "
-        saturated = glyph.percent(row.saturated[-1] if row.saturated else 0.0, 5) if flat else ""
-        text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(row.settles, 7, 3, glyphs=g)}  {saturated:>9s}"
+        settles, share = (values[-1] if values else math.nan for values in (row.std, row.saturated))
+        saturated = glyph.percent(share, 5) if flat else ""
+        text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(settles, 7, 3, glyphs=g)}  {saturated:>9s}"
         lines.append([(text, "cursor" if at == selected else style), (marks, "good")])
     large = "saturate" if bounded(data.nonlinearity) else "explode"
     words = f"a gain keeps the spread where its curve is level: smaller ones fade, larger ones {large}"

@@ -1,0 +1,31 @@
+"""How the gradient of each weight is spread (part 3, "weights gradient distribution"): histograms on one scale."""
+
+from __future__ import annotations
+
+import torch
+
+from makemore_core.diagnostics import SPREAD
+from makemore_core.looking import Data, Options, present_batch, train_pass
+from makemore_core.part4 import gradient_of
+from makemore_core.snapshot import BINS
+from makemore_core.trainer import Trainer
+
+
+def weight_gradients(trainer: Trainer, _: Options) -> Data:
+    """The gradient of the embedding and of each linear weight on the present minibatch, in equal bins (part 3).
+
+    `counts` by the weight's name from -`reach` to `reach`, which is 3 standard deviations of the median weight; what
+    lies outside is counted in the first and the last bin, NaN nowhere.
+    """
+    net = trainer.model.clone()
+    train_pass(net, *present_batch(trainer))
+    gradients = {name: gradient_of(tensor) for name, tensor in net.named_tensors() if tensor.dim() == 2}
+    reach = SPREAD * float(torch.stack([gradient.std() for gradient in gradients.values()]).nanmedian())
+    reach = reach if 0 < reach < float("inf") else 1.0
+    return {
+        "reach": reach,
+        "counts": {
+            name: [int(n) for n in gradient.clamp(-reach, reach).histc(BINS, -reach, reach).tolist()]
+            for name, gradient in gradients.items()
+        },
+    }
