@@ -22,7 +22,7 @@ SHOWING = 120  # snapshots: what came before so many is less than a hundredth of
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
-COMPARABLE = 10.0  # gradient scales of a run and its twin that are not further apart become one
+COMPARABLE = 10.0  # scales of a run and its twin that are not further apart become one
 UNBOUNDED_STDS = 3
 RATE = 2.0  # seconds: as steady as steps a second are shown
 STILL = ("paused", *ENDED)
@@ -122,9 +122,11 @@ class History:
         else:
             self.twin = self.twin or History()
             self.twin._take(snapshot.twin, shows)
-            scales = sorted((self.gradient_scale, self.twin.gradient_scale))
-            if scales[1] <= COMPARABLE * scales[0]:
-                self.gradient_scale = self.twin.gradient_scale = scales[1]
+            for name in ("gradient_scale", "activation_scale"):
+                small, large = sorted((getattr(self, name), getattr(self.twin, name)))
+                if large <= COMPARABLE * small:
+                    setattr(self, name, large)
+                    setattr(self.twin, name, large)
         self.snapshot = snapshot
         self._count += 1
         self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0

@@ -43,7 +43,7 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
-from makemore_core.doctor import GAINS, Finding
+from makemore_core.doctor import GAINS, Finding, division
 from makemore_core.snapshot import ENDED, Event, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
@@ -437,7 +437,7 @@ class Studio(App[int]):
     def action_fan_in(self) -> None:
         value = self.change_of("fan_in")
         if value is not None:
-            self.change("fan_in", "on" if value == "off" else "off")
+            self.change("fan_in", division(self.setting("last_shrink")) if value == "off" else "off")
 
     def action_nonlinearity(self) -> None:
         value = self.change_of("nonlinearity")

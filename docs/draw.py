@@ -15,9 +15,10 @@ from app.launch import twin_changes
 from app.session_view import advice
 from app.studio import Studio
 from makemore_core import dataset
-from makemore_core.command import Channel, Step, Stop
+from makemore_core.command import Channel, Stop
 from makemore_core.presets import PRESETS
 from makemore_core.session import Session
+from makemore_core.watch import Watch
 
 PICTURES = Path(__file__).parent / "pictures"
 SIZE = (110, 34)
@@ -41,16 +42,16 @@ class Picture(NamedTuple):
 ALL = {
     "studio": Picture("deep-batchnorm", 8000),
     "first-loss": Picture("mlp-original"),
-    "saturation": Picture("mlp-softmax", 1000, "5", "dead-map"),
+    "saturation": Picture("mlp-softmax", 1, "5", "dead-map"),
     "kaiming": Picture("mlp-kaiming"),
     "batchnorm": Picture("mlp-batchnorm", 3000, "B", "batchnorm"),
     "gain": Picture("deep-tanh-gain1", 300, "i", "gain"),
-    "linear": Picture("deep-linear-gain1"),
+    "linear": Picture("deep-linear-gain1", 1),
     "updates": Picture("mlp-kaiming", 1, "8", "find-lr"),
     "deep-batchnorm": Picture("deep-batchnorm-gain02"),
-    "fifty-layers": Picture("fifty-layers-gain1", 50),
+    "fifty-layers": Picture("fifty-layers-gain1", 1),
     "backprop": Picture("mlp-batchnorm", 300, "6", "backward"),
-    "twin": Picture("deep-tanh", 3000, "7", twin="deep-tanh-gain1"),
+    "twin": Picture("deep-tanh", 1, "7", twin="deep-tanh-gain1"),
     "doctor": Picture("deep-tanh-gain3", 1000, "D"),
 }
 
@@ -60,11 +61,11 @@ async def draw(name: str, picture: Picture) -> None:
     channel = Channel()
     config = PRESETS[picture.preset].config()
     twin = twin_changes(config, [picture.twin] if picture.twin else [])
-    session = Session(config, dataset.read(), channel, name=name, preset=picture.preset, twin=twin)
+    paused = picture.step == 1  # a net that has not learned anything yet
+    watch = Watch(paused=paused)
+    session = Session(config, dataset.read(), channel, name=name, preset=picture.preset, twin=twin, watch=watch)
     worker = threading.Thread(target=session.run, daemon=True)
     studio = Studio(channel, title=name, ascii=False, light=False, findings=advice(), start=worker.start)
-    if picture.step == 1:  # a net that has not learned anything yet
-        channel.send(Step(1))
     async with studio.run_test(size=picture.size) as pilot:
         history = studio.history
         await until(lambda: history.snapshot is not None and history.snapshot.step >= picture.step)
@@ -79,7 +80,8 @@ async def draw(name: str, picture: Picture) -> None:
         studio.paint()
         await pilot.pause()
         PICTURES.mkdir(exist_ok=True)
-        (PICTURES / f"{name}.svg").write_text(studio.export_screenshot(title=f"makemore --preset {picture.preset}"))
+        title = f"makemore --preset {picture.preset}" + " --paused" * paused
+        (PICTURES / f"{name}.svg").write_text(studio.export_screenshot(title=title))
     channel.send(Stop())
     await asyncio.to_thread(worker.join)
 

@@ -461,11 +461,14 @@ def _smaller(run: _Run) -> Advice:
 
 
 def _divided(config: Mapping[str, Value]) -> dict[str, Value]:
-    shrunk = config.get("last_shrink")  # a last layer made small by hand is left as it is
-    kept = isinstance(shrunk, int | float) and shrunk < 0.1
     right = GAINS.get(str(config.get("nonlinearity")), "auto")
     gain: dict[str, Value] = {"gain": right} if config.get("norm") == "none" else {}
-    return {"fan_in": "hidden" if kept else "on"} | gain
+    return {"fan_in": division(config.get("last_shrink"))} | gain
+
+
+def division(last_shrink: Value | None) -> Value:
+    """The `fan_in` that divides: a last layer made small by hand is left as it is."""
+    return "hidden" if isinstance(last_shrink, int | float) and last_shrink < 0.1 else "on"
 
 
 def _other_rate(run: _Run, ratio: float) -> Advice:

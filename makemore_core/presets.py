@@ -53,7 +53,7 @@ PRESETS: dict[str, Preset] = {
     "mlp-kaiming": Preset(
         _MLP_KAIMING,
         "the scale taken from theory: 5/3 over the square root of fan-in",
-        "saturation a little higher than by hand, the loss as good",
+        "saturation higher than by hand, the loss as good",
     ),
     "mlp-batchnorm": Preset(
         _MLP_BATCHNORM,
@@ -62,33 +62,33 @@ PRESETS: dict[str, Preset] = {
     ),
     "deep-tanh": Preset(
         _DEEP,
-        "six layers of tanh at gain 5/3: activations keep their spread through the depth",
-        "std near 0.65 and saturation near 5 % in every layer but the first",
+        "six layers, tanh between them, gain 5/3: activations keep their spread through the depth",
+        "with --paused: std near 0.65 and saturation near 5 % in every layer but the first",
     ),
     "deep-tanh-gain1": Preset(
         _DEEP | {"gain": 1.0},
         "gain 1 is too small for tanh: each layer squeezes the spread",
-        "activation std and saturation shrinking from layer to layer",
+        "with --paused: activation std and saturation shrinking from layer to layer",
     ),
     "deep-tanh-gain3": Preset(
         _DEEP | {"gain": 3.0},
         "gain 3 is too large: every layer saturates",
-        "histograms piled up at -1 and 1, gradients uneven through the depth",
+        "with --paused: histograms piled up at -1 and 1, gradients uneven through the depth",
     ),
     "deep-tanh-gain05": Preset(
         _DEEP | {"gain": 0.5},
         "gain 0.5: activations die out with depth",
-        "activations shrink downwards, gradients grow downwards: the first layer hears least of the loss",
+        "with --paused: activations shrink and gradients grow downwards, the first layer hears least",
     ),
     "deep-linear": Preset(
         _DEEP | {"nonlinearity": "identity"},
         "no nonlinearity at gain 5/3: nothing squeezes, so everything grows",
-        "activation std growing with depth, gradient std shrinking; at lr 0.1 it soon diverges",
+        "with --paused, for it soon diverges: activation std growing with depth, gradient std shrinking",
     ),
     "deep-linear-gain1": Preset(
         _DEEP | {"nonlinearity": "identity", "gain": 1.0},
         "no nonlinearity at gain 1: both directions keep their spread",
-        "the same std in every row, forward and backward",
+        "with --paused: the same std in every row, forward and backward",
     ),
     "deep-no-fanin": Preset(
         _DEEP | {"fan_in": "off"},
@@ -122,28 +122,28 @@ PRESETS: dict[str, Preset] = {
     ),
     "deep-batchnorm-after": Preset(
         {"norm_place": "after"},
-        "BatchNorm behind the tanh instead of before it: nearly the same",
-        "activations and update:data against the default",
+        "BatchNorm behind the tanh, where it does not hold what goes into it: the loss is nearly the same",
+        "saturation, which grows as the net learns, against the default",
     ),
     "fifty-layers-gain1": Preset(
         _FIFTY | {"gain": 1.0},
         "fifty tanh layers at gain 1: the signal fades",
-        "std about 0.10 in the last layers, no saturation",
+        "with --paused: std about 0.1 in the last layers, no saturation",
     ),
     "fifty-layers": Preset(
         _FIFTY,
         "fifty tanh layers at gain 5/3: the spread settles and stays",
-        "std near 0.65 all the way down, about 5 % saturated",
+        "with --paused: std near 0.65 all the way down, about 5 % saturated",
     ),
     "fifty-layers-batchnorm": Preset(
         {"n_layer": 50},
         "fifty layers with BatchNorm: the activations are held, the gradients are not quite",
-        "gradient std through the depth",
+        "with --paused: gradient std through the depth",
     ),
     "fifty-layers-residual": Preset(
         {"n_layer": 50, "residual": True},
         "fifty layers with BatchNorm and residual connections: the gradient has a way around",
-        "gradient std through the depth against fifty-layers-batchnorm",
+        "with --paused: gradient std through the depth against fifty-layers-batchnorm",
     ),
 }
 

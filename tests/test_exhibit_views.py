@@ -24,6 +24,7 @@ from makemore_core import dataset
 from makemore_core.command import Command, Look, Restart, Set
 from makemore_core.config import Config, Value
 from makemore_core.depth import through_depth
+from makemore_core.doctor import LIMITS
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Exhibit, Snapshot, from_json, to_json
@@ -300,6 +301,11 @@ def test_no_other_layer_is_explained_as_a_tanh(kind: str) -> None:
     assert "tanh" not in words(other)
 
 
+def test_what_is_explained_of_the_updates_is_what_is_marked() -> None:
+    told = words(view("explain", "deep-tanh"))
+    assert f"Above {UNICODE.text(str(LIMITS['updates_large'].value))} the weights" in told
+
+
 def test_enter_takes_the_rate_that_was_found() -> None:
     suggestion = view("find-lr").history.exhibits["find-lr"].data["suggestion"]
     assert isinstance(suggestion, float)
@@ -316,6 +322,14 @@ def test_enter_starts_an_experiment() -> None:
     assert asked == Set({"lr": 0.001}, fresh=True)
     assert command(view("presets", "deep-tanh", preset_row=list(PRESETS).index("deep-tanh")), "enter") == Restart()
     assert pressed(view("presets", preset_row=at), "enter").screen == "dashboard"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_what_an_experiment_shows_is_read_whole_on_a_small_screen(name: str) -> None:
+    told = words(view("presets", preset_row=list(PRESETS).index(name)), 80, 24)
+    assert "…" not in told.partition("this run")[2]
+    assert " ".join(UNICODE.text(PRESETS[name].look_at).split()) in " ".join(told.rpartition("look at")[2].split())
+    assert "enter starts it" in told
 
 
 def test_enter_tries_what_the_doctor_suggests() -> None:

@@ -217,6 +217,11 @@ def test_a_run_and_its_twin_share_a_scale_where_both_can_be_seen_on_it() -> None
         history.feed([msgspec.structs.replace(canned.snapshot(), twin=twin)])
         assert history.twin is not None
         assert (history.gradient_scale == history.twin.gradient_scale) == shared
+    history = History()
+    wide = canned.snapshot(replace(canned.RELU, spread=3 * canned.RELU.spread))
+    history.feed([msgspec.structs.replace(canned.snapshot(canned.RELU), twin=wide)])
+    assert history.twin is not None
+    assert history.activation_scale == history.twin.activation_scale > 0
 
 
 def test_exhibits_are_kept_by_name_the_newest_wins() -> None:

@@ -102,6 +102,17 @@ async def test_two_presses_before_the_trainer_answers_are_two_rungs() -> None:
         assert app.state.message == "lr 0.05 → 0.02"
 
 
+async def test_fan_in_comes_back_as_the_net_had_it() -> None:
+    async with running() as (pilot, app, stream):
+        for shrink, divided in ((0.01, "hidden"), (0.1, "on")):
+            stream.send(Set({"fan_in": divided, "last_shrink": shrink}))
+            await until(pilot, lambda shrink=shrink: app.setting("last_shrink") == shrink)
+            await pilot.press("f", "f")
+            assert [c.changes for c in stream.sent if isinstance(c, Set)][-2:] == [
+                {"fan_in": "off"}, {"fan_in": divided},
+            ]  # fmt: skip
+
+
 async def test_a_gain_larger_than_auto_is_larger_than_pytorchs() -> None:
     async with running() as (pilot, app, stream):
         stream.send(Set({"gain": "auto"}))
@@ -240,7 +251,7 @@ async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
         await pilot.press("enter")
         assert app.state.screen == "layer"
         assert "5 Tanh" in picture(app)
-        assert "activation, %" in picture(app)
+        assert "activation, density" in picture(app)
         await pilot.press("down")
         assert "8 Tanh" in picture(app)
         await pilot.press("escape", "home", "up")

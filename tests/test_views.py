@@ -17,15 +17,16 @@ from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.views import SCREENS, draw
-from app.views.curve import Axis, line, loss_curve, tick_texts
-from app.views.dashboard import LINES, curves, legend, stds_over_steps
+from app.views.curve import Axis, line, loss_axis, loss_curve, tick_texts
+from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps
 from app.views.gradients import over_steps
+from app.views.layer import _bars
 from app.views.lines import Line, cut, text_of, width
 from app.views.state import View, rows, update_sick, window
-from app.views.table import layout, per_column, table
+from app.views.table import header, layout, per_column, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Event, Intervention, Snapshot, Weight
+from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Weight
 from tests import canned
 
 DRAWN = {"faint", "band", "guide", "progress"}  # styles of what has no letters
@@ -286,6 +287,37 @@ def test_a_layer_has_one_colour_in_every_plot() -> None:
         assert len({LOOKS[curve.style] for curve in curves(view(NETS[net]()))}) == lines
 
 
+def test_the_lines_of_the_gradients_are_named_as_in_every_plot() -> None:
+    state = view(NETS["healthy"](), screen="gradients")
+    (head,) = (line for line in draw(state, 100, 30) if "gradient std over steps" in text_of([line])[0])
+    named = {text.strip(): style for text, style in head if style.startswith("line")}
+    assert named == {str(c.row.layer.layer.index): c.style for c in curves(state) if c.row.layer}
+
+
+def test_a_finding_that_is_cut_off_says_so() -> None:
+    long = structs.replace(canned.FOUND, suggestion=" ".join(["so much to do"] * 30))
+    assert "…" in "".join(text_of(side_column(view(NETS["healthy"](), findings=(long,)), 26, 15))[-1])
+    assert "…" not in "".join(text_of(side_column(view(NETS["healthy"](), findings=(long,)), 38, 40)))
+
+
+def test_the_head_of_the_meter_is_that_of_the_units() -> None:
+    for net, told in (("healthy", "|a|>0.97"), ("relu", "flat")):
+        state = view(NETS[net]())
+        plan = layout(200, 12, False)
+        assert told in "".join(text for text, _ in header(state, plan, rows(state)))
+
+
+def test_two_histograms_can_be_compared_whatever_the_width_of_their_bins() -> None:
+    wide, narrow = Histogram(-2.0, 2.0, (0, 10, 10, 0)), Histogram(-1.0, 1.0, (5, 5, 5, 5))
+    shapes = [_bars("", box, box.counts, "ghost")[0] for box in (wide, narrow)]
+    assert max(shapes[0].y) == max(shapes[1].y) == 0.5
+    grown = canned.course(replace(canned.HEALTHY, gradient=2e-5), until=1)
+    grown += canned.course(until=3000, every=1000)[1:]
+    (head,) = (line for line in text_of(draw(view(grown, screen="layer", cursor=1), 200, 60)) if "density" in line)
+    assert head.split("gradient, density")[1].split("  ")[1:] == ["step 1, cut off", "now"]
+    assert "cut off" not in head.split("gradient, density")[0]
+
+
 def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> None:
     hundred, healthy, title = view(NETS["hundred-layers"]()), view(NETS["healthy"]()), "update:data"
     for cells in range(40, 200):
@@ -370,6 +402,7 @@ def test_the_numbers_on_one_axis_have_one_form() -> None:
         ((1e-4, 4.64e-4), "1e−4 5e−4"),
     ):
         assert " ".join(tick_texts(values, 5, UNICODE)) == texts
+    assert " ".join(tick_texts((-0.0125, -0.01, 0.0), 8, UNICODE)) == "−1.25e−2 −1.00e−2 0"
 
 
 def test_only_what_changed_is_sent() -> None:
@@ -474,6 +507,26 @@ def test_a_validation_loss_above_the_training_loss_lies_on_the_scale() -> None:
     lines = text_of(loss_curve(View(history=history, title="run"), 70, 20))
     (row,) = (at for at, line in enumerate(lines) if "●" in line)
     assert row < next(at for at, line in enumerate(lines) if "ln V" in line)
+
+
+@pytest.mark.parametrize("step", [600, 905, 940, 985, 999])
+def test_the_label_of_a_mark_is_as_long_as_there_is_room_and_leaves_the_guide_s(step: int) -> None:
+    history = History()
+    mark = Intervention(step, "nonlinearity leaky_relu → tanh, live weights")
+    history.feed([canned.snapshot(step=1000, losses=(3.2,) * 500, splits=None, interventions=(mark,))])
+    lines = text_of(loss_curve(View(history=history, title="run"), 110, 20))
+    assert next(at for at, line in enumerate(lines) if "ln V" in line) < 3  # where labels are
+    assert any(line.endswith("┄ln V") for line in lines)
+    assert any(mark.what in line for line in lines)
+
+
+def test_the_loss_has_no_scale_below_0() -> None:
+    for losses in ((27.0, 2.0), (0.01, 0.02)):
+        history = History()
+        history.feed([canned.snapshot(step=2, losses=losses, expected_loss=None, splits=None)])
+        axis = loss_axis([history.attempt], None, 8, False)
+        assert axis is not None
+        assert axis.low >= 0
 
 
 @pytest.mark.parametrize(("first", "told"), [(27.3, "27.30"), (3.5e12, "3.5e12")])

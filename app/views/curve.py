@@ -253,19 +253,17 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
         unit = 10.0 ** math.floor(math.log10(low))
         return Axis(math.floor(low / unit * 5) / 5 * unit, high, dots, True)
     step = _nice(max(high - low, abs(high) * 1e-3, 1e-6), 8)
-    return Axis(math.floor(low / step - 0.7) * step, math.ceil(high / step + 0.1) * step, dots)
+    bottom = math.floor(low / step - 0.7) * step
+    return Axis(max(0.0, bottom) if low >= 0 else bottom, math.ceil(high / step + 0.1) * step, dots)
 
 
-def _ticks(axis: Axis, rows: int) -> list[tuple[int, float]]:
-    """Rows from the top and the values to write there, at most one in three rows."""
+def _ticks(axis: Axis, rows: int) -> list[float]:
+    """The values to write on the axis, at most one in three rows."""
     parts = max(2, rows // 4)
-    if axis.log:
-        ratio = (axis.high / axis.low) ** (1 / max(1, parts))
-        values = [axis.low * ratio**k for k in range(parts + 1)]
-    else:
-        values = round_values(axis.low, axis.high, parts)
-    per_row = axis.dots // rows
-    return [(rows - 1 - min(rows - 1, axis.dot(value) // per_row), value) for value in values]
+    if not axis.log:
+        return round_values(axis.low, axis.high, parts)
+    ratio = (axis.high / axis.low) ** (1 / parts)
+    return [axis.low * ratio**k for k in range(parts + 1)]
 
 
 def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -> list[str]:
@@ -273,7 +271,7 @@ def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -
 
     The first form that is exact is taken; where none is, as on a logarithmic axis, one in which all differ.
     """
-    exact = [*(f".{places}f" for places in range(least, 4)), ".0f", ".0e", ".1e"]
+    exact = [*(f".{places}f" for places in range(least, 4)), ".0f", ".0e", ".1e", ".2e"]
     small = min(filter(None, map(abs, values)), default=1.0) < 0.095
     texts: list[str] = []
     for at, form in enumerate([*exact, *([".0e"] if small else [".2f", ".1f", ".3f", ".3g"])]):
@@ -292,11 +290,12 @@ def _power(text: str) -> str:
     return text.replace("e+", "e").replace("e0", "e").replace("e-0", "e-")
 
 
-def framed(body: list[Line], axis: Axis, gutter: int, g: Glyphs) -> list[Line]:
-    """A plot's lines behind `gutter` cells with the axis and round values on it."""
-    found = _ticks(axis, len(body))
-    texts = tick_texts([value for _, value in found], gutter - 1, g)
-    ticks = {at: text for (at, _), text in zip(found, texts, strict=True)}
+def framed(body: list[Line], axis: Axis, gutter: int, g: Glyphs, values: Sequence[float] = ()) -> list[Line]:
+    """A plot's lines behind `gutter` cells with the axis and these values, or else round ones, on it."""
+    rows = len(body)
+    values = values or _ticks(axis, rows)
+    places = [rows - 1 - min(rows - 1, axis.dot(value) * rows // axis.dots) for value in values]
+    ticks = dict(zip(places, tick_texts(values, gutter - 1, g), strict=True))
     out = []
     for at, cells in enumerate(body):
         side = g.tick if at in ticks else g.bar
@@ -324,109 +323,151 @@ def _foot(width: int, gutter: int, per_cell: float, g: Glyphs) -> Line:
     return [(" " * gutter + g.corner, "axis"), ("".join(chars)[:width], "axis")]
 
 
+class Frame(NamedTuple):
+    """The room of a plot over steps, and how much of it a step takes."""
+
+    gutter: int  # cells of the axis on the left
+    foot: int  # lines of the axis of steps
+    cells: int
+    rows: int
+    per_dot: int  # steps to a column of dots
+    wide: int  # columns of dots to a step
+    glyphs: Glyphs
+
+    @classmethod
+    def of(cls, width: int, height: int, last: int, g: Glyphs) -> Frame | None:
+        """That of a plot of steps up to `last`; None where there is no room for one."""
+        gutter = 6 if width >= 30 else 0
+        foot = 1 if height >= 5 else 0
+        cells, rows = width - gutter, height - foot
+        dots = cells * grain(g).across
+        fits = cells >= 4 and rows >= 1
+        return cls(gutter, foot, cells, rows, per_column(last, dots), stretch(last, dots), g) if fits else None
+
+    @property
+    def dots(self) -> int:
+        """Dots from the bottom to the top."""
+        return self.rows * grain(self.glyphs).up
+
+    @property
+    def per_cell(self) -> float:
+        """Steps to a cell."""
+        return self.per_dot * grain(self.glyphs).across / self.wide
+
+    def canvas(self, trails: Sequence[Trail]) -> Canvas:
+        """The trails, a reach for each `per_dot` steps, drawn in it."""
+        return Canvas(self.cells, self.rows, [trail.wider(self.wide) for trail in trails], self.glyphs)
+
+    def row(self, value: float, axis: Axis) -> int:
+        """The row from the top that a value falls on."""
+        return self.rows - 1 - axis.dot(value) * self.rows // axis.dots
+
+    def around(self, canvas: Canvas, axis: Axis) -> list[Line]:
+        """The lines of a plot with its axes."""
+        if not self.gutter:
+            return canvas.lines()
+        lines = framed(canvas.lines(), axis, self.gutter, self.glyphs)
+        return [*lines, _foot(self.cells, self.gutter - 1, self.per_cell, self.glyphs)] if self.foot else lines
+
+
 def loss_curve(view: View, width: int, height: int) -> list[Line]:
     """The loss of the present attempt: the mean as a line on the band from minimum to maximum, validation points, the
     expected first loss as a line, marks where something was changed, earlier attempts as ghosts behind.
     """
     history, snapshot = view.history, view.history.snapshot
-    size = grain(view.glyphs)
-    gutter = 6 if width >= 30 else 0
-    foot = 1 if height >= 5 else 0
-    cells, rows_ = width - gutter, height - foot
-    if snapshot is None or cells < 4 or rows_ < 1:
+    if snapshot is None:
         return []
-    axis = loss_axis([*history.ghosts, history.attempt], snapshot.expected_loss, rows_ * size.up, view.log)
-    if axis is None:
-        return [[(" " * gutter + "no loss yet", "dim")]]
     now, ghosts = history.attempt, tuple(history.ghosts)
     # behind a loss that is no number there is nothing to see
     ends = snapshot.step if now.loss.broken is None else now.loss.broken + 1
-    last = max(ends, *(ghost.loss.end for ghost in ghosts), 1)
-    per_dot, wide = per_column(last, cells * size.across), stretch(last, cells * size.across)
+    frame = Frame.of(width, height, max(ends, *(ghost.loss.end for ghost in ghosts), 1), view.glyphs)
+    if frame is None:
+        return []
+    axis = loss_axis([*ghosts, now], snapshot.expected_loss, frame.dots, view.log)
+    if axis is None:
+        return [[(" " * frame.gutter + "no loss yet", "dim")]]
     # all that the picture depends on: between two beats of the history it is not drawn again
     key = (
         history.beat,
         tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
         history.marks, snapshot.first_loss, snapshot.expected_loss,
     )  # fmt: skip
-    return _loss_curve(now, ghosts, axis, per_dot, wide, cells, rows_, gutter, foot, view.glyphs, key)
+    return _loss_curve(now, ghosts, axis, frame, key)
 
 
 _Key: TypeAlias = tuple[object, ...]
 
 
 @functools.lru_cache(8)
-def _loss_curve(
-    now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, per_dot: int, wide: int, cells: int, rows_: int,
-    gutter: int, foot: int, g: Glyphs, key: _Key,
-) -> list[Line]:  # fmt: skip
+def _loss_curve(now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, frame: Frame, key: _Key) -> list[Line]:
     marks, first, expected = key[-3:]
     assert isinstance(marks, tuple)
     assert first is None or isinstance(first, float)
     assert expected is None or isinstance(expected, float)
-    size = grain(g)
-    columns = now.loss.columns(per_dot)
-    trails = [Trail(line_of(now.loss, per_dot, axis), "loss")]
-    trails += [Trail(line_of(ghost.loss, per_dot, axis), "ghost") for ghost in reversed(ghosts)]
+    cells, rows_, g = frame.cells, frame.rows, frame.glyphs
+    columns = now.loss.columns(frame.per_dot)
+    trails = [Trail(line_of(now.loss, frame.per_dot, axis), "loss")]
+    trails += [Trail(line_of(ghost.loss, frame.per_dot, axis), "ghost") for ghost in reversed(ghosts)]
     trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
     trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
-    canvas = Canvas(cells, rows_, [trail.wider(wide) for trail in trails], g)
-    per_cell = per_dot * size.across / wide
+    canvas = frame.canvas(trails)
+    taken: list[int] = []  # rows with words in them
     if expected is not None and axis.inside(expected):
+        taken.append(frame.row(expected, axis))
         text = "ln V".rjust(cells, g.dashes) if cells >= 24 else g.dashes * cells
-        canvas.put(rows_ - 1 - axis.dot(expected) // size.up, 0, text, "expected", over=False)
-    _put_marks(canvas, marks, per_cell, cells, g)
-    _put_points(canvas, now.val, axis, per_cell, cells, g)
-    _put_labels(canvas, marks, per_cell, cells, g)
+        canvas.put(taken[0], 0, text, "expected", over=False)
+    _put_marks(canvas, marks, frame)
+    _put_points(canvas, now.val, axis, frame)
     if first is not None and first > axis.high:  # the mean of many steps hides how wrong the net was at the first
-        canvas.put(1 if marks else 0, 2, f"{g.above} first loss {loss_number(first, 2)}", "dim")
+        taken.append(1 if marks else 0)
+        canvas.put(taken[-1], 2, f"{g.above} first loss {loss_number(first, 2)}", "dim")
+    _put_labels(canvas, marks, frame, taken)
     if now.loss.broken is not None:
         text = f"!not finite from step {now.loss.broken:,}"
-        canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / per_cell))), text, "sick")
-    if not gutter:
-        return canvas.lines()
-    out = framed(canvas.lines(), axis, gutter, g)
-    if foot:
-        out.append(_foot(cells, gutter - 1, per_cell, g))
-    return out
+        canvas.put(rows_ // 2, max(0, min(cells - len(text), int(now.loss.broken / frame.per_cell))), text, "sick")
+    return frame.around(canvas, axis)
 
 
-def _put_points(
-    canvas: Canvas, points: Sequence[tuple[int, float]], axis: Axis, per_cell: float, cells: int, g: Glyphs
-) -> None:
+def _put_points(canvas: Canvas, points: Sequence[tuple[int, float]], axis: Axis, frame: Frame) -> None:
     """Validation losses, the newest always, the others not closer than four cells to the next."""
-    free = cells
-    rows_ = len(canvas.chars)
+    free = frame.cells
     for step, value in reversed(points):
-        at = min(cells - 1, int(max(0, step - 1) / per_cell))
+        at = min(frame.cells - 1, int(max(0, step - 1) / frame.per_cell))
         if math.isfinite(value) and at < free:
-            canvas.put(rows_ - 1 - axis.dot(value) * rows_ // axis.dots, at, g.point, "val")
+            canvas.put(frame.row(value, axis), at, frame.glyphs.point, "val")
             free = at - 3
 
 
-def _put_marks(canvas: Canvas, marks: Sequence[Intervention], per_cell: float, cells: int, g: Glyphs) -> None:
+def _put_marks(canvas: Canvas, marks: Sequence[Intervention], frame: Frame) -> None:
     """A line down the plot for each change."""
     for mark in marks:
-        for row in range(len(canvas.chars)):
-            canvas.put(row, min(cells - 1, int(mark.step / per_cell)), g.mark, "mark", over=False)
+        at = min(frame.cells - 1, int(mark.step / frame.per_cell))
+        for row in range(frame.rows):
+            canvas.put(row, at, frame.glyphs.mark, "mark", over=False)
 
 
-def _put_labels(canvas: Canvas, marks: Sequence[Intervention], per_cell: float, cells: int, g: Glyphs) -> None:
-    """What was changed at the top of its line, on the next row where labels would touch; nothing strikes it through."""
-    free: list[int] = [0] * 3  # the first free column of each row of labels
-    rows_ = len(canvas.chars)
+def _put_labels(canvas: Canvas, marks: Sequence[Intervention], frame: Frame, taken: Sequence[int]) -> None:
+    """What was changed at the top of its line, on the next row where labels would touch; nothing strikes it through.
+
+    The rows `taken` have words of their own.
+    """
+    cells, g = frame.cells, frame.glyphs
+    free = dict.fromkeys([row for row in range(frame.rows) if row not in taken][: min(3, frame.rows // 3)], 0)
     for mark in marks:
-        at = min(cells - 1, int(mark.step / per_cell))
-        text = glyph.clip(glyph.escape(g.text(mark.what), ascii=g.ascii), 22, g)
-        room = next((row for row in range(min(3, rows_ // 3)) if free[row] <= at), None)
-        if room is None:
+        at = min(cells - 1, int(mark.step / frame.per_cell))
+        text = glyph.escape(g.text(mark.what), ascii=g.ascii)
+        row = next((row for row, first in free.items() if first <= at), None)
+        if row is None:
             continue
-        if at + 1 + len(text) <= cells:
-            canvas.put(room, at, g.mark_head + text, "mark")
-            free[room] = at + len(text) + 2
-        elif at - len(text) >= free[room]:
-            canvas.put(room, at - len(text), text + g.mark_head, "mark")
-            free[room] = cells
+        left, right = at - free[row], cells - at - 1
+        if len(text) <= right or left <= right:
+            text = glyph.clip(text, right, g)
+            canvas.put(row, at, g.mark_head + text, "mark")
+            free[row] = at + len(text) + 2
+        else:
+            text = glyph.clip(text, left, g)
+            canvas.put(row, at - len(text), text + g.mark_head, "mark")
+            free[row] = cells
 
 
 class Course(NamedTuple):
@@ -452,38 +493,26 @@ def lines_over_steps(
 
     What is not on the scale is drawn at its edge.
     """
-    size = grain(view.glyphs)
-    gutter = 6 if width >= 30 else 0
-    foot = 1 if height >= 5 else 0
-    cells, rows_ = width - gutter, height - foot
-    if cells < 4 or rows_ < 1:
+    frame = Frame.of(width, height, max([1, *(course.series.end for course in courses)]), view.glyphs)
+    if frame is None:
         return []
-    axis = Axis(low, high, rows_ * size.up, log)
-    last = max((course.series.end for course in courses), default=1)
-    per_dot, wide = per_column(max(1, last), cells * size.across), stretch(last, cells * size.across)
-    names = tuple(courses), tuple(guides)
-    return _lines_over_steps(*names, axis, per_dot, wide, cells, rows_, gutter, foot, view.glyphs, view.history.beat)
+    return _lines_over_steps(tuple(courses), tuple(guides), Axis(low, high, frame.dots, log), frame, view.history.beat)
 
 
 @functools.lru_cache(16)
 def _lines_over_steps(
-    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, per_dot: int, wide: int,
-    cells: int, rows_: int, gutter: int, foot: int, g: Glyphs, beat: int,
-) -> list[Line]:  # fmt: skip
+    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, frame: Frame, beat: int
+) -> list[Line]:
     del beat
-    size = grain(g)
-    trails = [Trail(line_of(course.series, per_dot, axis, joined=True), course.style) for course in courses]
-    canvas = Canvas(cells, rows_, [trail.wider(wide) for trail in trails], g)
+    g = frame.glyphs
+    canvas = frame.canvas(
+        [Trail(line_of(course.series, frame.per_dot, axis, joined=True), course.style) for course in courses]
+    )
     for value, style in guides:
-        canvas.put(rows_ - 1 - axis.dot(value) // size.up, 0, g.guide * cells, style, over=False)
+        canvas.put(frame.row(value, axis), 0, g.guide * frame.cells, style, over=False)
     for course in courses if not g.coloured else ():
-        columns = course.series.columns(per_dot)
+        columns = course.series.columns(frame.per_dot)
         if columns and (end := columns[-1]) is not None:
-            at = min(cells - 1, (len(columns) * wide - 1) // size.across)
-            canvas.put(rows_ - 1 - axis.dot(end.mean) // size.up, at, course.letter, "title")
-    if not gutter:
-        return canvas.lines()
-    out = framed(canvas.lines(), axis, gutter, g)
-    if foot:
-        out.append(_foot(cells, gutter - 1, per_dot * size.across / wide, g))
-    return out
+            at = min(frame.cells - 1, (len(columns) * frame.wide - 1) // grain(g).across)
+            canvas.put(frame.row(end.mean, axis), at, course.letter, "title")
+    return frame.around(canvas, axis)

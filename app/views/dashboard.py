@@ -90,9 +90,17 @@ def side_column(view: View, width: int, height: int) -> list[Line]:
     """Sampled names above, findings below."""
     if view.findings is None:
         return names(view, width, height)
-    told = findings(view, width, height)
+    told = findings(view, width)
     room = max(min(4, height - 1), height - len(told))
-    return [*names(view, width, room), *told[: height - room]]
+    return [*names(view, width, room), *_cut(told, height - room, width, view.glyphs)]
+
+
+def _cut(lines: list[Line], height: int, width: int, g: glyph.Glyphs) -> list[Line]:
+    """The first lines, with a sign at their end where more was said; a heading alone says it itself."""
+    if len(lines) <= height or height < 2:
+        return lines[:height]
+    *before, (text, style) = lines[height - 1]
+    return [*lines[: height - 1], [*before, (glyph.clip(f"{text} {g.ellipsis}", width - width_of(before), g), style)]]
 
 
 def names(view: View, width: int, height: int) -> list[Line]:
@@ -119,7 +127,7 @@ def names(view: View, width: int, height: int) -> list[Line]:
     return block(lines, width, height, g)
 
 
-def findings(view: View, width: int, height: int) -> list[Line]:
+def findings(view: View, width: int) -> list[Line]:
     """What the doctor has found; nothing is good news."""
     g = view.glyphs
     found = view.findings or ()
@@ -131,7 +139,7 @@ def findings(view: View, width: int, height: int) -> list[Line]:
         lines.append([("!", "sick"), (title, "sick")])
         lines += [[(" " + line, "sick")] for line in rest]
         lines += [[(" " + line, "dim")] for line in _wrapped(f"{finding.evidence}; {finding.suggestion}", width - 2, g)]
-    return lines[:height]
+    return lines
 
 
 def _wrapped(text: str, width: int, g: glyph.Glyphs) -> list[str]:
@@ -160,14 +168,15 @@ def curves(view: View) -> list[Curve]:
     ]
 
 
-def legend(view: View, title: str, width: int, *, by_row: bool = True) -> Line:
-    """The drawn weights' names, each in the style of its line, as many as fit behind the title, the first and the last
-    among them, and an ellipsis for the others; `by_row`: by the number of the row of the table that they stand in.
+def legend(view: View, title: str, width: int, *, by_row: bool = True, layers: bool = False) -> Line:
+    """The names of the drawn weights, or layers, each in the style of its line, as many as fit behind the title, the
+    first and the last among them, and an ellipsis for the others; `by_row`: by the number of the row of the table that
+    they stand in.
     """
     g = view.glyphs
-    every = [curve for curve in curves(view) if curve.row.weight]
+    every = [curve for curve in curves(view) if (curve.row.layer if layers else curve.row.weight)]
     drawn = thinned(every)
-    scale: Line = [(f"log10, guide at {g.minus}3", "dim")]
+    scale: Line = [("log10 scale" if layers else f"log10, guide at {g.minus}3", "dim")]
     head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
     for most in range(len(drawn), min(1, len(drawn) - 1), -1):
         named = [("  " + _short_name(curve, by_row, g), curve.style) for curve in thinned(drawn, most)]
@@ -180,8 +189,11 @@ def legend(view: View, title: str, width: int, *, by_row: bool = True) -> Line:
 
 def _short_name(curve: Curve, by_row: bool, g: glyph.Glyphs) -> str:
     layer, weight = curve.row.layer, curve.row.weight
-    assert weight is not None
-    text = str(layer.layer.index) if by_row and layer else weight.weight.name.removesuffix(".weight")
+    if layer and (by_row or not weight):
+        text = str(layer.layer.index)
+    else:
+        assert weight is not None
+        text = weight.weight.name.removesuffix(".weight")
     text = glyph.clip(glyph.escape(text, ascii=g.ascii), 14, g)
     return text if g.coloured else f"{curve.letter}={text}"
 

@@ -6,6 +6,7 @@ from app import glyphs as glyph
 from app.views.answers import hint
 from app.views.lines import Line, heading
 from app.views.state import View, selected
+from makemore_core.doctor import LIMITS
 
 COLUMNS: dict[str, str] = {
     "activation": "A histogram of what the layer gives for one minibatch, one scale for all rows.",
@@ -16,7 +17,8 @@ COLUMNS: dict[str, str] = {
     "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",
     "grad:data": "The gradient's std over the weights' own: how large a step along it would be for the weights.",
     "update:data": "The same for the step that was really taken, as log10. The guide is -3: a thousandth of the "
-    "weights. Above -2 the weights are thrown about, below -4 training crawls: - and + change lr.",
+    f"weights. Above {LIMITS['updates_large'].value:g} the weights are thrown about (the last layer's may be faster), "
+    f"below {LIMITS['updates_small'].value:g} training crawls: - and + change lr.",
     "loss": "Of minibatches, smoothed. ln V is what the uniform guess costs; a first loss far above it is a net "
     "that is confidently wrong.",
 }
@@ -24,14 +26,14 @@ COLUMNS: dict[str, str] = {
 # By the kind of the layer: of a healthy histogram, and of what saturated means; those above hold for any kind.
 KINDS: dict[str, tuple[str, str]] = {
     "tanh": (
-        "A tanh layer at ease fills -1..1; piled up at the ends it is saturated, thin in the middle it has faded.",
+        "A tanh layer at ease fills -1..1; piled up at the ends it is saturated, a narrow peak in the middle is faded.",
         (
             "The share beyond |tanh| 0.97, where the slope 1 - t*t is near 0 and the gradient stops. 5 % is healthy "
-            "at the start, 20 % in the first layer too; it grows as a net without a normalisation learns."
+            "at the start, 20 % in the first layer too; learning raises it."
         ),
     ),
     "sigmoid": (
-        "A sigmoid layer at ease fills 0..1; piled up at the ends it is saturated, thin in the middle it has faded.",
+        "A sigmoid layer at ease fills 0..1; piled up at the ends it is saturated, a narrow peak at 0.5 is faded.",
         "The share within 0.015 of 0 or 1, where the slope is near 0 and the gradient stops.",
     ),
     "relu": (
@@ -59,17 +61,17 @@ SCREENS: dict[str, str] = {
     "gain": "Weights divided by the root of fan-in keep a spread of 1 through a linear layer. A nonlinearity squeezes "
     "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates, "
     "or explodes where nothing bounds it.",
-    "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. Where the loss "
-    "falls fastest and is not yet thrown about, the rate is good; where it rises, too large.",
+    "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. At the "
+    "bottom of the valley, before it rises, the rate is good; where it rises, too large.",
     "layer": "One layer enlarged: its histogram now, and behind it the one of the first update, so that a drift shows; "
     "and its numbers over the whole run.",
     "gradients": "The gradient that reaches each layer, through the depth and over time. Lines that stay together: "
     "every layer hears about the loss alike. Lines that part: the early layers learn at another pace than the late "
-    "ones.",
+    "ones. The last columns are times the median layer's std, and times the layer's own in the first snapshot seen.",
     "weights": "Every weight with the size of its gradient and of its updates against its own. The guide for "
     "update:data is -3; one weight far above the others is a layer that takes too large steps.",
-    "twin": "Two nets that differ in one setting and in nothing else: same seed, same minibatches. What differs on the "
-    "screen comes from that setting.",
+    "twin": "Two nets that differ in what stands above the right one and in nothing else: same seed, same minibatches. "
+    "What differs on the screen comes from that.",
     "presets": "The experiments of the lectures, in their order. Starting one restarts the run with its settings; the "
     "curve so far stays as a ghost.",
     "help": "Every key and what it does, then every column and number of the screens. The keys that a screen has of "

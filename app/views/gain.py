@@ -7,7 +7,7 @@ import math
 from app import glyphs as glyph
 from app.history import bounded
 from app.views.answers import Gains, answer, chosen, hint, keep, none_yet, stretched
-from app.views.curve import Axis, Canvas, Trail, grain, tick_texts
+from app.views.curve import Axis, Canvas, Trail, framed, grain
 from app.views.dashboard import styles
 from app.views.lines import Line, beside, block, heading
 from app.views.state import Pressed, View
@@ -107,11 +107,8 @@ def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:
     ]
     canvas = Canvas(cells, rows, [Trail(trails[selected].reaches, "cursor"), *trails], g)
     values = (0.0, 0.25, 0.5, 0.75, 1.0) if linear else (1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1e3)
-    texts = tick_texts(values, gutter - 1, g)
-    ticks = {rows - 1 - axis.dot(value) // size.up: text for value, text in zip(values, texts, strict=True)}
-    out: list[Line] = []
-    for at, line in enumerate(canvas.lines()):
-        text = ticks.get(at, "")
-        out.append([(text.rjust(gutter - 1), "dim"), (g.tick if text else g.bar, "axis"), *line])
     end = f" layer {data.depth}"
-    return [*out, [(" " * (gutter - 1) + g.corner + "1 " + end.rjust(cells - 2, g.rule), "axis")]]
+    return [
+        *framed(canvas.lines(), axis, gutter, g, values),
+        [(" " * (gutter - 1) + g.corner + "1 " + end.rjust(cells - 2, g.rule), "axis")],
+    ]

@@ -6,7 +6,7 @@ import math
 
 from app import glyphs as glyph
 from app.views.curve import Course, lines_over_steps
-from app.views.dashboard import curves, thinned
+from app.views.dashboard import curves, legend, thinned
 from app.views.lines import Line, fit, heading
 from app.views.state import View, gradient_sick, listed, rows
 from app.views.table import histogram, norms
@@ -53,8 +53,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines += listed(len(found), cursor, room // tall, row, g)
     if plot >= 5:
         lines += [[]] * (height - plot - len(lines))
-        note = f"log10 scale; {g.times} to the median layer and to the first snapshot seen above"
-        lines.append(heading("gradient std over steps", note if width >= 100 else "log10 scale", width, g))
+        title = "gradient std over steps"
+        lines.append(heading(title, legend(view, title, width, layers=True), width, g))
         lines += over_steps(view, width, plot - 1)
     return lines
 

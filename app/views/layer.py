@@ -28,6 +28,7 @@ _STYLES = {str(number): name for name, number in _NUMBERS.items()}
 
 
 NONE_NOW = ", none now"  # nothing finite
+HIGHER = 3.0  # times as high as the density now, that of the first update still shows whole
 
 
 class Trace(NamedTuple):
@@ -70,12 +71,12 @@ def plot(
             [(" no number to plot" + (" : not finite" if left_out else " yet"), "sick" if left_out else "dim")],
         ]
     for set_ticks, values, parts in (
-        (plotext.xticks, [x for x, _ in drawn], width // 8),
+        (plotext.xticks, [x for x, _ in drawn], width // 12),
         (plotext.yticks, [y for _, y in drawn], height // 3),
     ):
         ticks = round_values(min(values), max(values), max(1, parts)) or [values[0]]
         large = max(map(abs, ticks)) >= 1000
-        set_ticks(ticks, [glyph.short(tick) for tick in ticks] if large else tick_texts(ticks, 6, g, least=0))
+        set_ticks(ticks, [glyph.short(tick) for tick in ticks] if large else tick_texts(ticks, 8, g, least=0))
     head: Line = [(f" {title}" + (f" ({left_out} not finite)" if left_out else ""), "title")]
     for trace in traces:  # beside the title, since a legend in the plot would lie on the curves
         sign = f"{_marker(trace, g)} " if g.ascii or not g.coloured else ""
@@ -185,28 +186,31 @@ def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
 
 
 def _bars(name: str, box: Histogram, counts: Sequence[float], style: str) -> list[Trace]:
-    """The shares of a histogram, in %; none where nothing finite was counted."""
-    total = sum(counts)
-    return [Trace(name, _centres(box), [100 * count / total for count in counts], style)] if total else []
+    """The density of a histogram, whatever the width of its bins; none where nothing finite was counted."""
+    total, width = sum(counts), (box.high - box.low) / max(1, len(box.counts))
+    centres = [box.low + (at + 0.5) * width for at in range(len(box.counts))]
+    return [Trace(name, centres, [count / total / (width or 1.0) for count in counts], style)] if total else []
 
 
-def _centres(box: Histogram) -> list[float]:
-    width = (box.high - box.low) / max(1, len(box.counts))
-    return [box.low + (at + 0.5) * width for at in range(len(box.counts))]
+def _densities(
+    title: str, trace: LayerTrace, first: Histogram, own: list[Trace], width: int, height: int, g: Glyphs
+) -> list[Line]:
+    """The density now, and behind it the one of the first update, cut off where it is so high that this one is flat."""
+    name = f"step {trace.first_step:,}"
+    ghost = _bars(name, first, first.counts, "ghost")
+    if ghost and own and max(ghost[0].y) > (top := HIGHER * max(own[0].y)):
+        ghost = [ghost[0]._replace(name=f"{name}, cut off", y=[min(y, top) for y in ghost[0].y])]
+    return plot(f"{title}, density" + NONE_NOW * (not own), ghost + own, width, height, g)
 
 
 def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    first, now = trace.first.activation.histogram, trace.layer.activation.histogram
-    bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
-    own = _bars("now", now, trace.activation_counts, "activation")
-    return plot("activation, %" + NONE_NOW * (not own), bars + own, width, height, g)
+    own = _bars("now", trace.layer.activation.histogram, trace.activation_counts, "activation")
+    return _densities("activation", trace, trace.first.activation.histogram, own, width, height, g)
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    first, now = trace.first.gradient.histogram, trace.layer.gradient.histogram
-    bars = _bars(f"step {trace.first_step:,}", first, first.counts, "ghost")
-    own = _bars("now", now, trace.gradient_counts, "gradient")
-    return plot("gradient, %" + NONE_NOW * (not own), bars + own, width, height, g)
+    own = _bars("now", trace.layer.gradient.histogram, trace.gradient_counts, "gradient")
+    return _densities("gradient", trace, trace.first.gradient.histogram, own, width, height, g)
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:

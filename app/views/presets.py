@@ -12,6 +12,8 @@ from app.views.status import goes_by
 from makemore_core.command import Restart, Set
 from makemore_core.presets import PRESETS, settings_of
 
+WHOLE = 16  # lines, with which the words on an experiment take as many as they need
+
 
 def press(view: View, key: str) -> Pressed | None:
     """Up and down choose an experiment, `enter` begins the one it is on."""
@@ -37,12 +39,19 @@ def _at(view: View) -> int:
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:
-    """The list, the present one marked, and two lines on the one under the cursor."""
+    """The list, the present one marked, and below it the words on the one under the cursor, whole if there is room."""
     g = view.glyphs
     names, at = list(PRESETS), _at(view)
     present, changed = goes_by(view.history.snapshot) if view.history.snapshot else ("", [])
     lines: list[Line] = [heading("experiments", "of the lectures", width, g)]
-    room = max(1, height - len(lines) - 6)
+    chosen_one = PRESETS[names[at]]
+    run = glyph.escape(present, ascii=g.ascii) + (f" with {', '.join(changed)}" if changed else "")
+    below: list[Line] = [[], [(" this run ", "axis"), (g.text(glyph.clip(run, width - 11, g)), "")]]
+    for label, text in (("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
+        parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]
+        below += [[(f" {'' if nth else label:8s} ", "axis"), (g.text(part), "")] for nth, part in enumerate(parts)]
+    below.append(hint(f"↑↓ experiment  {'enter starts it  ' if view.obeyed else ''}esc back", view))
+    room = max(1, height - len(lines) - len(below))
 
     def row(position: int) -> list[Line]:
         name = names[position]
@@ -52,14 +61,4 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         return [[(g.text(text), style)]]
 
     lines += listed(len(names), at, room, row, g)
-    lines = block(lines, width, height - 5, g)
-    chosen_one = PRESETS[names[at]]
-    run = glyph.escape(present, ascii=g.ascii) + (f" with {', '.join(changed)}" if changed else "")
-    below: list[Line] = [
-        [],
-        [(" this run ", "axis"), (g.text(glyph.clip(run, width - 11, g)), "")],
-        [(" shows    ", "axis"), (g.text(glyph.clip(chosen_one.shows, width - 11, g)), "")],
-        [(" look at  ", "axis"), (g.text(glyph.clip(chosen_one.look_at, width - 11, g)), "")],
-        hint(f"↑↓ experiment  {'enter starts it  ' if view.obeyed else ''}esc back", view),
-    ]
-    return [*lines, *block(below, width, 5, g)]
+    return block([*block(lines, width, max(0, height - len(below)), g), *below], width, height, g)

@@ -117,7 +117,7 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
             f"activation {g.minus}{edge}..{edge}", f"act {g.minus}{edge}..{edge}", f"act {g.plus_minus}{edge}", "act",
         ),
         "mean": ("mean",), "std": ("std",), "saturated": ("sat.",), "dead": ("dead",),
-        "meter": (f"|a|>{SATURATED:g}", f">{SATURATED:g}".replace("0.", "."), ""),
+        "meter": (f"|a|>{SATURATED:g}", f">{SATURATED:g}".replace("0.", "."), "") if kinds == {True} else ("flat", ""),
         "gradient": (
             f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}",
             f"gr {g.plus_minus}{grad}", f"{g.plus_minus}{grad}", "grad",
