@@ -1,4 +1,4 @@
-"""Numbers turned into strings of block glyphs, braille dots or plain ASCII, and hostile text turned into harmless.
+"""Numbers turned into strings of block glyphs or plain ASCII, and hostile text turned into harmless.
 
 It stands alone, pure and without a terminal, so that every row of the screen can be tested as a literal string;
 `python -m app.glyphs` shows it all.

@@ -146,6 +146,7 @@ class History:
     def _begin(self, attempt: Attempt) -> None:
         self.attempt = attempt
         self.layers, self.weights, self._seen = {}, {}, None
+        self.exhibits = {}  # taken from another net
         self.rate = 0.0
         self.gradient_scale = self.activation_scale = 0.0
 

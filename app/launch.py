@@ -198,6 +198,10 @@ class Worker:
         """Whether the last attempt to save the run failed."""
         return self.session is not None and self.session.recorder.unsaved()
 
+    def ended(self) -> bool:
+        """Whether the training was begun and is over."""
+        return self._thread.ident is not None and not self._thread.is_alive()
+
     def join(self, seconds: float | None = None) -> bool:
         """Wait for the end of the training; whether it has ended."""
         if self._thread.ident is not None:

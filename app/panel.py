@@ -7,7 +7,7 @@ of styles get their looks.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from rich.color import Color, ColorSystem
@@ -148,24 +148,26 @@ def sgr(name: str, palette: Palette, depth: str) -> str:
 
 
 class Panel(Widget):
-    """Shows what it was given last; `show` compares with what is on the screen and sends the difference only."""
+    """Shows what it was given last; `show` compares with what is on the screen and sends the difference only.
+
+    `resized` is called when it has another size, so that it is given what fits.
+    """
 
     DEFAULT_CSS = "Panel { width: 1fr; height: 1fr; }"
     can_focus = False
 
-    def __init__(self, *, palette: Palette = "dark") -> None:
+    def __init__(self, resized: Callable[[], None], *, palette: Palette = "dark") -> None:
         super().__init__()
         self.palette = palette
-        self._lines: list[Line] = []
+        self._resized = resized
+        self.picture: list[Line] = []  # the lines shown
 
-    @property
-    def picture(self) -> Sequence[Line]:
-        """The lines shown."""
-        return self._lines
+    def on_resize(self) -> None:
+        self._resized()
 
     def show(self, lines: list[Line]) -> None:
         """Put these lines on the screen, sending only the cells that differ from what is there."""
-        old, self._lines = self._lines, lines
+        old, self.picture = self.picture, lines
         width, height = self.size
         if len(old) != len(lines) or len(lines) != height:
             self.refresh()
@@ -181,7 +183,7 @@ class Panel(Widget):
 
     def render_line(self, y: int) -> Strip:
         """One line, for a full picture."""
-        line = self._lines[y] if y < len(self._lines) else []
+        line = self.picture[y] if y < len(self.picture) else []
         segments = [Segment(text, look(style, self.palette)) for text, style in line if text]
         return Strip(segments).adjust_cell_length(self.size.width)
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 import msgspec
 
-from app.glyphs import short
+from app.glyphs import clip, short, width_of
 from app.headless import line, number
 from app.terminal import Exit, visible
 from makemore_core import config as settings
@@ -144,7 +144,7 @@ def in_columns(rows: list[list[str]], width: int | None, least: Sequence[int]) -
     """Rows with columns as wide as they have to be; where that is more than a terminal's `width`, with the first one
     cut and without the `least` important ones.
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
 
     def excess() -> int:
         return sum(widths) + 2 * sum(map(bool, widths[1:])) - width if width else 0
@@ -154,8 +154,8 @@ def in_columns(rows: list[list[str]], width: int | None, least: Sequence[int]) -
         if excess() > 0:
             widths[dropped] = 0
     for name, *row in rows:
-        first = name if len(name) <= widths[0] else f"{name[: widths[0] - 1]}…"
-        shown = [f"{cell:{wide}}" for cell, wide in zip([first, *row], widths, strict=True) if wide]
+        told = [clip(name, widths[0]), *row]
+        shown = [cell + " " * (wide - width_of(cell)) for cell, wide in zip(told, widths, strict=True) if wide]
         yield "  ".join(shown).rstrip()
 
 

@@ -11,12 +11,12 @@ from app.driver import run_app
 from app.headless import SAVING, stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
 from app.terminal import Exit, by_signal
+from makemore_core import rundir
 from makemore_core.aside import Aside
 from makemore_core.attach import Attached, recorded
 from makemore_core.command import Channel, Command, Stop
 from makemore_core.doctor import Chart, Finding
 from makemore_core.record import RecordReader
-from makemore_core.rundir import RECORD, trainer
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
 
@@ -38,7 +38,7 @@ class OwnRun:
         for event in self._channel.drain():
             if isinstance(event, Snapshot) and not self._begun:
                 self._begun = True
-                for past in recorded(RecordReader(self._folder / RECORD), self._folder.name):
+                for past in recorded(RecordReader(self._folder / rundir.RECORD), self._folder.name):
                     if past.time == event.time:  # this life's own
                         break
                     if past.attempt <= event.attempt:  # it goes on from before a restart that comes again
@@ -57,6 +57,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
     stream = OwnRun(folder, channel, worker)
     handed_over: list[bool] = []
+    stopped = f"the run was stopped; `makemore resume {launch.shown(folder)}` goes on"
     studio = Studio(
         stream,
         title=folder.name,
@@ -64,6 +65,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         fps=watch.per_second,
         start=worker.start,
         detach=lambda: handed_over.append(True),
+        absent=lambda: stopped if worker.ended() else "",
         findings=advice(),
     )
     stream.failed = studio.exit
@@ -98,6 +100,8 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
         raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")
     elif launch.forget(folder):
         said = "nothing was trained yet, so no run is kept"
+    elif not rundir.checkpoints(folder):  # diverged before the first
+        said = f"nothing to save; to begin again from the seed: makemore resume {launch.shown(folder)}"
     else:
         said = f"saved; to go on: makemore resume {launch.shown(folder)}"
     with without_terminal_if_lost():
@@ -113,7 +117,6 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         readonly=readonly,
         ascii=ascii_only,
         fps=fps,
-        owns=False,
         absent=functools.partial(absent, folder),
         findings=advice(),
         waiting=f"reading {folder.name}",
@@ -131,7 +134,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
 
 def absent(folder: Path) -> str:
     """That nobody trains the run in the folder, and what to do about it; nothing where somebody does."""
-    if trainer(folder) is not None:
+    if rundir.trainer(folder) is not None:
         return ""
     return f"nobody is training it now; `makemore resume {launch.shown(folder)}` goes on"
 

@@ -23,8 +23,8 @@ from app.keys import KEYS, bindings
 from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
-from app.views import SCREENS, draw, screen
-from app.views.state import View, rows
+from app.views import SCREENS, draw, screen, scrolled
+from app.views.state import MOVES, View, rows
 from makemore_core.command import (
     Back,
     Look,
@@ -54,7 +54,6 @@ NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
 MOST_UNEXAMINED = 256
-MOVES = {1: "down", -1: "up", 10: "pagedown", -10: "pageup", -100000: "home", 100000: "end"}
 
 # Takes the snapshots that came since it was last asked, oldest first.
 Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
@@ -63,6 +62,7 @@ Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
 class Studio(App[int]):
     """Shows a run and lets it be changed. `start` is called once, when the first picture is on the screen.
 
+    `detach` has a run of this process go on in another one; None where it is another one that trains it.
     `absent` says why nobody would obey, in a line; nothing where somebody trains the run.
     """
 
@@ -81,7 +81,6 @@ class Studio(App[int]):
         light: bool | None = None,
         fps: float = 10.0,
         start: Callable[[], None] | None = None,
-        owns: bool = True,
         detach: Callable[[], None] | None = None,
         absent: Callable[[], str] = lambda: "",
         findings: Doctor | None = None,
@@ -91,7 +90,7 @@ class Studio(App[int]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(driver_class=driver_class, ansi_color=True)
-        self.stream, self.start, self.owns, self.detach_run = stream, start, owns, detach
+        self.stream, self.start, self.detach_run = stream, start, detach
         self.fps, self.clock, self.doctor, self.absent = fps, clock, findings, absent
         self.pictures = pictures or Path.cwd()
         self.history = History()
@@ -106,7 +105,7 @@ class Studio(App[int]):
         )
         light = light_wanted() if light is None else light
         self.ground_unknown = light is None and not self.no_color
-        self.panel = Panel(palette="none" if self.no_color else "light" if light else "dark")
+        self.panel = Panel(self.paint, palette="none" if self.no_color else "light" if light else "dark")
         self.pending: dict[str, tuple[Value, float]] = {}
         self.message_until = 0.0
         self.drawn: tuple[object, ...] = ()
@@ -133,9 +132,6 @@ class Studio(App[int]):
         if self.start is not None:
             self.call_after_refresh(self.start)
 
-    def on_resize(self, _: events.Resize) -> None:
-        self.paint()
-
     def tick(self) -> None:
         """Take in what came, and repaint if it shows."""
         version = self.history.version
@@ -148,6 +144,11 @@ class Studio(App[int]):
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)
             self.asked.clear()  # whoever trains the run next has not heard of it
+            if absent:
+                self.say(absent)
+        if self.state.prompt == "quit" and self.over():  # while the question was open
+            self.state = replace(self.state, prompt="")
+            self.say("the run has ended meanwhile: q leaves")
         now = self.clock()
         if self.state.message and now >= self.message_until:
             self.state = replace(self.state, message="")
@@ -198,6 +199,7 @@ class Studio(App[int]):
                         self.unexamined = []
                     self.unexamined.append(event)
                 yield event
+            self.state = replace(self.state, lost=False) if self.state.lost else self.state
         except OSError as error:  # at any event: what came before it counts
             if not self.state.lost:
                 self.state = replace(self.state, lost=True)
@@ -273,7 +275,7 @@ class Studio(App[int]):
         if self.diverged():
             return
         if self.history.snapshot.state == "finished":  # train on, for as many steps again
-            self.change("steps", 2 * self.last_step())
+            self.change("steps", 2 * self.last_step() or Config().steps)
             return
         paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
@@ -353,11 +355,14 @@ class Studio(App[int]):
 
     # --- the net ---
 
+    def settings(self) -> dict[str, Value]:
+        """The configuration as it will be once everything asked for is done."""
+        now = self.history.snapshot.config if self.history.snapshot else {}
+        return {**now, **{name: value for name, (value, _) in self.pending.items()}}
+
     def setting(self, name: str) -> Value | None:
-        """A field of the configuration as it will be once everything asked for is done."""
-        if name in self.pending:
-            return self.pending[name][0]
-        return self.history.snapshot.config.get(name) if self.history.snapshot else None
+        """A field of the configuration as it will be."""
+        return self.settings().get(name)
 
     def settle_pending(self) -> None:
         """Forget what has been carried out, or was not within a while."""
@@ -374,28 +379,30 @@ class Studio(App[int]):
 
     def change(self, name: str, value: Value) -> None:
         """Ask for a field to be changed, and say at once what that does."""
-        before = self.setting(name)
-        config: dict[str, Value] = {} if before is None else {name: before}
-        live = self.state.live and name in LIVE_IF_ASKED_FIELDS
-        command = Set({name: value}, live=live)
-        self.stream.send(command)
-        self.pending[name] = (value, self.clock() + PENDING_SECONDS)
-        self.say(say(command, config) + self.effect(name, value, live))
+        self.put(Set({name: value}))
+
+    def put(self, command: Set) -> None:
+        """Ask for settings to be changed, on the live weights where that is on and can be, and say what that does."""
+        live = self.state.live and not command.fresh and command.changes.keys() <= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
+        asked, before = Set(command.changes, live, command.fresh), self.settings()
+        self.stream.send(asked)
+        self.pending |= {name: (value, self.clock() + PENDING_SECONDS) for name, value in command.changes.items()}
+        self.say(say(asked, before) + self.effect(asked))
 
     def ask(self, prompt: str, question: str, *choices: tuple[str, str]) -> None:
         """A question in a box; the keys pressed are its answers."""
         self.state = replace(self.state, prompt=prompt, question=question, choices=choices, message="")
         self.paint()
 
-    def effect(self, name: str, value: Value, live: bool) -> str:
-        """What a change does beside changing a setting, to be said after it."""
+    def effect(self, command: Set) -> str:
+        """What a change does beside changing settings, to be said after it."""
         snapshot = self.history.snapshot
         assert snapshot is not None
         if snapshot.state == "diverged":
             return ", restarted from the seed"
-        if name in LIVE_FIELDS:
-            return decayed({**snapshot.config, name: value}, snapshot.step) if name == "lr" else ""
-        return ", applied to the live weights" if live else ", restarted from the seed; u undoes it"
+        if not command.fresh and command.changes.keys() <= LIVE_FIELDS:
+            return decayed({**snapshot.config, **command.changes}, snapshot.step) if "lr" in command.changes else ""
+        return ", applied to the live weights" if command.live else ", restarted from the seed; u undoes it"
 
     def change_of(self, name: str) -> Value | None:
         """The present value of a field that a key is about to change; None, and a message, where it cannot be."""
@@ -471,23 +478,21 @@ class Studio(App[int]):
         self.history.reset_scales()
         if self.state.frozen:  # what is shown is a copy
             self.state.history.reset_scales()
-        self.drawn = ()
         self.say("scales chosen anew, earlier curves taken away")
 
     def pressed(self, key: str) -> bool:
         """Whether the visible screen has a use of its own for the key; does it."""
         press = screen(self.state.screen).press
-        answer = press(self.state, key) if press else None
+        answer = press(replace(self.state, history=self.history), key) if press else None  # on the net as it is now
         if answer is None:
             return False
         view, command = answer
-        if command is None:
-            self.state = view
-        elif self.obeyed() if isinstance(command, Look) else self.changes_allowed():
-            self.stream.send(command)
-            self.state = view
-            if isinstance(command, Set) and self.history.snapshot is not None:
-                self.say(say(command, self.history.snapshot.config))
+        if command is None or (self.obeyed() if isinstance(command, Look) else self.changes_allowed()):
+            self.state = replace(view, history=self.state.history)
+            if isinstance(command, Set):
+                self.put(command)
+            elif command is not None:
+                self.stream.send(command)
         self.paint()
         return True
 
@@ -498,12 +503,13 @@ class Studio(App[int]):
         self.action_screen("explain")
 
     def action_move(self, by: int) -> None:
-        if self.pressed(MOVES.get(by, "")):
+        key = next(key for key, step in MOVES.items() if step == by)
+        if self.pressed(key):
             return
-        count = len(rows(self.state))
-        if screen(self.state.screen).name == "help":
-            self.state = replace(self.state, scroll=max(0, self.state.scroll + by))
-        elif count:
+        current, count = screen(self.state.screen), len(rows(self.state))
+        if current.text is not None:
+            self.state = replace(self.state, scroll=scrolled(self.state, key, *self.panel.size))
+        elif current.press is None and count:
             at = min(max(0, self.state.cursor), count - 1)
             cursor = (at + by) % count if abs(by) == 1 else min(max(0, at + by), count - 1)
             self.state = replace(self.state, cursor=cursor)
@@ -519,7 +525,6 @@ class Studio(App[int]):
         if name == self.state.screen:
             name = self.screen_before()
         self.state = replace(self.state, screen=name, scroll=0)
-        self.drawn = ()
         self.paint()
 
     def action_enlarge(self) -> None:
@@ -529,7 +534,7 @@ class Studio(App[int]):
     async def action_back(self) -> None:
         if self.state.screen == "dashboard" and self.state.filter:
             self.state = replace(self.state, filter="", cursor=0)
-        self.state = replace(self.state, screen=self.screen_before(), message="")
+        self.state = replace(self.state, screen=self.screen_before(), scroll=0, message="")
         self.paint()
 
     def screen_before(self) -> str:
@@ -602,26 +607,23 @@ class Studio(App[int]):
 
     # --- quitting ---
 
+    def over(self) -> bool:
+        """Whether nothing goes on that leaving could end, or that could go on in the background."""
+        snapshot = self.history.snapshot
+        return bool(self.absent()) or (snapshot is not None and snapshot.state in ENDED)
+
     def action_detach(self) -> None:
         """Leave, and let the training go on: in a process of its own where it is this one that trains."""
-        if self.owns and self.detach_run is None:
-            self.say("this run cannot go on without its view")
-            return
-        if self.owns and self.detach_run is not None:
+        if self.detach_run is not None and not self.over():
             self.detach_run()
         self.exit(0)
 
     def action_ask_quit(self) -> None:
-        snapshot = self.history.snapshot
-        over = snapshot is None or snapshot.state in ("finished", "stopped", "crashed")
-        if over or self.state.readonly:
+        if self.history.snapshot is None or self.over() or self.state.readonly:
             self.exit(0)
             return
-        if self.owns:
-            choices = [("s", "stop and save"), ("esc", "cancel: go on")]
-            if self.detach_run is not None:
-                choices.insert(1, ("k", "keep training in the background"))
-        else:
+        choices = [("s", "stop and save"), ("k", "keep training in the background"), ("esc", "cancel: go on")]
+        if self.detach_run is None:
             choices = [("k", "leave: training goes on"), ("s", "stop the run and save"), ("esc", "cancel: stay")]
         self.ask("quit", "Quit: what becomes of the run?", *choices)
 
@@ -629,14 +631,14 @@ class Studio(App[int]):
         """The key pressed in the question box; on quitting the first choice is also `q` and enter."""
         offered = [key for key, _ in self.state.choices]
         key = event.key
-        if key in ("q", "enter", "ctrl+c") and self.state.prompt == "quit":
+        if key in ("q", "enter", "ctrl+c", "ctrl+q") and self.state.prompt == "quit":
             key = offered[0]
         if key == "s" and key in offered:
             self.stopped = True
             self.stream.send(Stop())
             self.exit(0)
         elif key == "k" and key in offered:
-            if self.owns and self.detach_run is not None:
+            if self.detach_run is not None:
                 self.detach_run()
             self.exit(0)
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):

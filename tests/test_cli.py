@@ -17,6 +17,7 @@ from typing import NoReturn
 import pytest
 
 from app.cli import cli
+from app.glyphs import width_of
 from app.report import COLUMNS, DROPPED, command_of, in_columns
 from makemore_core import rundir
 from makemore_core.command import Back, Command, Pause, Restart, Set, Step, Stop
@@ -335,6 +336,9 @@ def test_runs_fit_into_a_terminal() -> None:
     assert next(in_columns([["a", *rows[0][1:]]], 80, DROPPED)).endswith("  2.1031  200k  5 min  deep-batchnorm")
     assert wide[1].startswith(f"{'n' * 19}…  damaged ")
     assert max(map(len, narrow)) <= 58
+    broad = list(in_columns([["日本語", *rows[0][1:]], ["日" * 20, *rows[0][1:]]], 80, DROPPED))  # two cells each
+    assert [width_of(line.partition("  finished")[0].rstrip()) for line in broad] == [6, 19]
+    assert len({width_of(line) for line in broad}) == 1
 
 
 def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Commands, few_names_file: Path) -> None:

@@ -19,7 +19,7 @@ from app.views.batchnorm import normalised
 from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.lines import text_of, width
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, selected
 from makemore_core import dataset
 from makemore_core.command import Command, Look, Restart, Set
 from makemore_core.config import Config, Value
@@ -127,6 +127,30 @@ def test_a_layer_or_unit_that_the_net_no_longer_has_is_not_asked_for() -> None:
     shown = gone.history.exhibits["dead-map"].data["layer"]
     assert isinstance(shown, int)
     assert pressed(gone, "up").options["dead_layer"] == (shown - 2 if shown > 1 else 9)
+
+
+def test_the_layer_chosen_among_many_is_in_the_line_of_layers() -> None:
+    shown = view("dead-map", "deep-tanh")
+    data = shown.history.exhibits["dead-map"].data
+    for layer in (1, 99, 199):
+        many = [{"index": at, "kind": "Tanh", "units": 100, "dead": 0, "share": 0.04} for at in range(1, 200, 2)]
+        deep = replace(shown, history=History())
+        deep.history.exhibits["dead-map"] = Exhibit("dead-map", 30, {**data, "layer": layer, "layers": many})
+        (line,) = (line for line in words(deep, 80, 24).splitlines() if f"▸{layer} 4.0%" in line)
+        assert len(line) > 70
+        assert line.startswith("…") == (layer > 1)
+        assert line.endswith("…") == (layer < 199)
+
+
+def test_enter_enlarges_the_layer_of_the_map() -> None:
+    for filtered in ("", "zzz"):
+        shown = replace(view("dead-map", "deep-tanh", dead_layer=7), cursor=1, filter=filtered)
+        enlarged = pressed(shown, "enter")
+        row, layer = selected(enlarged), shown.history.exhibits["dead-map"].data["layer"]
+        assert enlarged.screen == "layer"
+        assert row is not None
+        assert row.layer is not None
+        assert row.layer.layer.index == layer
 
 
 def test_flags() -> None:
@@ -316,6 +340,19 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     assert "nothing to report" in words(replace(view("doctor"), findings=()))
 
 
+def test_what_enter_does_is_told_on_a_small_screen_and_not_where_it_may_not() -> None:
+    long = msgspec.structs.replace(canned.FOUND, evidence="std 0.62 " * 9, why="Tanh squeezes. " * 9)
+    state = replace(view("doctor"), findings=(canned.FOUND,) * 5 + (long,) * 5, options={"doctor_row": 5})
+    small = words(state, 40, 12)
+    assert "try    gain 5/3" in small
+    assert "enter  gain 1.667" in small
+    assert "more above" in small
+    for name in ("doctor", "gain", "find-lr", "presets"):
+        for readonly, absent in ((False, ""), (True, ""), (False, "nobody is training it now")):
+            own = text_of(screen(name).draw(replace(view(name), readonly=readonly, absent=absent), 100, 30))
+            assert ("enter" in "".join(own)) == (not readonly and not absent)
+
+
 def test_symbols_of_the_alphabet_are_harmless() -> None:
     shown = view("batchnorm", bn_part=1)
     data = shown.history.exhibits["batchnorm"].data
@@ -410,6 +447,10 @@ async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() ->
         await until(pilot, lambda: bool(stream.sent) and "asking for the gradients" in shown())
         gone.append(told)
         await until(pilot, lambda: told in shown())
+        assert studio.state.message == told  # at once, where there is no room for a line of its own
+        studio.message_until = 0.0
+        await pilot.press("escape")
+        await until(pilot, lambda: shown().splitlines()[22] == told and not studio.state.message)
         stream.sent.clear()
         await pilot.press("5", "8", "down", "B", "G", "space", "n", "r", "t", ">")
         assert studio.state.message == told
@@ -435,3 +476,37 @@ async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> N
             assert studio.state.options["explained"] == "doctor"
         changes = [list(command.changes) for command in stream.sent if isinstance(command, Set)]
         assert changes == ([] if readonly else [["lr"], ["gain"]])
+
+
+async def test_what_enter_applies_is_live_where_that_is_on() -> None:
+    stream = Asked("deep-tanh")
+    studio = Studio(stream, fps=50, findings=lambda _: [canned.FOUND])
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: bool(studio.state.findings))
+        await pilot.press("i")
+        await until(pilot, lambda: "gain" in studio.history.exhibits)
+        await pilot.press("up", "L", "enter")
+        assert stream.sent[-1] == Set({"gain": 1.5}, live=True)
+        assert studio.state.message == "gain 1.667 → 1.5, applied to the live weights"
+        await pilot.press("D", "enter")
+        assert stream.sent[-1] == Set({"gain": 5 / 3}, live=True)
+        assert studio.state.message == "gain 1.5 → 1.667, applied to the live weights"
+        await pilot.press("P", "down", "enter")
+        assert isinstance(stream.sent[-1], Set)
+        assert (stream.sent[-1].live, stream.sent[-1].fresh) == (False, True)
+        assert ", restarted from the seed" in studio.state.message
+
+
+async def test_a_key_pressed_in_a_frozen_view_acts_on_the_net_as_it_is_now() -> None:
+    stream = Asked("deep-batchnorm")
+    studio = Studio(stream, fps=50)
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        now = studio.history.snapshot
+        assert now is not None
+        await pilot.press("p")
+        stream.events.append(msgspec.structs.replace(now, attempt=1, config={**now.config, "norm": "none"}))
+        await until(pilot, lambda: studio.history.snapshot is not now)
+        await pilot.press("P", *["up"] * 30, *["down"] * list(PRESETS).index("deep-batchnorm"), "enter")
+        assert stream.sent == [Set({"norm": "batch"}, fresh=True)]
+        assert studio.state.history is not studio.history  # what is shown stays frozen

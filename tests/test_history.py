@@ -92,6 +92,16 @@ def test_going_back_to_an_earlier_net_goes_on_with_its_curve() -> None:
     assert history.attempt.loss.end == 2100
 
 
+def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
+    history = History()
+    history.feed([canned.snapshot(), Exhibit("find-lr", 1000, {})])
+    frozen = history.still()
+    history.feed([canned.snapshot(step=2000)])
+    assert list(history.exhibits) == ["find-lr"]
+    history.feed([canned.snapshot(step=100, attempt=1)])
+    assert (list(frozen.exhibits), list(history.exhibits)) == (["find-lr"], [])
+
+
 def test_what_followed_the_checkpoint_that_a_run_goes_on_from_is_forgotten() -> None:
     history = History()
     history.feed(canned.course(until=4000))

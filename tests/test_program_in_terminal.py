@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from app import session_view
 from app.launch import Worker
 from app.session_view import save_and_leave
+from app.studio import Studio
 from app.terminal import Exit, by_signal
-from makemore_core import rundir
-from makemore_core.command import Channel
+from makemore_core import control, rundir
+from makemore_core.command import Channel, Stop
 from makemore_core.config import Config
 from makemore_core.watch import Watch
 from tests.terminal import ROOT, Terminal
-from tests.trainers import new_run
+from tests.trainers import new_run, wait_for
 
 MAKEMORE = [sys.executable, "-m", "app"]
 TRAIN = [*MAKEMORE, "train", "--seed", "1", "--run"]
@@ -86,6 +89,30 @@ def test_quitting_before_the_training_begins_leaves_no_run(
     save_and_leave(run, Worker(run, Channel(), watch=Watch(), stay=True), Watch(), hand_over=False)
     assert capsys.readouterr().out == "nothing was trained yet, so no run is kept\n"
     assert not run.exists()
+
+
+def test_a_run_that_was_stopped_from_elsewhere_says_so_and_one_without_a_checkpoint_is_not_called_saved(
+    tmp_path: Path, few_names_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "run", Config(n_layer=1, engine="plain"), few_names_file)
+    channel = Channel()
+
+    def stopped(studio: Studio, _: object) -> int:
+        assert studio.start is not None
+        assert studio.absent() == ""
+        studio.start()
+        wait_for(lambda: control.ping(run) is not None, "its trainer")
+        client = control.ControlClient(run)
+        assert client.request(Stop(), 30).ok
+        client.close()
+        wait_for(lambda: bool(studio.absent()), "its end")
+        assert studio.absent() == f"the run was stopped; `makemore resume {run}` goes on"
+        shutil.rmtree(run / rundir.CHECKPOINTS)  # as where it diverged before the first
+        return 0
+
+    monkeypatch.setattr(session_view, "run_studio", stopped)
+    assert session_view.train_in_studio(run, Watch(), True, channel) == 0
+    assert capsys.readouterr().out == f"nothing to save; to begin again from the seed: makemore resume {run}\n"
 
 
 @pytest.mark.torture

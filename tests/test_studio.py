@@ -177,6 +177,14 @@ async def test_space_trains_on_past_the_end() -> None:
         await until(pilot, lambda: stream.step > end and f"/{2 * end:,} " in picture(app).splitlines()[0])
 
 
+async def test_space_trains_a_run_of_no_steps() -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = lambda: [snapshot(step=0, steps=0, state="finished", attempt=1, config={"steps": 0})]  # type: ignore
+        await until(pilot, lambda: app.history.snapshot.step == 0)  # type: ignore[union-attr]
+        await pilot.press("space")
+        assert stream.sent == [Set({"steps": 200_000})]
+
+
 async def test_a_finished_run_goes_on_by_a_step_and_cannot_be_frozen() -> None:
     async with running() as (pilot, app, stream):
         stream.send(Set({"steps": stream.step + 1000}))
@@ -250,6 +258,31 @@ async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
         assert app.state.cursor == 6  # round to the last
 
 
+async def test_a_text_is_scrolled_by_lines_and_pages_and_no_further_than_its_ends() -> None:
+    async with running(size=(60, 12)) as (pilot, app, _):
+        cursor = app.state.cursor
+        for keys, room in (("?", 9), ("e", 9)):
+            await pilot.press(keys, "end")
+            end = app.state.scroll
+            assert "that is all" in picture(app)
+            await pilot.press("pagedown", "down")
+            assert app.state.scroll == end > 3
+            await pilot.press("up", "pageup")
+            assert app.state.scroll == max(0, end - 1 - room)
+            await pilot.press("home")
+            assert " more lines below" in picture(app)
+            await pilot.press("escape")
+            assert (app.state.screen, app.state.scroll, app.state.cursor) == ("dashboard", 0, cursor)
+
+
+async def test_a_screen_without_layers_leaves_their_cursor_alone() -> None:
+    async with running() as (pilot, app, _):
+        cursor = app.state.cursor
+        for screen in ("D", "P", "8"):
+            await pilot.press(screen, "end", "pagedown")
+        assert app.state.cursor == cursor
+
+
 async def test_a_hundred_layers_scroll_with_the_cursor() -> None:
     async with running(HUNDRED) as (pilot, app, _):
         assert "more below" in picture(app)
@@ -283,10 +316,14 @@ async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
 
 
 async def test_quitting_asks_and_may_be_cancelled() -> None:
-    async with running() as (pilot, app, stream):
+    handed: list[bool] = []
+    async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+        for key in ("ctrl+c", "ctrl+q"):
+            await pilot.press(key)
+            assert app.state.prompt == "quit"
+            await pilot.press("escape")
         await pilot.press("q")
         assert "stop and save" in picture(app)
-        assert "in the background" not in picture(app)
         await pilot.press("space", "escape")
         assert app.state.prompt == ""
         assert not stream.sent
@@ -294,6 +331,7 @@ async def test_quitting_asks_and_may_be_cancelled() -> None:
         await until(pilot, lambda: not app.is_running or app._exit)
         assert stream.sent == [Stop()]
     assert app.return_code == 0
+    assert handed == []
 
 
 async def test_training_may_go_on_in_the_background_where_it_can() -> None:
@@ -307,8 +345,22 @@ async def test_training_may_go_on_in_the_background_where_it_can() -> None:
     assert not stream.sent
 
 
+@pytest.mark.parametrize("state", ["finished", "diverged"])
+async def test_a_run_that_is_over_is_left_without_a_question_and_not_handed_over(state: str) -> None:
+    handed: list[bool] = []
+    for key in ("d", "q"):
+        async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+            await pilot.press("q")
+            stream.drain = lambda: [snapshot(step=7777, state=state)]  # type: ignore[method-assign]
+            await until(pilot, lambda app=app: app.state.prompt == "")
+            assert app.state.message == "the run has ended meanwhile: q leaves"
+            await pilot.press(key)
+            await until(pilot, lambda app=app: app._exit)
+    assert handed == []
+
+
 async def test_leaving_the_run_of_another_process_does_not_stop_it() -> None:
-    async with running(owns=False) as (pilot, app, stream):
+    async with running() as (pilot, app, stream):
         await pilot.press("q")
         assert "training goes on" in picture(app)
         await pilot.press("enter")
@@ -349,6 +401,8 @@ async def test_a_stream_that_breaks_is_lost_not_a_crash() -> None:
         assert picture(app).splitlines()[0].endswith("lost")
         assert "Stale file handle" in picture(app)
         assert app.history.snapshot.step == 7777  # type: ignore[union-attr]
+        stream.drain = list  # type: ignore[method-assign]
+        await until(pilot, lambda: not app.state.lost)
 
 
 async def test_the_doctor_sees_what_came_last_though_nothing_comes_after_it() -> None:
@@ -368,6 +422,15 @@ async def test_a_net_that_diverges_and_windows_that_change_size() -> None:
         assert app.state.message == "no names: the logits of a diverged net are no numbers"
         assert not stream.sent
         for size in ((40, 12), (10, 3), (220, 60), (80, 24)):
+            await pilot.resize_terminal(*size)
+            await until(pilot, lambda size=size: len(app.panel.picture) == size[1])
+
+
+async def test_a_slow_screen_has_a_new_size_at_once() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("2")
+        app.clock = lambda: app.drawn_at  # nothing is due
+        for size in ((100, 30), (80, 24)):
             await pilot.resize_terminal(*size)
             await until(pilot, lambda size=size: len(app.panel.picture) == size[1])
 

@@ -233,6 +233,16 @@ def test_no_room_at_all_for_no_rows_at_all() -> None:
     assert len(draw(state, 80, 1)) == 1
 
 
+@pytest.mark.parametrize("filtered", ["", "tanh"])
+def test_the_row_marked_is_the_one_that_enter_enlarges(filtered: str) -> None:
+    state = view(canned.course(until=1000), filter=filtered)
+    for at, row in enumerate(rows(state)):
+        for screen, name in (("gradients", row.name), ("weights", row.weight.weight.name if row.weight else "")):
+            shown = text_of(draw(replace(state, screen=screen, cursor=at), 80, 24))
+            (marked,) = (line for line in shown if line.startswith("▸"))
+            assert marked[1:].split("  ")[0].strip().startswith(name)
+
+
 def test_a_filter_says_how_many_it_lets_through() -> None:
     state = view(canned.course(until=1000), filter="tanh")
     assert len(rows(state)) == 5
@@ -258,6 +268,12 @@ def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> Non
     assert "·" in text
     assert "a=C" in text
     assert "b=2" in text
+    course = canned.course(until=2000)
+    twins = [structs.replace(one, twin=structs.replace(one, losses=tuple(2 * n for n in one.losses))) for one in course]
+    text = "\n".join(text_of(draw(replace(view(twins), glyphs=state.glyphs, screen="twin"), 120, 48)))
+    assert "a=this run  b=" in text
+    lines = text.partition("a=this run")[2].splitlines()
+    assert [line[-1] for line in lines if line[-1:] in ("a", "b")] == ["b", "a"]
 
 
 def test_a_layer_has_one_colour_in_every_plot() -> None:
@@ -337,6 +353,8 @@ def test_frozen_paused_lost_and_read_only_say_so() -> None:
     readonly = text_of(draw(replace(running, readonly=True), 80, 24))[-1]
     assert readonly.startswith("read only")
     assert "BatchNorm" not in readonly
+    absent = text_of(draw(replace(running, absent="nobody is training it now"), 80, 24))[-1]
+    assert "BatchNorm" not in absent
     assert "go on" in text_of(draw(view([canned.snapshot(state="paused")]), 80, 24))[-1]
 
 

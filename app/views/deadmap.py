@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, heading, runs
-from app.views.state import Pressed, View
+from app.views.lines import width as cells_of
+from app.views.state import Pressed, View, rows
 from makemore_core.command import Look
 
 NAME = "dead-map"
@@ -36,10 +38,15 @@ def _cursor(view: View) -> dict[str, int]:
 
 
 def press(view: View, key: str) -> Pressed | None:
-    """Left and right move along the units, up and down along the layers."""
+    """Left and right move along the units, up and down along the layers, `enter` enlarges the layer shown."""
     data = answer(view, NAME, DeadMap)
-    if data is None or not data.map or not data.layers or key not in ("left", "right", "up", "down"):
+    if data is None or not data.map or not data.layers or key not in ("left", "right", "up", "down", "enter"):
         return None
+    if key == "enter":
+        whole = replace(view, filter="")
+        layers = [row.layer and row.layer.layer.index for row in rows(whole)]
+        known = data.layer in layers  # else the answer is older than the net
+        return Pressed(replace(whole, cursor=layers.index(data.layer), screen="layer") if known else view)
     if key in ("left", "right"):
         count = len(data.map)
         at = chosen(view, "dead_unit", -1 if key == "right" else count)
@@ -86,7 +93,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += [_layers(data, width, view), []]
     lines += followed
     lines = block(lines, width, height - 1, g)
-    return [*lines, *block([hint("←→ unit  ↑↓ layer  esc back", view)], width, 1, g)]
+    return [*lines, *block([hint("←→ unit  ↑↓ layer  enter enlarges it  esc back", view)], width, 1, g)]
 
 
 def _cell(units: int, examples: int, cells: int, rows: int) -> tuple[int, int]:
@@ -150,16 +157,20 @@ def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Li
 
 
 def _layers(data: DeadMap, width: int, view: View) -> Line:
-    """Every layer's share, the shown one marked."""
+    """Every layer's share, the shown one marked; where they do not all fit, those round it."""
     lost = _lost(view)
-    line: Line = [(" ", "")]
+    line: Line = []
     for layer in data.layers:
         mark = view.glyphs.cursor if layer.index == data.layer else " "
         dead = f" {layer.dead} dead" if layer.dead else ""
         share = glyph.percent(math.nan if layer.index in lost else layer.share).strip()
         text = f"{mark}{layer.index} {share}{dead}  "
         line.append((text, "sick" if layer.dead else "cursor" if layer.index == data.layer else "dim"))
-    return line if len(data.layers) * 9 < width or width < 20 else line[: width // 9]
+    at = next((at for at, layer in enumerate(data.layers) if layer.index == data.layer), 0)
+    first = 0
+    while first < at and cells_of(line[first:]) >= width and cells_of(line[first : at + 1]) > width // 2:
+        first += 1
+    return [(view.glyphs.ellipsis if first else " ", "dim"), *line[first:]]
 
 
 def _followed(data: DeadMap, view: View, width: int, bars: bool) -> list[Line]:

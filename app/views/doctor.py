@@ -5,7 +5,7 @@ from __future__ import annotations
 from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, listed
 from makemore_core.command import Set, say
 from makemore_core.doctor import Finding
 
@@ -40,27 +40,38 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += [[(" " + line, "good")] for line in glyph.wrap(words, width - 2)]
     else:
         chosen_one = _selected(view, found)
-        for finding in found:
-            here = finding is chosen_one
-            mark = g.cursor if here else " "
-            title = glyph.escape(finding.what, ascii=g.ascii)
-            lines.append([(f"{mark}!{title}", "cursor" if here else "sick")])
-        lines.append([])
-        lines += _all_about(chosen_one, view, width)
+        room = height - 2  # but for the heading and the keys
+        about = _all_about(chosen_one, view, width, room - min(len(found), 3))
+
+        def row(at: int) -> list[Line]:
+            here = found[at] is chosen_one
+            title = glyph.escape(found[at].what, ascii=g.ascii)
+            return [[(f"{g.cursor if here else ' '}!{title}", "cursor" if here else "sick")]]
+
+        lines += listed(len(found), found.index(chosen_one), max(1, room - len(about)), row, g)
+        lines += [[]] * (len(lines) + len(about) < height - 1)
+        lines += about
     lines = block(lines, width, height - 1, g)
-    words = "↑↓ finding  enter tries it  e explains  esc back" if found else "e explains the screen  esc back"
+    tries = "enter tries it  " if view.obeyed else ""
+    words = f"↑↓ finding  {tries}e explains  esc back" if found else "e explains the screen  esc back"
     return [*lines, *block([hint(words, view)], width, 1, g)]
 
 
-def _all_about(finding: Finding, view: View, width: int) -> list[Line]:
+def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line]:
+    """In so many lines; where they are too few, what `enter` does and what to try come before the reasons."""
     snapshot = view.history.snapshot
     change = say(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
-    rows = (
-        ("seen", finding.evidence, "sick"), ("why", finding.why, ""), ("try", finding.suggestion, "good"),
-        ("enter", change, "note"),
-    )  # fmt: skip
-    lines: list[Line] = []
+    rows = [("seen", finding.evidence, "sick"), ("why", finding.why, ""), ("try", finding.suggestion, "good")]
+    rows += [("enter", change, "note")] if view.obeyed else []
+    parts: dict[str, list[Line]] = {}
     for label, words, style in rows:
-        for at, text in enumerate(glyph.wrap(glyph.escape(words), max(10, width - 9))):
-            lines.append([(f" {label if at == 0 else '':6s} ", "axis"), (view.glyphs.text(text), style)])
-    return lines
+        texts = glyph.wrap(glyph.escape(words), max(10, width - 9))
+        labels = [label, *[""] * (len(texts) - 1)]
+        parts[label] = [
+            [(f" {name:6s} ", "axis"), (view.glyphs.text(text), style)]
+            for name, text in zip(labels, texts, strict=True)
+        ]
+    for label in ("why", "seen"):
+        if sum(map(len, parts.values())) > room:
+            del parts[label]
+    return [line for lines in parts.values() for line in lines]

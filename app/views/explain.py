@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app import glyphs as glyph
 from app.views.answers import hint
-from app.views.lines import Line, block, heading
+from app.views.lines import Line, heading
 from app.views.state import View, selected
 from makemore_core.doctor import LIMITS
 
@@ -74,11 +74,13 @@ SCREENS: dict[str, str] = {
     "What differs on the screen comes from that.",
     "presets": "The experiments of the lectures, in their order. Starting one restarts the run with its settings; the "
     "curve so far stays as a ghost.",
+    "help": "Every key and what it does, then every column and number of the screens. The keys that a screen has of "
+    "its own are on its last line.",
     "doctor": "Findings are read off the same numbers that the screen shows, with thresholds from the lectures.",
 }
 
 
-def draw(view: View, width: int, height: int) -> list[Line]:
+def text(view: View, width: int) -> list[Line]:
     """What the screen that was left for this one shows."""
     g = view.glyphs
     about = str(view.options.get("explained", "dashboard"))
@@ -89,11 +91,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         now = _now(view)
         for name, words in _columns(view).items():
             value = now.get(name, "")
-            for at, text in enumerate(glyph.wrap(words, max(10, width - 22))):
+            for at, line in enumerate(glyph.wrap(words, max(10, width - 22))):
                 label = f" {name if at == 0 else '':12s}{value if at == 0 else '':>7s}"
-                lines.append([(label, "title" if at == 0 else ""), ("  " + g.text(text), "")])
-    lines = block(lines, width, height - 1, g)
-    return [*lines, *block([hint("D doctor  esc back", view)], width, 1, g)]
+                lines.append([(label, "title" if at == 0 else ""), ("  " + g.text(line), "")])
+    return [*lines, [], hint("D doctor  esc back", view)]
 
 
 def _columns(view: View) -> dict[str, str]:

@@ -67,7 +67,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     else:
         lines += table
     lines = block(lines, width, height - 1, g)
-    return [*lines, *block([hint("↑↓ gain  ←→ depth  enter gives the net this gain  esc back", view)], width, 1, g)]
+    gives = "enter gives the net this gain  " if view.obeyed else ""
+    return [*lines, *block([hint(f"↑↓ gain  ←→ depth  {gives}esc back", view)], width, 1, g)]
 
 
 def _table(data: Gains, selected: int, view: View) -> list[Line]:

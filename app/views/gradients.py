@@ -17,8 +17,8 @@ _NUMBERS = 34  # cells of the numbers behind the histogram
 def draw(view: View, width: int, height: int) -> list[Line]:
     """A row for each layer; below them the std of all over the steps."""
     g, history = view.glyphs, view.history
-    found = [row for row in rows(view) if row.layer is not None]
-    if not found:
+    found = rows(view)
+    if not any(row.layer for row in found):
         return [[], [(" no layer in this snapshot yet", "dim")]]
     plot = max(0, min(height // 2, 16)) if height >= 14 else 0
     room = height - plot - 2
@@ -34,13 +34,14 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     tall = max(1, min(3, room // len(found)))
 
     def row(at: int) -> list[Line]:
-        trace = found[at].layer
-        assert trace is not None
+        mark, trace = (g.cursor if at == cursor else " ", "cursor"), found[at].layer
+        if trace is None:
+            return [[mark, (glyph.safe(found[at].name, label - 1, g), "dim")]]
         gradient = trace.layer.gradient
         sick = gradient_sick(found[at], against.gradient_std)
         bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, tall, g)
         return [*([(" " * label, ""), (bar, "sick" if sick else "gradient")] for bar in bars[:-1]), fit([
-            (g.cursor if at == cursor else " ", "cursor"),
+            mark,
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
             (bars[-1], "sick" if sick else "gradient"),
             (glyph.scientific(gradient.mean, g, 9), "dim"),

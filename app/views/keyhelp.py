@@ -101,21 +101,12 @@ LEGEND: tuple[tuple[str, str], ...] = (
 )
 
 
-def draw(view: View, width: int, height: int) -> list[Line]:
-    """Keys beside the legend where there is room, below each other where not; scrolled by the moving keys."""
-    g = view.glyphs
+def text(view: View, width: int) -> list[Line]:
+    """Keys beside the legend where there is room, below each other where not."""
     if width >= 126:
         left = 74
-        lines = beside(keys(view, left), legend(view, width - left - 2), left, width, g)
-    else:
-        lines = [*keys(view, width), [], *legend(view, width)]
-    if len(lines) <= height:
-        return lines
-    first = min(view.scroll, len(lines) - height + 1)
-    shown = lines[first : first + height - 1]
-    hidden = len(lines) - first - len(shown)
-    more = f" {g.below} {hidden} more lines below: down, pgdn" if hidden > 0 else f" {g.above} that is all: up, pgup"
-    return [*shown, [(more, "note")]]
+        return beside(keys(view, left), legend(view, width - left - 2), left, width, view.glyphs)
+    return [*keys(view, width), [], *legend(view, width)]
 
 
 def keys(view: View, width: int) -> list[Line]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View, listed
+from app.views.state import MOVES, Pressed, View, listed
 from app.views.status import goes_by
 from makemore_core.command import Restart, Set
 from makemore_core.presets import PRESETS, settings_of
@@ -19,7 +19,7 @@ def press(view: View, key: str) -> Pressed | None:
     """Up and down choose an experiment, `enter` begins the one it is on."""
     names = list(PRESETS)
     at = _at(view)
-    by = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10, "home": -100, "end": 100}.get(key)
+    by = MOVES.get(key)
     if by is not None:
         return Pressed(keep(view, preset_row=min(max(0, at + by), len(names) - 1)))
     if key != "enter":
@@ -50,7 +50,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     for label, text in (("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
         parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]
         below += [[(f" {'' if nth else label:8s} ", "axis"), (g.text(part), "")] for nth, part in enumerate(parts)]
-    below.append(hint("↑↓ experiment  enter starts it  esc back", view))
+    below.append(hint(f"↑↓ experiment  {'enter starts it  ' if view.obeyed else ''}esc back", view))
     room = max(1, height - len(lines) - len(below))
 
     def row(position: int) -> list[Line]:

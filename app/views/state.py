@@ -43,6 +43,11 @@ class View:
     scroll: int = 0
     options: dict[str, int | float | bool | str] = field(default_factory=dict)  # what a screen keeps for itself
 
+    @property
+    def obeyed(self) -> bool:
+        """Whether keys may change the run and somebody trains it."""
+        return not (self.readonly or self.absent)
+
 
 class Row(NamedTuple):
     """A row of the table: a layer with the weight that feeds it, or a weight that has no layer behind it."""
@@ -156,6 +161,15 @@ def is_bounded(row: Row) -> bool:
     return row.layer is not None and bounded(row.layer.layer.kind)
 
 
+MOVES = {
+    "up": -1,
+    "down": 1,
+    "pageup": -10,
+    "pagedown": 10,
+    "home": -100_000,
+    "end": 100_000,
+}  # rows that a key moves by
+
 Draw = Callable[[View, int, int], Sequence[Line]]
 
 
@@ -170,7 +184,8 @@ class Screen(NamedTuple):
     """A screen: how it is drawn, how often, and the exhibit it asks for while it is shown.
 
     `every` is in seconds; `look` gives the command to send, at most every `look_every` seconds or when it changes.
-    `press` takes up, down, left, right, pageup, pagedown, home, end and enter; None: not for this screen.
+    `press` takes up, down, left, right, pageup, pagedown, home, end and enter; None: not for this screen. One without
+    it has the layers' cursor, or, where it is a `text` of so many cells, the moving keys scroll it.
     """
 
     name: str
@@ -179,3 +194,4 @@ class Screen(NamedTuple):
     look: Callable[[View], Look | None] | None = None
     look_every: float = 2.0
     press: Callable[[View, str], Pressed | None] | None = None
+    text: Callable[[View, int], Sequence[Line]] | None = None

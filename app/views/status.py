@@ -196,7 +196,7 @@ def keys_line(view: View, cells: int) -> Line:
         return fit([(asked, "title"), (text, ""), ("_", "cursor"), (f"   {keys}", "dim")], cells, view.glyphs)
     line: Line = []
     used = 0
-    table = footer(view.readonly)
+    table = footer(not view.obeyed)
     if view.readonly:
         line.append(("read only  ", "note"))
         used = 11

@@ -35,8 +35,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     rest = height - len(lines)
     if rest >= LEAST_CURVE:
         note = [
-            ("━ this run  ", "loss"),
-            ("━ ", "twin"),
+            (f"{'━ ' if view.glyphs.coloured else 'a='}this run  ", "loss"),
+            ("━ " if view.glyphs.coloured else "b=", "twin"),
             (glyph.clip(glyph.escape(_name(view)), 40), "twin"),
             ("  mean of minibatches", "dim"),
         ]
@@ -61,7 +61,7 @@ def _losses(view: View, twin: History, width: int, height: int) -> list[Line]:
     axis = loss_axis([view.history.attempt, twin.attempt], None, 8, view.log)
     if axis is None:
         return [[("no loss yet", "dim")]]
-    courses = [Course(view.history.attempt.loss, "loss"), Course(twin.attempt.loss, "twin")]
+    courses = [Course(view.history.attempt.loss, "loss", "a"), Course(twin.attempt.loss, "twin", "b")]
     return lines_over_steps(courses, view, width, height, low=axis.low, high=axis.high, log=axis.log)
 
 

@@ -6,7 +6,7 @@ from app import glyphs as glyph
 from app.views.answers import WeightGradients, answer
 from app.views.dashboard import legend, updates_over_steps
 from app.views.lines import Line, fit, heading
-from app.views.state import View, listed, update_sick
+from app.views.state import Row, View, listed, rows, update_sick
 from app.views.table import histogram, per_column, spark
 from makemore_core.command import Look
 from makemore_core.snapshot import Histogram
@@ -33,12 +33,12 @@ def look(view: View) -> Look:
 def draw(view: View, width: int, height: int) -> list[Line]:
     """A row for each weight; below them update:data over the steps."""
     g = view.glyphs
-    found = [t for t in view.history.weights.values() if view.filter.lower() in t.weight.name.lower()]
-    if not found:
+    found = rows(view)
+    if not any(row.weight for row in found):
         return [[], [(" no weight " + ("passes the filter" if view.filter else "in this snapshot yet"), "dim")]]
     plot = min(height // 2, 18) if height >= 14 else 0
     room = height - plot - 2
-    label = min(18 if width >= 100 else 10, max(glyph.width_of(glyph.escape(t.weight.name)) for t in found) + 2)
+    label = min(18 if width >= 100 else 10, max(glyph.width_of(glyph.escape(_name(row))) for row in found) + 2)
     data = answer(view, NAME, WeightGradients)
     numbers, rest = NUMBERS, width - label - sum(cells for _, cells in NUMBERS)
     enough = BARS if data is None else 2 * BARS
@@ -61,12 +61,15 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     cursor = min(max(0, view.cursor), len(found) - 1)
 
     def row(at: int) -> list[Line]:
-        weight = found[at].weight
-        sick = update_sick(weight.update_data_log10, weight)
+        trace = found[at].weight
         line: Line = [
             (g.cursor if at == cursor else " ", "cursor"),
-            (glyph.safe(weight.name, label - 1, g), ""),
+            (glyph.safe(_name(found[at]), label - 1, g), "" if trace else "dim"),
         ]
+        if trace is None:
+            return [line]
+        weight = trace.weight
+        sick = update_sick(weight.update_data_log10, weight)
         if wide:
             line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
         if data is not None and bars > 1:
@@ -84,7 +87,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         )
         line += told[-len(numbers) :]
         if cells >= 6:
-            line += [(" ", ""), *spark(found[at], per_column(step, cells), cells, 1, g)[0]]
+            line += [(" ", ""), *spark(trace, per_column(step, cells), cells, 1, g)[0]]
         return [fit(line, width, g)]
 
     lines += listed(len(found), cursor, room, row, g)
@@ -94,3 +97,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines.append(heading(title, legend(view, title, width, by_row=False), width, g))
         lines += updates_over_steps(view, width, plot - 1)
     return lines
+
+
+def _name(row: Row) -> str:
+    """The weight's, or the layer's where none feeds it."""
+    return row.weight.weight.name if row.weight else row.name
