@@ -21,7 +21,7 @@ from app.views.deadmap import flags
 from app.views.lines import text_of, width
 from app.views.state import Pressed, View, selected
 from makemore_core import dataset
-from makemore_core.command import Command, Look, Restart, Set
+from makemore_core.command import Command, Look, Set
 from makemore_core.config import Config, Value
 from makemore_core.depth import through_depth
 from makemore_core.doctor import LIMITS
@@ -320,7 +320,9 @@ def test_enter_starts_an_experiment() -> None:
     assert "gain 3 is too large" in words(view("presets", preset_row=at))
     asked = command(view("presets", "deep-tanh", preset_row=list(PRESETS).index("deep-slow")), "enter")
     assert asked == Set({"lr": 0.001}, fresh=True)
-    assert command(view("presets", "deep-tanh", preset_row=list(PRESETS).index("deep-tanh")), "enter") == Restart()
+    assert command(view("presets", "deep-tanh", preset_row=list(PRESETS).index("deep-tanh")), "enter") == Set(
+        {}, fresh=True
+    )
     assert pressed(view("presets", preset_row=at), "enter").screen == "dashboard"
 
 

@@ -182,10 +182,11 @@ def test_a_run_can_begin_paused_and_goes_on_as_any_other(few_names: Dataset) -> 
     assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
 
 
-def test_an_experiment_begins_anew_whatever_it_changes(few_names: Dataset) -> None:
-    ran, played = play(few_names, at(20, Set({"lr": 0.05}, fresh=True)))
+@pytest.mark.parametrize("changes", [{"lr": 0.05}, {}, {"lr": SMALL.lr}])
+def test_an_experiment_begins_anew_whatever_it_changes(few_names: Dataset, changes: dict[str, Value]) -> None:
+    ran, played = play(few_names, at(20, Set(changes, fresh=True)))
     assert ran.attempt == 1
-    assert played.losses == Trainer(SMALL.replace({"lr": 0.05}), few_names).advance(SMALL.steps)
+    assert played.losses == Trainer(SMALL.replace(changes), few_names).advance(SMALL.steps)
 
 
 def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:

@@ -9,7 +9,7 @@ from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
 from app.views.state import MOVES, Pressed, View, listed
 from app.views.status import goes_by
-from makemore_core.command import Restart, Set
+from makemore_core.command import Set
 from makemore_core.presets import PRESETS, settings_of
 
 WHOLE = 16  # lines, with which the words on an experiment take as many as they need
@@ -28,7 +28,7 @@ def press(view: View, key: str) -> Pressed | None:
     now = snapshot.config if snapshot else {}
     wanted = settings_of(names[at])
     changes = {name: value for name, value in wanted.items() if now.get(name) != value}
-    return Pressed(replace(view, screen="dashboard"), Set(changes, fresh=True) if changes else Restart())
+    return Pressed(replace(view, screen="dashboard"), Set(changes, fresh=True))
 
 
 def _at(view: View) -> int:
