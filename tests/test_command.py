@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore_core.command import (
+    MOST_WAITING,
     Channel,
     Checkpoint,
     Command,
@@ -133,10 +134,10 @@ def test_a_channel_hands_over_in_order_and_once() -> None:
 
 
 def test_a_channel_that_nobody_reads_keeps_the_newest() -> None:
-    channel = Channel(most=10)
-    for step in range(1000):
+    channel = Channel()
+    for step in range(MOST_WAITING + 10):
         channel.publish(snapshot(step))
-    assert [event.step for event in channel.drain()] == list(range(990, 1000))
+    assert [event.step for event in channel.drain()] == list(range(10, MOST_WAITING + 10))
 
 
 def test_a_wait_ends_when_somebody_asks() -> None:
