@@ -138,6 +138,7 @@ def train(
 ) -> int:
     """Train a new run: in the studio, without a screen, or in the background."""
     from app import launch
+    from makemore_core import rundir
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
     plan = launch.plan(preset, changes, data, twin)
@@ -154,7 +155,7 @@ def train(
     except BaseException:
         launch.forget(folder)
         raise
-    click.echo(f"training in the background, process {pid}; to look: makemore attach {launch.shown(folder)}")
+    click.echo(f"training in the background, process {pid}; to look: makemore attach {rundir.called(folder)}")
     return Exit.DONE
 
 

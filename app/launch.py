@@ -207,8 +207,3 @@ class Worker:
         if self._thread.ident is not None:
             self._thread.join(seconds)
         return not self._thread.is_alive()
-
-
-def shown(folder: Path) -> str:
-    """A run as people name it: its name where that is enough to find it, else its path."""
-    return folder.name if folder.parent == rundir.runs_folder() else str(folder)

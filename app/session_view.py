@@ -57,7 +57,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
     stream = OwnRun(folder, channel, worker)
     handed_over: list[bool] = []
-    stopped = f"the run was stopped; `makemore resume {launch.shown(folder)}` goes on"
+    stopped = f"the run was stopped; `makemore resume {rundir.called(folder)}` goes on"
     studio = Studio(
         stream,
         title=folder.name,
@@ -95,15 +95,16 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
         raise ValueError(f"{folder.name}: did not stop within {SAVING:g} s; its last checkpoint is in the folder")
     if hand_over:
         pid = launch.in_background(folder, watch._replace(pace=None, paused=False))  # nobody follows the steps
-        said = f"training goes on in the background, process {pid}; to look: makemore attach {launch.shown(folder)}"
+        said = f"training goes on in the background, process {pid}; to look: makemore attach {rundir.called(folder)}"
     elif worker.unsaved():
-        raise ValueError(f"{folder.name}: could not be saved; makemore resume goes on from its last checkpoint")
+        again = f"makemore resume {rundir.called(folder)}"
+        raise ValueError(f"{folder.name}: could not be saved; {again} goes on from its last checkpoint")
     elif launch.forget(folder):
         said = "nothing was trained yet, so no run is kept"
     elif not rundir.checkpoints(folder):  # diverged before the first
-        said = f"nothing to save; to begin again from the seed: makemore resume {launch.shown(folder)}"
+        said = f"nothing to save; to begin again from the seed: makemore resume {rundir.called(folder)}"
     else:
-        said = f"saved; to go on: makemore resume {launch.shown(folder)}"
+        said = f"saved; to go on: makemore resume {rundir.called(folder)}"
     with without_terminal_if_lost():
         print(said, flush=True)
 
@@ -128,7 +129,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
     snapshot = studio.history.snapshot
     if status == Exit.DONE and snapshot is not None and snapshot.state in ("running", "paused") and not studio.stopped:
         with without_terminal_if_lost():
-            print(f"the run goes on; to look again: makemore attach {launch.shown(folder)}", flush=True)
+            print(f"the run goes on; to look again: makemore attach {rundir.called(folder)}", flush=True)
     return status
 
 
@@ -136,7 +137,7 @@ def absent(folder: Path) -> str:
     """That nobody trains the run in the folder, and what to do about it; nothing where somebody does."""
     if rundir.trainer(folder) is not None:
         return ""
-    return f"nobody is training it now; `makemore resume {launch.shown(folder)}` goes on"
+    return f"nobody is training it now; `makemore resume {rundir.called(folder)}` goes on"
 
 
 def advice() -> Callable[[Sequence[Snapshot]], Sequence[Finding]]:

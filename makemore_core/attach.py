@@ -135,7 +135,7 @@ class Attached:
             return "its trainer does not answer" if state == "unresponsive" else ""
         saved = rundir.checkpoints(self._folder)
         follows = f"goes on from step {saved[0].step:,}" if saved else "begins again from the seed"
-        return f"its trainer is gone; `makemore resume` {follows}"
+        return f"its trainer is gone; `makemore resume {rundir.called(self._folder)}` {follows}"
 
     def _blank(self, state: State | None) -> Snapshot | None:
         """What is shown of a run that ended before anything was recorded."""

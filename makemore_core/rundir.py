@@ -204,6 +204,11 @@ def checkpoints(folder: Path) -> list[Saved]:
     return sorted((Saved(int(match[1]), int(match[2]), int(match[3]), path) for match, path in found), reverse=True)
 
 
+def called(folder: Path) -> str:
+    """A run as people name it: its name where that is enough to find it, else its path."""
+    return folder.name if folder.parent == runs_folder() else str(folder)
+
+
 def _path(name_or_path: str) -> Path:
     """A word is the name of a run, anything with a slash in it is a path."""
     if "\0" in name_or_path or not name_or_path.strip():

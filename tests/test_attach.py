@@ -137,7 +137,7 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     print(f"\ntold {time.monotonic() - began:.2f} s after the kill")
     assert crashed.losses == ()
     step = rundir.checkpoints(folder)[0].step
-    assert crashed.message == f"its trainer is gone; `makemore resume` goes on from step {step:,}"
+    assert crashed.message == f"its trainer is gone; `makemore resume {folder}` goes on from step {step:,}"
 
     assert absent(folder) == f"nobody is training it now; `makemore resume {folder}` goes on"
 
@@ -217,7 +217,7 @@ def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, fe
     viewer = Viewer(folder)
     told = viewer.wait(lambda s: s.state == "crashed", "a crash")
     assert (told.run, told.step, told.steps) == ("run", 0, 150)
-    assert told.message == "its trainer is gone; `makemore resume` begins again from the seed"
+    assert told.message == f"its trainer is gone; `makemore resume {folder}` begins again from the seed"
 
 
 def test_a_renamed_run_goes_by_its_new_name(tmp_path: Path, few_names_file: Path) -> None:
