@@ -365,7 +365,7 @@ class Session:
             return False
         if self.net.names_step != step:
             self._sample_names()
-        elif splits is None or splits.step != step:
+        elif self._survey is not None or splits is None or splits.step != step:
             self._go_on_surveying()
         else:
             return False

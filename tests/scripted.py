@@ -6,11 +6,11 @@ It is a `Recorder`, the door through which commands of other processes come, so 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from makemore_core.command import Channel, Command, Stop
-from makemore_core.config import Config
+from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.recorder import FolderRecorder
 from makemore_core.session import Recorder, Request, Session
@@ -85,13 +85,18 @@ class Script(Recorder):
 
 
 def play(
-    dataset: Dataset, *moves: Move, config: Config = SMALL, watch: Watch = SPARSE, stay: bool = False
+    dataset: Dataset,
+    *moves: Move,
+    config: Config = SMALL,
+    watch: Watch = SPARSE,
+    stay: bool = False,
+    twin: Mapping[str, Value] | None = None,
 ) -> tuple[Session, Script]:
     """Run a session to its end under a script; one that stays is stopped when the script is over."""
     script = Script(
         *moves, *([Move(lambda session: session.state in ("finished", "diverged"), Stop())] if stay else [])
     )
-    session = Session(config, dataset, Channel(), watch=watch, recorder=script, stay=stay)
+    session = Session(config, dataset, Channel(), twin=twin, watch=watch, recorder=script, stay=stay)
     session.run()
     return session, script
 

@@ -517,19 +517,25 @@ def test_paused_what_is_shown_is_of_the_last_update(few_names: Dataset) -> None:
     assert paused.layers_step == paused.step == script.outcomes[0].step + 1
 
 
-def test_a_net_that_waits_is_looked_at_in_full(few_names: Dataset) -> None:
+@pytest.mark.parametrize("twin", [{}, {"lr": 0.5}])
+def test_a_net_that_waits_is_looked_at_in_full(few_names: Dataset, twin: dict[str, Value]) -> None:
     """Its losses over the splits and its names are of the step that it waits at, and training is none the wiser."""
 
     def known(session: Session) -> bool:
-        net, step = session.net, session.trainer.step
-        return session.state == "paused" and net.splits is not None and net.splits.step == net.names_step == step
+        steps = [(net.splits and net.splits.step, net.names_step, net.trainer.step) for net in session.nets]
+        return session.state == "paused" and all(len(set(known)) == 1 for known in steps)
 
-    _, script = play(few_names, at(20, Pause()), Move(known, Step(1)), Move(known, Resume()), watch=Watch(every=1))
+    moves = at(20, Pause()), Move(known, Step(1)), Move(known, Resume())
+    _, script = play(few_names, *moves, watch=Watch(every=1), twin=twin)
 
     waited = [seen for seen in script.snapshots if seen.state == "paused" and seen.splits and seen.names]
     told = {seen.step: (seen.splits.step, seen.names_step) for seen in waited if seen.splits}
     assert len(told) == 2
     assert all(steps == (step, step) for step, steps in told.items())
+    if twin:
+        last = waited[-1].twin
+        assert last is not None
+        assert (last.splits and last.splits.step) == last.names_step == last.step
     assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
 
 

@@ -10,7 +10,7 @@ from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
 from app.views.lines import width as width_of
 from app.views.state import UPDATE_HIGH, UPDATE_LOW, Row, View, rows
-from app.views.table import needed, table
+from app.views.table import needed, table, tallest
 from makemore_core.doctor import GUIDE
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
@@ -23,7 +23,7 @@ def dashboard(view: View, width: int, height: int) -> list[Line]:
     """The body of the dashboard in exactly `height` lines of `width` cells."""
     if view.history.snapshot is None or height < 2:
         return block(waiting(view, width, height), width, height, view.glyphs)
-    tall = next((n for n in (3, 2) if needed(view, n) <= height * 0.45 and height >= 30), 1)
+    tall = tallest(view, height)
     least_below = 0 if height < 8 else 4 if height < 14 else 8 if height < 22 else 14
     top = min(needed(view, tall), height - least_below)
     lines = table(view, width, top, tall) if view.history.layers or view.history.weights else _no_layers()

@@ -401,3 +401,8 @@ def _bare(row: Row) -> str:
 def needed(view: View, tall: int = 1) -> int:
     """Lines that the whole table takes, with its head."""
     return 1 + tall * len(rows(view)) + (1 if view.filter else 0)
+
+
+def tallest(view: View, height: int) -> int:
+    """How many lines high its rows may be on a screen of that height, most of which is for the curves."""
+    return next((tall for tall in (3, 2) if needed(view, tall) <= height * 0.45 and height >= 30), 1)

@@ -10,7 +10,7 @@ from app.views.curve import Course, lines_over_steps, loss_axis
 from app.views.lines import Line, beside, block, heading
 from app.views.state import View
 from app.views.status import loss_number
-from app.views.table import needed, table
+from app.views.table import needed, table, tallest
 from makemore_core.command import Twin, say
 
 LEAST_CURVE = 6  # rows of the plot and its title, less is not worth drawing
@@ -23,14 +23,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines: list[Line] = [[("no twin yet: ", "title"), ("t trains a second net that differs in a setting,", "")]]
         lines.append([("with the same seed and the same minibatches, step by step beside this one", "")])
         return block(lines, width, height, view.glyphs)
-    half = (width - 2) // 2
-    tables = (
-        min(1 + max(needed(view), needed(replace(view, history=twin))), height - LEAST_CURVE)
-        if height >= LEAST_CURVE + 4
-        else height
-    )
-    left = _side(view, view.history, "this run", half, tables)
-    right = _side(replace(view, history=twin), twin, _name(view), width - half - 2, tables)
+    other, half = replace(view, history=twin), (width - 2) // 2
+    tall = min(tallest(view, height), tallest(other, height))
+    tables = 1 + max(needed(view, tall), needed(other, tall))
+    tables = min(tables, height - LEAST_CURVE) if height >= LEAST_CURVE + 4 else height
+    left = _side(view, "this run", half, tables, tall)
+    right = _side(other, _name(view), width - half - 2, tables, tall)
     lines = beside(left, right, half, width, view.glyphs)
     rest = height - len(lines)
     if rest >= LEAST_CURVE:
@@ -45,16 +43,14 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     return block(lines, width, height, view.glyphs)
 
 
-def _side(view: View, history: History, name: str, width: int, height: int) -> list[Line]:
+def _side(view: View, name: str, width: int, height: int, tall: int) -> list[Line]:
     """One net: its name and losses, and its rows."""
-    assert history.snapshot is not None
-    splits = history.snapshot.splits
-    val = f"  val {loss_number(splits.val)}" if splits and splits.val is not None else ""
-    note: Line = [
-        (f"loss {loss_number(history.snapshot.smoothed_loss)}{val}", "loss" if name == "this run" else "twin")
-    ]
+    snapshot = view.history.snapshot
+    assert snapshot is not None
+    val = f"  val {loss_number(snapshot.splits.val)}" if snapshot.splits and snapshot.splits.val is not None else ""
+    note: Line = [(f"loss {loss_number(snapshot.smoothed_loss)}{val}", "loss" if name == "this run" else "twin")]
     title = glyph.escape(view.glyphs.text(name), ascii=view.glyphs.ascii)
-    return [heading(title, note, width, view.glyphs), *table(view, width, height - 1)]
+    return [heading(title, note, width, view.glyphs), *table(view, width, height - 1, tall)]
 
 
 def _losses(view: View, twin: History, width: int, height: int) -> list[Line]:
