@@ -279,14 +279,18 @@ def settings(as_json: bool) -> int:
 @cli.command(context_settings={"ignore_unknown_options": True})  # so that a negative number is told as such
 @click.argument(RUN)
 @click.argument(
-    "words", nargs=-1, required=True, metavar="pause|resume|step N|pace N|set KEY=VALUE|restart|back|checkpoint|stop"
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="pause|resume|step N|pace N|set KEY=VALUE|restart|back|forth|checkpoint|stop",
 )
 @click.option("--live", is_flag=True, help="With set: apply to the weights as they are, or not at all.")
 @click.option("--timeout", type=Number(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
 def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
     """Control a run from a script; returns when the command has been applied.
 
-    pace N holds it to so many steps a second; pace full lets it go. back: to the net before the last restart.
+    pace N holds it to so many steps a second; pace full lets it go. back undoes a restart: the run goes on with the net
+    that was left; forth undoes that.
     """
     from app.report import control_run
 

@@ -17,7 +17,9 @@ from app.series import Series
 from app.traces import LayerTrace, WeightTrace
 from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
 
-MOST_GHOSTS = 4
+MOST_GHOSTS = 4  # earlier attempts that are drawn
+MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
+MOST_TRACES = 3  # of them with the curves of every layer
 SHOWING = 120  # snapshots: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
@@ -33,20 +35,34 @@ Trace = TypeVar("Trace")
 
 @dataclass(eq=False)
 class Attempt:
-    """One run from its seed to a restart: its curves."""
+    """One run from its seed to a restart: its curves. One that was gone back to has the number of each of its lives."""
 
     number: int
+    numbers: frozenset[int] = frozenset()
     loss: Series = field(default_factory=Series)
     val: list[tuple[int, float]] = field(default_factory=list)
     train: list[tuple[int, float]] = field(default_factory=list)
+    layers: dict[tuple[int, str], LayerTrace] = field(default_factory=dict)
+    weights: dict[str, WeightTrace] = field(default_factory=dict)
 
     def still(self) -> Attempt:
         """A copy that stays as it is."""
-        return replace(self, loss=self.loss.still(), val=list(self.val), train=list(self.train))
+        return replace(
+            self,
+            loss=self.loss.still(),
+            val=list(self.val),
+            train=list(self.train),
+            layers={key: trace.still() for key, trace in self.layers.items()},
+            weights={key: trace.still() for key, trace in self.weights.items()},
+        )
 
     def cut(self, step: int) -> None:
         """Forget the curves from a step on."""
         self.loss.cut(step)
+        for layer in self.layers.values():
+            layer.cut(step)
+        for weight in self.weights.values():
+            weight.cut(step)
         self.val = [point for point in self.val if point[0] <= step]
         self.train = [point for point in self.train if point[0] <= step]
 
@@ -57,11 +73,10 @@ class History:
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.exhibits: dict[str, Exhibit] = {}
-        self.attempt = Attempt(0)
-        self.ghosts: list[Attempt] = []
+        self.attempt = Attempt(0, frozenset({0}))
+        self.past: dict[int, Attempt] = {}  # attempts before this one, by number
+        self.hidden = -1  # the last of them that is not to be drawn
         self.twin: History | None = None  # of a second net in lock-step
-        self.layers: dict[tuple[int, str], LayerTrace] = {}
-        self.weights: dict[str, WeightTrace] = {}
         self.rate = 0.0
         self._seen: Snapshot | None = None  # the one that the layers are of
         self.gradient_scale = 0.0
@@ -73,9 +88,7 @@ class History:
     def still(self) -> History:
         """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
         other = copy.copy(self)
-        other.exhibits, other.attempt = dict(self.exhibits), self.attempt.still()
-        other.layers = {key: trace.still() for key, trace in self.layers.items()}
-        other.weights = {key: trace.still() for key, trace in self.weights.items()}
+        other.exhibits, other.attempt, other.past = dict(self.exhibits), self.attempt.still(), dict(self.past)
         other.twin = self.twin.still() if self.twin else None
         return other
 
@@ -93,15 +106,12 @@ class History:
     def _take(self, snapshot: Snapshot, shows: bool) -> None:
         before = self.snapshot
         if before is not None and (snapshot.attempt > before.attempt or snapshot.run != before.run):
-            if len(self.attempt.loss):
-                self.ghosts = [*self.ghosts, self.attempt][-MOST_GHOSTS:]
-            origin = [ghost for ghost in self.ghosts if ghost.number == snapshot.origin]
-            self.ghosts = [ghost for ghost in self.ghosts if ghost not in origin]
-            self._begin(origin[-1].still() if origin else Attempt(snapshot.attempt))
-            self.attempt.cut(snapshot.step - len(snapshot.losses))
+            self._leave()
+            self._begin(snapshot)
         elif before is not None and (snapshot.attempt, snapshot.step) < (before.attempt, before.step):
             self._go_back(snapshot)
-        self.attempt.number = snapshot.attempt
+        elif before is None:
+            self.attempt.number, self.attempt.numbers = snapshot.attempt, frozenset({snapshot.attempt})
         self._take_losses(snapshot)
         self._take_splits(snapshot)
         still = snapshot.state in STILL
@@ -134,21 +144,46 @@ class History:
     def _go_back(self, snapshot: Snapshot) -> None:
         """The run goes on from a checkpoint: what an earlier life did after it comes again, or comes another way."""
         if snapshot.attempt < self.attempt.number:
-            again = [ghost.still() for ghost in self.ghosts if ghost.number == snapshot.attempt]
-            self.ghosts = [ghost for ghost in self.ghosts if ghost.number < snapshot.attempt]
-            self._begin(again[-1] if again else Attempt(snapshot.attempt))
+            again = self.past.get(snapshot.attempt)
+            self.past = {number: past for number, past in self.past.items() if number < snapshot.attempt}
+            self._show(again.still() if again else Attempt(snapshot.attempt, frozenset({snapshot.attempt})))
         self.attempt.cut(snapshot.step)
-        for layer in self.layers.values():
-            layer.cut(snapshot.step)
-        for weight in self.weights.values():
-            weight.cut(snapshot.step)
 
-    def _begin(self, attempt: Attempt) -> None:
-        self.attempt = attempt
-        self.layers, self.weights, self._seen = {}, {}, None
-        self.exhibits = {}  # taken from another net
-        self.rate = 0.0
+    def _leave(self) -> None:
+        """Keep the present attempt among the past ones: the latest, and of most of these no more than the losses."""
+        self.past[self.attempt.number] = self.attempt
+        self.past = dict(list(self.past.items())[-MOST_PAST:])
+        for attempt in list(self.past.values())[:-MOST_TRACES]:
+            attempt.layers, attempt.weights = {}, {}
+
+    def _begin(self, snapshot: Snapshot) -> None:
+        """A new attempt; where the run has gone back to the net of an earlier one, with the curves of that."""
+        number, origin = snapshot.attempt, self.past.get(-1 if snapshot.origin is None else snapshot.origin)
+        attempt = origin.still() if origin else Attempt(number)
+        attempt.number, attempt.numbers = number, attempt.numbers | {number}
+        self._show(attempt)
+        self.attempt.cut(snapshot.step - len(snapshot.losses))
+
+    def _show(self, attempt: Attempt) -> None:
+        self.attempt, self._seen, self.rate, self.exhibits = attempt, None, 0.0, {}
         self.gradient_scale = self.activation_scale = 0.0
+
+    @property
+    def layers(self) -> dict[tuple[int, str], LayerTrace]:
+        """What is drawn of each layer, by index and kind."""
+        return self.attempt.layers
+
+    @property
+    def weights(self) -> dict[str, WeightTrace]:
+        """What is drawn of each weight, by name."""
+        return self.attempt.weights
+
+    @property
+    def ghosts(self) -> list[Attempt]:
+        """The latest earlier attempts, oldest first, but for those that a later one goes on from."""
+        earlier = [past for number, past in self.past.items() if number > self.hidden and len(past.loss)]
+        later = [attempt.numbers for attempt in [*earlier, self.attempt]]
+        return [past for past in earlier if not any(past.numbers < numbers for numbers in later)][-MOST_GHOSTS:]
 
     def _take_losses(self, snapshot: Snapshot) -> None:
         losses = snapshot.losses
@@ -169,23 +204,23 @@ class History:
                     del points[1::2]
 
     def _take_layers(self, snapshot: Snapshot, share: float, shows: bool) -> None:
-        self.layers = _numbered_anew(self.layers, [(layer.index, layer.kind) for layer in snapshot.layers])
+        before = _numbered_anew(self.layers, [(layer.index, layer.kind) for layer in snapshot.layers])
         kept: dict[tuple[int, str], LayerTrace] = {}
         for layer in snapshot.layers:
             key = layer.index, layer.kind
-            trace = self.layers.get(key) or LayerTrace.of(layer, seen_at(snapshot))
+            trace = before.get(key) or LayerTrace.of(layer, seen_at(snapshot))
             trace.see(layer, seen_at(snapshot), share, shows)
             kept[key] = trace
-        self.layers = kept
+        self.attempt.layers = kept
 
     def _take_weights(self, snapshot: Snapshot, share: float, shows: bool) -> None:
-        self.weights = _numbered_anew(self.weights, [weight.name for weight in snapshot.weights])
+        before = _numbered_anew(self.weights, [weight.name for weight in snapshot.weights])
         kept: dict[str, WeightTrace] = {}
         for weight in snapshot.weights:
-            trace = self.weights.get(weight.name) or WeightTrace.of(weight)
+            trace = before.get(weight.name) or WeightTrace.of(weight)
             trace.see(weight, seen_at(snapshot), share, shows)
             kept[weight.name] = trace
-        self.weights = kept
+        self.attempt.weights = kept
 
     # --- scales ---
 
@@ -202,16 +237,16 @@ class History:
 
     def reset_scales(self) -> None:
         """Choose all scales anew, for the present attempt alone."""
-        self.ghosts = []
+        self.hidden = self.attempt.number - 1
         self.gradient_scale = self.activation_scale = 0.0
         self._rescale()
 
     @property
     def marks(self) -> tuple[Intervention, ...]:
-        """What was changed during the present attempt, and what began it."""
+        """What was changed during the present attempt and those that it goes on from, and what began them."""
         if self.snapshot is None:
             return ()
-        return tuple(mark for mark in self.snapshot.interventions if mark.attempt == self.attempt.number)
+        return tuple(mark for mark in self.snapshot.interventions if mark.attempt in self.attempt.numbers)
 
 
 def _numbered_anew(traces: dict[Key, Trace], keys: list[Key]) -> dict[Key, Trace]:

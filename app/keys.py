@@ -34,7 +34,8 @@ KEYS: tuple[Key, ...] = (
     Key(("n",), "sample", "n", "sample names from the model", "names", "train", 10),
     Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "", "train"),
     Key(("r",), "restart", "r", "restart from the same seed", "restart", "train", 11),
-    Key(("u",), "undo", "u", "back to the net before the restart; again: forth", "undo", "train", 13),
+    Key(("u",), "undo", "u", "undo a restart: back to the net that it left", "", "train"),
+    Key(("U",), "redo", "U", "forth again to the net that u left", "undo", "train", 13),
     Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", 1),
     Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change"),
     Key(("G",), "gain(1)", "G", "larger gain: 0.1 0.2 0.5 1 1.5 5/3 2 3 5", "gain", "change", 2),
@@ -82,7 +83,7 @@ GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("lo
 CHANGING = ("train", "change")  # groups whose keys act on training: off in a read-only view
 
 # Two keys of one thing, written as one in the footer.
-PAIRS = {"gain(1)": "g/G", "lr(1)": "-/+", "pace(1)": "</>"}
+PAIRS = {"gain(1)": "g/G", "redo": "u/U", "lr(1)": "-/+", "pace(1)": "</>"}
 
 
 def bindings() -> Iterator[Binding]:

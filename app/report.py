@@ -40,7 +40,7 @@ from makemore_core.presets import DEFAULT, PRESETS, preset_of
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, snapshots, to_json
 
-VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "back", "checkpoint", "stop")
+VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "back", "forth", "checkpoint", "stop")
 COLUMNS = ["run", "state", "step", "loss", "val", "at", "age", "preset"]  # of the list of runs
 DROPPED = tuple(COLUMNS.index(name) for name in ("at", "preset", "val", "age"))  # where a terminal is too narrow
 SHORTEST_NAME = 20  # cells that a run's name keeps in a list, however narrow the terminal
@@ -193,8 +193,8 @@ def list_settings(as_json: bool) -> int:
 def command_of(words: Sequence[str], live: bool) -> Command:
     """The command that the words of `makemore ctl` mean. Raises ValueError."""
     plain: dict[str, Command] = {
-        "pause": Pause(), "resume": Resume(), "restart": Restart(), "back": Back(), "checkpoint": Checkpoint(),
-        "stop": Stop(),
+        "pause": Pause(), "resume": Resume(), "restart": Restart(), "back": Back(), "forth": Back(forth=True),
+        "checkpoint": Checkpoint(), "stop": Stop(),
     }  # fmt: skip
     verb, *rest = words
     if verb in plain and not rest:

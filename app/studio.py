@@ -348,10 +348,21 @@ class Studio(App[int]):
             self.say("restarted from the seed; u undoes it")
 
     def action_undo(self) -> None:
-        """Back to the net before the last restart; the trainer says to which, or that none was kept."""
-        if self.changes_allowed():
-            self.stream.send(Back())
-            self.state = replace(self.state, message="")
+        self.go_back(forth=False)
+
+    def action_redo(self) -> None:
+        self.go_back(forth=True)
+
+    def go_back(self, *, forth: bool) -> None:
+        """To the net before a restart, or forth; the trainer says to which, or that there is none."""
+        if not self.changes_allowed():
+            return
+        self.stream.send(Back(forth))
+        self.pending = {name: asked for name, asked in self.pending.items() if name in ("paused", "pace")}
+        way = "forth again" if forth else "back to the net before the restart"
+        self.state = replace(self.state, message="")
+        if self.state.frozen:
+            self.say(f"{way}; the view is frozen")
 
     # --- the net ---
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,6 @@ from makemore_core.snapshot import Json
 TENSORS, REST, SUMS = "tensors.safetensors", "rest.json", "SHA256SUMS"
 LONGEST_REST = 64 * 1024 * 1024
 KEEP = 2  # good checkpoints of a run
-EARLIER = 9  # attempts of which the last checkpoint is kept too, so that one can go back to them
 
 _TEMPORARY = ".tmp-"
 
@@ -40,10 +38,12 @@ class Loaded(NamedTuple):
     skipped: list[str]
 
 
-def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json]) -> Path:
+def save(
+    folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, Json], keep: Collection[int] = ()
+) -> Path:
     """Save a run's checkpoint and remove old ones; `rest` has `step` and `attempt`.
 
-    The newest `KEEP` good ones stay, and the newest of each of the `EARLIER` attempts before.
+    The newest `KEEP` good ones stay, and the newest good one of each of the attempts to `keep`.
     Only the process that trains the run may call this. Raises OSError where the disk refuses; the checkpoints
     that are there then stay as they are.
     """
@@ -61,18 +61,18 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], rest: Mapping[str, J
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _prune(folder)
+    _prune(folder, keep)
     return inside / name
 
 
-def load(folder: Path, before: float = math.inf) -> Loaded:
-    """The newest good checkpoint of a run, or of its attempts `before` one.
+def load(folder: Path, attempt: int | None = None) -> Loaded:
+    """The newest good checkpoint of a run, or of one of its attempts.
 
     Raises ValueError, in one line, where there is none.
     """
     skipped: list[str] = []
     for saved in checkpoints(folder):
-        if saved.attempt >= before:
+        if attempt not in (None, saved.attempt):
             continue
         try:
             return _read(saved.path, skipped)
@@ -144,21 +144,27 @@ def _line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)[:200] or "it cannot be read"
 
 
-def _prune(folder: Path) -> None:
-    """Remove what `save` does not promise to keep; damaged ones do not count among the newest, and go with the rest."""
+def _prune(folder: Path, keep: Collection[int]) -> None:
+    """Remove what `save` does not promise to keep; damaged ones do not count, and go with the rest."""
     newest, *older = checkpoints(folder)
-    good, attempts = 1, {newest.attempt}  # the newest was written a moment ago
+    attempts = [saved.attempt for saved in older]
+    good, spared = 1, {newest.attempt}  # the newest was written a moment ago
     for _, attempt, _, path in older:
-        last = attempt not in attempts and len(attempts) <= EARLIER
-        attempts.add(attempt)
-        if good < KEEP:
-            with contextlib.suppress(OSError, ValueError):
-                _checked(path)
-                good += 1
-        elif last:
+        recent, last = good < KEEP, attempt in keep and attempt not in spared
+        # the only one of its attempt is the best there is, and need not be read each time
+        if (recent and _is_sound(path)) or (last and (attempts.count(attempt) == 1 or _is_sound(path))):
+            good += recent
+            spared.add(attempt)
+        elif recent:
             continue
         elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             with contextlib.suppress(OSError):  # it does no harm: it is no checkpoint
                 path.unlink()
+
+
+def _is_sound(path: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return bool(_checked(path))
+    return False

@@ -43,7 +43,7 @@ class Set(msgspec.Struct, frozen=True, tag="set"):
 
     Some need a new net: the run restarts from its seed, unless `live`, with which what cannot be applied to the
     weights as they are is refused. Fields that only the coming updates read (lr and the like) never restart. With
-    `fresh` the run begins anew whatever is changed. A paused run that restarts makes one update and waits again.
+    `fresh` the run begins anew whatever is changed. A paused run whose net is changed makes one update, to be seen.
     """
 
     changes: dict[str, int | float | bool | str]
@@ -56,10 +56,14 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
 
 
 class Back(msgspec.Struct, frozen=True, tag="back"):
-    """Go back to the net that was left by the last restart, as it was then; again: and forth.
+    """Undo a restart: go back to the net that it left, as it was then; again: to the one before that.
 
-    It is an attempt of its own. A net that was trained for a few seconds only was not kept.
+    `forth` undoes the going back. The net goes on as an attempt of its own. `attempt`, the one whose net is gone back
+    to, is written down by the run, so that it is the same when a life of the run is repeated.
     """
+
+    forth: bool = False
+    attempt: int | None = None
 
 
 class Twin(msgspec.Struct, frozen=True, tag="twin"):
@@ -137,6 +141,8 @@ def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
         return f"twin {words or 'off'}" if isinstance(command, Twin) else words
     if isinstance(command, Step):
         return f"step {command.n}"
+    if isinstance(command, Back):
+        return "forth" if command.forth else "back"
     if isinstance(command, Pace):
         return f"pace {'full' if command.per_second is None else shown(command.per_second)}"
     return type(command).__name__.lower()

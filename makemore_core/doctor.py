@@ -75,6 +75,7 @@ LIMITS: dict[str, Limit] = {
 
 RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
 RECENT_RATIOS = 5  # and the median of the ratios of as many snapshots
+STARTS = 16  # attempts whose start is remembered
 RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
 GUIDE = -3.0
@@ -157,6 +158,7 @@ class Chart:
 
     def __init__(self) -> None:
         self._start: Snapshot | None = None
+        self._starts: dict[int, Snapshot] = {}  # by attempt, for nets that are gone back to
         self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
 
     def see(self, snapshot: Snapshot) -> None:
@@ -166,6 +168,12 @@ class Chart:
             of_before = {name: getattr(before, name) for name in ("layers", "weights", "layers_step")}
             snapshot = msgspec.structs.replace(snapshot, **of_before)  # a record holds them once
         start = self._start
+        if start is not None and start.attempt != snapshot.attempt:
+            self._starts[start.attempt] = start
+            self._starts = dict(list(self._starts.items())[-STARTS:])
+            origin = self._starts.get(-1 if snapshot.origin is None else snapshot.origin)
+            if origin is not None:
+                start = self._start = msgspec.structs.replace(origin, attempt=snapshot.attempt)
         another = start is None or start.attempt != snapshot.attempt or _drawn(start) != _drawn(snapshot)
         # the past may come after the present
         if start is None or another or not start.layers or (snapshot.layers and snapshot.step < start.step):

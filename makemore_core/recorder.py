@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,11 +20,12 @@ from makemore_core.command import CHANGES, Channel, Command, Look, command_from_
 from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
+from makemore_core.diagnostics import Probe
 from makemore_core.files import replace_file
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
-from makemore_core.session import Nets, Recorder, Request, Session
-from makemore_core.snapshot import Exhibit, Intervention, Snapshot, Splits, to_json
+from makemore_core.session import Left, Nets, Recorder, Request, Session
+from makemore_core.snapshot import Exhibit, Intervention, Layer, Snapshot, Splits, Weight, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 from makemore_core.watched import Watched
@@ -53,13 +53,19 @@ class Entry(msgspec.Struct, tag="command", tag_field="type", omit_defaults=True)
 
 
 class KeptNet(msgspec.Struct):
-    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and losses."""
+    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and what was seen."""
 
     count: int
     first_loss: float | None = None
     loss: float | None = None
     smoothed_loss: float | None = None
     splits: Splits | None = None
+    layers: tuple[Layer, ...] = ()
+    weights: tuple[Weight, ...] = ()
+    layers_step: int | None = None
+    names: list[str] = []
+    names_step: int | None = None
+    names_temperature: float = 1.0
 
 
 class Kept(msgspec.Struct):
@@ -73,6 +79,8 @@ class Kept(msgspec.Struct):
     nets: list[KeptNet]
     interventions: list[Intervention]
     origin: int | None = None
+    undo: list[Left] = []
+    redo: list[Left] = []
 
 
 class FolderRecorder(Recorder):
@@ -191,11 +199,16 @@ class FolderRecorder(Recorder):
             session.config.as_dict(),
             session.twin_changes,
             [
-                KeptNet(net.trainer.optimizer.count, net.first_loss, net.loss, net.smoothed_loss, net.splits)
+                KeptNet(
+                    net.trainer.optimizer.count,
+                    *(net.first_loss, net.loss, net.smoothed_loss, net.splits),
+                    *(net.probe.layers, net.probe.weights, net.probe_step),
+                    *(net.names, net.names_step, net.names_temperature),
+                )
                 for net in session.nets
             ],
             session.interventions,
-            session.origin,
+            *(session.origin, session.undo, session.redo),
         )
         tensors = {
             prefix + name: tensor
@@ -203,7 +216,7 @@ class FolderRecorder(Recorder):
             for name, tensor in net.trainer.tensors().items()
         }
         try:
-            path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept))
+            path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.kept_attempts)
         except OSError as error:
             self._next_checkpoint = time.monotonic() + RETRY
             self._unsaved = f"the checkpoint could not be saved: {error.strerror or error}"
@@ -212,14 +225,14 @@ class FolderRecorder(Recorder):
         self._unsaved = ""
         return f"saved in {path}"
 
-    def earlier(self, session: Session) -> Nets:
+    def earlier(self, session: Session, attempt: int) -> Nets:
         try:
-            kept, loaded = _read(self.folder, before=session.attempt)
+            kept, loaded = _read(self.folder, attempt)
         except ValueError:
-            raise ValueError("no earlier net was kept: those trained for some seconds are") from None
+            raise ValueError(f"the net of attempt {attempt} was not kept") from None
         nets = session.fresh(Config().replace(kept.config), kept.twin)
         _restore([nets.net, nets.twin], kept, loaded)
-        return nets._replace(origin=kept.attempt)
+        return nets._replace(origin=attempt)
 
     def give_up(self) -> None:
         """Let the run go before it was opened."""
@@ -283,6 +296,7 @@ def _session(
     if kept and loaded:
         _restore([session.net, session.twin], kept, loaded)
         session.attempt, session.origin, session.changes = kept.attempt, kept.origin, kept.changes
+        session.undo, session.redo = kept.undo, kept.redo
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
         session.kept = kept.attempt, kept.step, kept.changes
@@ -291,12 +305,9 @@ def _session(
     if not kept and last and (last.step or last.attempt):
         session.message = "no checkpoint yet: begins again from the seed"
         session.message += ", and every change is made again" * bool(session.replay)
-    if kept and last and (last.attempt, last.step) == (kept.attempt, kept.step):
-        for net, seen in zip(session.nets, (last, last.twin), strict=False):
-            if seen:
-                net.recall(seen)
-        if last.state == "finished" and kept.step >= session.config.steps and not session.replay:
-            session.state, recorder.finished = "finished", last
+    ended = kept and last and last.state == "finished" and (last.attempt, last.step) == (kept.attempt, kept.step)
+    if kept and ended and kept.step >= session.config.steps and not session.replay:
+        session.state, recorder.finished = "finished", last
     return session
 
 
@@ -305,7 +316,8 @@ def _restore(nets: Sequence[Watched | None], kept: Kept, loaded: checkpoint.Load
     for prefix, net, own in zip(PREFIXES, filter(None, nets), kept.nets, strict=False):
         net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
         net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
-        net.splits = own.splits
+        net.splits, net.probe, net.probe_step = own.splits, Probe(own.layers, own.weights), own.layers_step
+        net.names, net.names_step, net.names_temperature = own.names, own.names_step, own.names_temperature
 
 
 def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -321,9 +333,9 @@ def last_checkpoint(folder: Path) -> tuple[Kept, checkpoint.Loaded] | tuple[None
     return _read(folder) if rundir.checkpoints(folder) else (None, None)
 
 
-def _read(folder: Path, before: float = math.inf) -> tuple[Kept, checkpoint.Loaded]:
-    """The last good checkpoint of a run, or of its attempts `before` one. Raises ValueError where there is none."""
-    loaded = checkpoint.load(folder, before)
+def _read(folder: Path, attempt: int | None = None) -> tuple[Kept, checkpoint.Loaded]:
+    """The last good checkpoint of a run, or of one of its attempts. Raises ValueError where there is none."""
+    loaded = checkpoint.load(folder, attempt)
     try:
         return msgspec.convert(loaded.rest, Kept), loaded
     except msgspec.ValidationError as error:

@@ -63,7 +63,8 @@ SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
 CREDIT = {"probe": 0.3, "survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
-KEPT = 5.0  # seconds of training after which a net is not left without being saved
+KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
+MOST_LEFT = 10  # nets that one can go back to
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
 
@@ -85,6 +86,13 @@ class Nets(NamedTuple):
     twin: Watched | None
     twin_changes: dict[str, Value]
     origin: int | None = None
+
+
+class Left(NamedTuple):
+    """A net that was left for another one, as its last checkpoint has it: its attempt, and its step then."""
+
+    attempt: int
+    step: int
 
 
 class Recorder:
@@ -113,9 +121,9 @@ class Recorder:
         """Save the state of the session; a line that says where. Raises ValueError where that failed."""
         return ""
 
-    def earlier(self, session: Session) -> Nets:
-        """The nets of an attempt before the present one, as they were left. Raises ValueError where none were kept."""
-        raise ValueError("no earlier net was kept")
+    def earlier(self, session: Session, attempt: int) -> Nets:
+        """The nets of an attempt that was left, as they were then. Raises ValueError where they were not kept."""
+        raise ValueError(f"the net of attempt {attempt} was not kept")
 
     def trouble(self) -> str:
         """What cannot be written down or saved at present, in one line; empty while all is well."""
@@ -154,6 +162,8 @@ class Session:
         self.state: State = "running"
         self.attempt = 0
         self.origin: int | None = None  # the attempt whose net this one goes on from
+        self.undo: list[Left] = []  # what one can go back to, and forth, the next one last
+        self.redo: list[Left] = []
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
@@ -199,7 +209,7 @@ class Session:
         """Train until the run ends; the state it ended in."""
         try:
             self.recorder.open(self)
-            if self.watch.paused:
+            if self.watch.paused and self.state == "running":
                 self._pause_at = self.trainer.step + 1
             if self.state == "finished":  # in an earlier life: whoever opens it again may want more steps of it
                 self._obey()
@@ -266,7 +276,7 @@ class Session:
                 for net in self.nets:
                     net.look()
         if self.net.diverged:
-            self.state = "diverged"
+            self.state, self._pause_at = "diverged", None
             since = self.net.diverged_at
             self.message = f"the loss is no number from step {since} on: lower the learning rate or the gain"
         elif self.trainer.step >= self.config.steps:
@@ -398,6 +408,7 @@ class Session:
         own = [Request(command, "", _nobody) for command in self.channel.commands()]
         for command, who, tell in own + self.recorder.asked(self):
             try:
+                command = self._aimed(command)
                 self._refuse(command)
                 nets = self._check(command)
                 if nets is not None:
@@ -421,10 +432,31 @@ class Session:
             self.message = f"{say(command)} cannot be made again: {error}"
             self._publish()
 
+    def _aimed(self, command: Command) -> Command:
+        """Going back with the attempt that it leads to. Raises ValueError where there is none."""
+        if not isinstance(command, Back) or command.attempt is not None:
+            return command
+        stack = self.redo if command.forth else self.undo
+        if not stack:
+            raise ValueError(
+                "nothing to go forth to" if command.forth else "nothing to undo: no restart has left a net"
+            )
+        return Back(command.forth, stack[-1].attempt)
+
+    @property
+    def kept_attempts(self) -> set[int]:
+        """Those whose last checkpoint is worth keeping."""
+        return {left.attempt for left in [*self.undo, *self.redo]}
+
     def _keep(self) -> None:
-        """Save what is about to be left, if somebody has waited for it. Raises ValueError where that fails."""
-        if self._clock.training > KEPT and self.state != "diverged":
+        """Save the net that is about to be left. Raises ValueError where that fails and somebody has waited for it."""
+        if self.state == "diverged" or not self.trainer.step:
+            return
+        try:
             self.recorder.checkpoint(self)
+        except ValueError as error:
+            if self._clock.elapsed > KEPT:
+                raise ValueError(f"this net is not left, for {error}") from None
 
     def _note(self, command: Command, who: str) -> None:
         """Have a command written down before it is applied.
@@ -453,8 +485,12 @@ class Session:
                 return nets
             case Restart():
                 return self.fresh(self.config, self.twin_changes)
-            case Back():
-                return self.recorder.earlier(self)
+            case Back(attempt=int(attempt)):
+                try:
+                    return self.recorder.earlier(self, attempt)
+                except ValueError:
+                    self.undo, self.redo = self._without(attempt)  # so that the one before it can be had
+                    raise
             case Twin(changes=changes):
                 differs = {field(name): parse(name, value) for name, value in changes.items()}
                 return self.fresh(self.config, differs) if changes else None
@@ -556,6 +592,8 @@ class Session:
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
         self.message = say(what, before)
+        if self.state == "paused" and not changed.keys() <= LIVE_FIELDS:
+            self.state, self._pause_at = "running", self.trainer.step + 1  # one update, to see what became of the net
         if self.state == "finished" and self.trainer.step < after.steps:
             self.state = "running"
 
@@ -563,16 +601,34 @@ class Session:
         assert nets is not None
         before = self.config.as_dict()
         waits = self.state == "paused" or self._pause_at is not None
+        self._leave(command)
         self.attempt += 1
         self._begin(nets)
         self._mark(command, before)
         step = self.trainer.step
-        self.state, self._pause_at = "running", step + 1 if waits else None  # the first one shows the net as drawn
-        if nets.origin is not None:
-            self.message = f"back to the net of attempt {nets.origin}, at step {step:,}"
-        else:
+        if nets.origin is None:
+            self.state, self._pause_at = "running", 1 if waits else None  # the first update shows the net as drawn
             what = "restarted" if isinstance(command, Restart) else say(command, before)
             self.message = f"{what}: a new net from the seed"
+        else:
+            self.state = "finished" if step >= self.config.steps else "paused" if waits else "running"
+            self._pause_at = None
+            self.message = f"{say(command)} to the net of attempt {nets.origin}, at step {step:,}"
+
+    def _leave(self, command: Command) -> None:
+        """Note what one can go back to from now on, and forth: as an editor undoes and does again."""
+        left = [Left(self.attempt, self.trainer.step)] if self.trainer.step and self.state != "diverged" else []
+        if isinstance(command, Back):
+            undo, redo = self._without(command.attempt)
+            self.undo, self.redo = (undo + left, redo) if command.forth else (undo, redo + left)
+        else:
+            self.undo, self.redo = self.undo + left, []
+        if len(self.undo) > MOST_LEFT:  # the one that took the least to train goes, but for the last
+            self.undo.remove(min(self.undo[:-1], key=lambda one: one.step))
+
+    def _without(self, attempt: int | None) -> tuple[list[Left], list[Left]]:
+        undo, redo = ([one for one in some if one.attempt != attempt] for some in (self.undo, self.redo))
+        return undo, redo
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
         self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))

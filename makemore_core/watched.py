@@ -73,11 +73,6 @@ class Watched:
         """Probe the last update, which was run with `watch`."""
         self.probe, self.probe_step = self.trainer.probe(self.dead), self.trainer.step
 
-    def recall(self, seen: Snapshot) -> None:
-        """Show what an earlier life of the run saw last of this net, which has not been trained since."""
-        self.probe, self.probe_step = Probe(seen.layers, seen.weights), seen.layers_step
-        self.names, self.names_step, self.names_temperature = list(seen.names), seen.names_step, seen.names_temperature
-
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
         before = self.trainer.model
@@ -113,7 +108,7 @@ class Watched:
         self.names_temperature = temperature
         self.names_step = self.trainer.step
 
-    def snapshot(self, run: str, state: State, attempt: int, origin: int | None) -> Snapshot:
+    def snapshot(self, run: str, state: State, attempt: int, origin: int | None = None) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""
         losses, self.losses = tuple(self.losses), []
         return Snapshot(

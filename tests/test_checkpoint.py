@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from makemore_core.checkpoint import EARLIER, REST, SUMS, TENSORS, load, save
+from makemore_core.checkpoint import REST, SUMS, TENSORS, load, save
 from makemore_core.rundir import checkpoints
 
 TENSORS_OF_A_RUN = {
@@ -85,16 +85,16 @@ def test_the_newest_two_are_kept_whatever_their_step(run: Path) -> None:
     assert [saved.step for saved in checkpoints(run)] == [40, 50]
 
 
-def test_the_last_of_each_of_some_earlier_attempts_is_kept(run: Path) -> None:
-    for attempt in range(2, EARLIER + 4):
+def test_the_last_good_one_of_each_attempt_to_keep_stays(run: Path) -> None:
+    for attempt in range(2, 7):
         for step in (10, 20, 30):
-            save(run, {}, {"step": step, "attempt": attempt})
-    kept = [(saved.attempt, saved.step) for saved in checkpoints(run)]
-    assert kept == [(EARLIER + 3, 30), (EARLIER + 3, 20), *((attempt, 30) for attempt in range(EARLIER + 2, 2, -1))]
-    assert load(run, before=5).rest == {"step": 30, "attempt": 4}
-    (checkpoints(run)[-1].path / TENSORS).write_bytes(b"")
-    with pytest.raises(ValueError, match="no good checkpoint"):
-        load(run, before=4)
+            save(run, {}, {"step": step, "attempt": attempt}, keep={3, 4})
+        if attempt == 4:
+            (checkpoints(run)[0].path / TENSORS).write_bytes(b"")  # before it is an earlier one
+    assert [(saved.attempt, saved.step) for saved in checkpoints(run)] == [(6, 30), (6, 20), (4, 20), (3, 30)]
+    assert load(run, 4).rest == {"step": 20, "attempt": 4}
+    with pytest.raises(ValueError, match="no checkpoint"):
+        load(run, 5)
 
 
 def test_a_damaged_one_does_not_count_as_kept(run: Path) -> None:

@@ -411,6 +411,7 @@ def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) 
         ("step 7", Step(7)),
         ("restart", Restart()),
         ("back", Back()),
+        ("forth", Back(forth=True)),
         ("stop", Stop()),
         ("set lr=0.05 norm=none", Set({"lr": 0.05, "norm": "none"})),
     ],

@@ -271,6 +271,8 @@ def test_a_chart_remembers_how_the_run_began() -> None:
     assert finding.evidence.endswith("at step 1")
     chart.see(msgspec.structs.replace(later, attempt=1, step=0, layers=(), weights=()))
     assert chart.findings() == ()
+    chart.see(msgspec.structs.replace(later, attempt=2, origin=0, step=20_000, layers=layers, losses=()))
+    assert finding in chart.findings()
 
 
 def test_a_past_that_comes_after_the_present() -> None:

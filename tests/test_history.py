@@ -102,6 +102,30 @@ def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
     assert (list(frozen.exhibits), list(history.exhibits)) == (["find-lr"], [])
 
 
+def test_however_often_one_goes_back_each_net_keeps_its_curve_its_marks_and_its_layers() -> None:
+    history = History()
+    mark = Intervention(500, "lr 0.1 → 0.05", 0)
+    history.feed(canned.course(until=1000))
+    traces = history.layers
+    origins = {1: None, 2: 0, 3: 1, 4: 2, 5: 3, 6: None, 7: None, 8: None, 9: None, 10: None, 11: 4}
+    for attempt, origin in origins.items():
+        step = 1000 if origin in (0, 2, 4) else 100
+        seen = canned.snapshot(step=step, since=step if origin is not None else 0, attempt=attempt)
+        history.feed([msgspec.structs.replace(seen, origin=origin, interventions=(mark,))])
+        assert history.attempt.loss.end == step
+        assert [ghost.number for ghost in history.ghosts] == sorted({ghost.number for ghost in history.ghosts})
+        assert not any(ghost.numbers <= history.attempt.numbers for ghost in history.ghosts)
+        assert history.marks == ((mark,) if step == 1000 else ())
+        if attempt == 2:
+            assert history.layers.keys() == traces.keys()
+            assert all(trace.std.start == traces[key].std.start for key, trace in history.layers.items())
+    history.reset_scales()
+    assert history.ghosts == []
+    again = canned.snapshot(step=1000, since=1000, attempt=12)
+    history.feed([msgspec.structs.replace(again, origin=11), canned.snapshot(step=10, since=0, attempt=13)])
+    assert [ghost.number for ghost in history.ghosts] == [12]
+
+
 def test_what_followed_the_checkpoint_that_a_run_goes_on_from_is_forgotten() -> None:
     history = History()
     history.feed(canned.course(until=4000))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,9 +33,8 @@ from makemore_core.config import Config, Optimizer
 from makemore_core.dataset import Dataset
 from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer, open_run
-from makemore_core.session import Session
+from makemore_core.session import Request, Session
 from makemore_core.snapshot import Snapshot, from_json
-from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 from tests.trainers import Order, differing, new_run, opened, reference, trainer_process, wait_for
 
@@ -163,7 +163,7 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
 ) -> None:
     folder = run(SMALL)
     crash(opened(folder, Order(0, 20, Set({"lr": 0.5})), Order(0, 40, Restart())), 1, 30)
-    assert not rundir.checkpoints(folder)
+    shutil.rmtree(folder / rundir.CHECKPOINTS)  # the one of the net that was left
     assert rundir.liveness(folder) == "crashed"
 
     session = opened(folder)
@@ -176,39 +176,66 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
     assert differing(session.trainer, reference(SMALL, few_names, changes)) == []
 
 
-@pytest.fixture
-def keeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every net that is left counts as one that somebody has waited for."""
-    monkeypatch.setattr(sessions, "KEPT", 0.0)
+# Going back
 
 
-@pytest.mark.usefixtures("keeps")
 def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Config], Path], few_names: Dataset) -> None:
     folder = run(SMALL)
-    orders = [Order(0, 40, Set({"n_hidden": 12})), Order(1, 30, Back())]
-    session = opened(folder, *orders)
+    session = opened(folder, Order(0, 40, Set({"n_hidden": 12})), Order(1, 30, Back()))
     assert session.run() == "finished"
 
-    assert differing(session.trainer, Trainer(SMALL, few_names)) != []
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
     seen = snapshots(folder)
     assert {(s.attempt, s.origin, s.config["n_hidden"]) for s in seen} == {(0, None, 16), (1, None, 12), (2, 0, 16)}
     back = next(s for s in seen if s.attempt == 2)
-    assert back.step == 40
+    assert (back.step, back.layers_step) == (40, 40)
     assert "back to the net of attempt 0, at step 40" in back.message
     assert [(mark.step, mark.what) for mark in session.interventions] == [(0, "n_hidden 16 → 12"), (40, "back")]
 
 
-@pytest.mark.usefixtures("keeps")
-def test_back_again_is_forth(run: Callable[[Config], Path], few_names: Dataset) -> None:
-    orders = [Order(0, 40, Set({"lr": 0.5}, fresh=True)), Order(1, 30, Back()), Order(2, 70, Back())]
-    session = opened(run(SMALL), *orders)
-    assert session.run() == "finished"
-    assert (session.attempt, session.origin) == (3, 1)
-    assert differing(session.trainer, reference(SMALL.replace({"lr": 0.5}), few_names, [])) == []
+def test_restarts_are_undone_one_after_the_other_and_done_again(run: Callable[[Config], Path]) -> None:
+    """As an editor undoes."""
+    back, forth = Back(), Back(forth=True)
+    ways = [Restart(), Restart(), back, back, forth, forth, back, Restart(), back]
+    session, origins = opened(run(SMALL), watch=Watch(every=1)), []
+    asked = session.recorder.asked
+
+    def moves(one: Session) -> list[Request]:
+        if len(origins) < one.attempt:
+            origins.append(one.origin)
+        if one.attempt < len(ways) and one.trainer.step % 10 == 9:  # each is trained a little before it is left
+            return [*asked(one), _request(ways[one.attempt])]
+        return asked(one)
+
+    session.recorder.asked = moves  # type: ignore[method-assign]
+    session.run()
+    assert origins == [None, None, 1, 0, 3, 2, 5, None, 7]
 
 
-@pytest.mark.usefixtures("keeps")
+@pytest.mark.parametrize("state", ["paused", "finished"])
+def test_what_comes_back_is_seen_as_it_was_left(run: Callable[[Config], Path], state: str) -> None:
+    """Without an update that nobody asked for."""
+    session, told = opened(run(SMALL), stay=True), list[str]()
+    asked = session.recorder.asked
+
+    def moves(one: Session) -> list[Request]:
+        due, net = asked(one), one.net
+        known = one.state == state and net.splits is not None and net.splits.step == net.names_step == one.trainer.step
+        if one.attempt in (0, 2) and known:
+            told.append(repr((one.trainer.step, net.probe, net.names, net.loss)))
+            due.append(_request(Stop() if one.attempt else Restart()))
+        elif (one.attempt, one.state, state) == (0, "running", "paused") and one.trainer.step >= 40:
+            due.append(_request(Pause()))
+        elif one.attempt == 1 and one.trainer.step:
+            due.append(_request(Back()))
+        return due
+
+    session.recorder.asked = moves  # type: ignore[method-assign]
+    session.run()
+    assert len(told) == 2
+    assert told[0] == told[1]
+
+
 @pytest.mark.parametrize("at", [41, 60, 120])
 def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], few_names: Dataset, at: int) -> None:
     folder = run(SMALL)
@@ -217,27 +244,50 @@ def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], fe
     assert session.attempt == 1  # the last checkpoint is of the net that was left by going back
     assert session.run() == "finished"
     assert (session.attempt, session.origin) == (2, 0)
+    assert (session.undo, session.redo) == ([], [(1, 30)])
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
 
 
-def test_without_an_earlier_net_there_is_no_way_back(run: Callable[[Config], Path]) -> None:
-    session = opened(run(SMALL), Order(0, 40, Restart()), Order(1, 30, Back()))
+def test_the_net_that_took_longest_stays_however_many_are_left(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    session, left = opened(folder, watch=Watch(every=1)), 100
+    asked = session.recorder.asked
+
+    def moves(one: Session) -> list[Request]:
+        due = one.trainer.step >= (5 if one.attempt else left) and one.attempt < 15
+        return [*asked(one), *([_request(Restart())] if due else [])]
+
+    session.recorder.asked = moves  # type: ignore[method-assign]
+    session.run()
+    assert len(session.undo) == sessions.MOST_LEFT
+    assert session.undo[0] == (0, left)
+    assert {saved.attempt for saved in rundir.checkpoints(folder)} >= session.kept_attempts
+
+
+def test_where_nothing_was_left_nothing_is_undone(run: Callable[[Config], Path]) -> None:
+    session = opened(run(SMALL), Order(0, 30, Back(forth=True)), Order(0, 40, Back()))
     assert session.run() == "finished"
-    assert session.attempt == 1
+    assert session.attempt == 0
     told = [event.message for event in session.channel.drain() if isinstance(event, Snapshot)]
-    assert "no earlier net was kept: those trained for some seconds are" in told
+    assert "nothing to undo: no restart has left a net" in told
+    assert "nothing to go forth to" in told
 
 
-@pytest.mark.usefixtures("keeps")
-def test_a_net_that_cannot_be_saved_is_not_left(run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("long", [False, True])
+def test_a_net_that_took_long_is_not_left_where_it_cannot_be_saved(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
     def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    session = opened(run(SMALL), Order(0, 40, Restart()), Order(0, 60, Stop()))
     monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(sessions, "KEPT", 0.0 if long else 60.0)
+    session = opened(run(SMALL), Order(0, 40, Restart()), Order(0, 50, Back()), Order(0, 60, Stop()))
     assert session.run() == "stopped"
-    assert session.attempt == 0
-    assert session.trainer.step == 60
+    assert session.attempt == (0 if long else 1)
+    told = " ".join(event.message for event in session.channel.drain() if isinstance(event, Snapshot))
+    refused = "this net is not left, for the checkpoint could not be saved: No space left on device"
+    assert (refused if long else "the net of attempt 0 was not kept") in told
 
 
 def test_a_change_made_while_the_past_is_repeated_takes_the_place_of_the_later_ones(

@@ -134,13 +134,13 @@ def test_changed_live_in_a_pause_the_net_is_looked_at_again(few_names: Dataset) 
     def known(session: Session) -> bool:
         return session.state == "paused" and session.net.splits is not None
 
-    moves = [at(20, Pause()), Move(known, Set({"gain": 3.0}, live=True)), Move(known, Stop())]
+    moves = [at(20, Pause()), Move(known, Set({"norm": "none"}, live=True)), Move(known, Stop())]
     _, script = play(few_names, *moves)
     first, last = (next(s for s in some if s.splits) for some in (script.snapshots, reversed(script.snapshots)))
-    assert first.splits is not None
+    assert (last.state, last.step) == ("stopped", first.step + 1)
     assert last.splits is not None
-    assert first.splits.step == last.splits.step
-    assert first.splits.val != last.splits.val
+    assert last.splits.step == last.layers_step == last.step
+    assert [layer.index for layer in first.layers] != [layer.index for layer in last.layers]
 
 
 def test_the_planned_decay_of_the_learning_rate_is_marked_once_an_attempt(few_names: Dataset) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from makemore_core import recorder, rundir, session
+from makemore_core import recorder, rundir
 from makemore_core.command import Back, Channel, Command, Restart, Set, Stop
 from makemore_core.config import LIVE_FIELDS, Config
 from makemore_core.dataset import Dataset, read
@@ -74,7 +74,7 @@ def trainer_process(
 
 def _train(folder: Path, orders: tuple[Order, ...], watch: Watch, pace: Pace, stay: bool) -> None:
     torch.set_num_threads(1)
-    recorder.CHECKPOINT, recorder.BEAT, session.KEPT = pace.checkpoint, pace.beat, 0.0
+    recorder.CHECKPOINT, recorder.BEAT = pace.checkpoint, pace.beat
     opened(folder, *orders, watch=watch, stay=stay).run()
 
 

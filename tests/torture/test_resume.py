@@ -21,7 +21,7 @@ CHANGES: tuple[Command, ...] = (
     Set({"norm": "none"}, live=True),
     Restart(),
     Set({"gain": 1.5}),
-    Back(),
+    Back(attempt=1),
     Set({"optimizer": "adam"}, live=True),
     Set({"nonlinearity": "relu"}, live=True),
     Set({"lr": 0.01}),
