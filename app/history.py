@@ -19,7 +19,7 @@ from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
 
 MOST_GHOSTS = 4  # earlier attempts that are drawn
 MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
-MOST_TRACES = 3  # of them with the curves of every layer
+MOST_TRACES = 4  # of them with the curves of every layer
 SHOWING = 120  # snapshots: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
 BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
@@ -153,7 +153,7 @@ class History:
         """Keep the present attempt among the past ones: the latest, and of most of these no more than the losses."""
         self.past[self.attempt.number] = self.attempt
         self.past = dict(list(self.past.items())[-MOST_PAST:])
-        for attempt in list(self.past.values())[:-MOST_TRACES]:
+        for attempt in [past for past in self.past.values() if past.layers][:-MOST_TRACES]:
             attempt.layers, attempt.weights = {}, {}
 
     def _begin(self, snapshot: Snapshot) -> None:
@@ -161,6 +161,8 @@ class History:
         number, origin = snapshot.attempt, self.past.get(-1 if snapshot.origin is None else snapshot.origin)
         attempt = origin.still() if origin else Attempt(number)
         attempt.number, attempt.numbers = number, attempt.numbers | {number}
+        if origin:
+            origin.layers, origin.weights = {}, {}  # which the new attempt goes on with
         self._show(attempt)
         self.attempt.cut(snapshot.step - len(snapshot.losses))
 
