@@ -90,7 +90,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if snapshot.steps:
         steps += f"/{snapshot.steps:,}"
     middle: Line = [("step ", "dim"), (steps, "")]
-    if snapshot.state != "paused":
+    if snapshot.state != "paused" and view.history.rate > 0:
         middle += [("  ", ""), (rate, "")]
     if snapshot.pace is not None and snapshot.state in ("running", "paused"):
         middle.append((" held", "note") if snapshot.state == "running" else (f"  held to {snapshot.pace:g}/s", "note"))
