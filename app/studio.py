@@ -385,6 +385,10 @@ class Studio(App[int]):
         """Ask for settings to be changed, on the live weights where that is on and can be, and say what that does."""
         live = self.state.live and not command.fresh and command.changes.keys() <= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
         asked, before = Set(command.changes, live, command.fresh), self.settings()
+        if not asked.fresh and asked.changes.items() <= before.items():
+            already = ", ".join(f"{name} is {shown(value)} already" for name, value in asked.changes.items())
+            self.say(already or "nothing to change")
+            return
         self.stream.send(asked)
         self.pending |= {name: (value, self.clock() + PENDING_SECONDS) for name, value in command.changes.items()}
         self.say(say(asked, before) + self.effect(asked))

@@ -261,6 +261,7 @@ def test_gains_are_marked() -> None:
     assert "5/3" in shown
     assert "PyTorch's" in shown
     assert command(view("gain", "deep-tanh", gain_row=2), "enter") == Set({"gain": 1.0})
+    assert command(view("gain", "deep-tanh-gain1"), "enter") == Set({"gain": 5 / 3})
     assert pressed(view("gain", gain_depth=50), "right").options["gain_depth"] == 100
     asked = screen("gain").look
     assert asked is not None
@@ -467,7 +468,7 @@ async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() ->
 
 async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> None:
     for readonly in (False, True):
-        stream = Asked("deep-tanh")
+        stream = Asked("deep-tanh-gain1")
         studio = Studio(stream, fps=50, readonly=readonly, findings=lambda _: [canned.FOUND])
         async with studio.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda studio=studio: bool(studio.state.findings))

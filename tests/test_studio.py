@@ -156,6 +156,15 @@ async def test_live_changes_are_asked_for_as_such() -> None:
         assert "applied to the live weights" in app.state.message
 
 
+async def test_a_setting_that_is_so_already_is_not_asked_for() -> None:
+    async with running() as (_, app, stream):
+        app.put(Set({"gain": 1.0}))
+        assert app.state.message == "gain is 1 already"
+        app.put(Set({}))
+        assert app.state.message == "nothing to change"
+        assert stream.sent == []
+
+
 async def test_space_pauses_and_goes_on() -> None:
     async with running() as (pilot, app, stream):
         await pilot.press("space")

@@ -46,8 +46,8 @@ def press(view: View, key: str) -> Pressed | None:
 
 
 def _row(view: View, data: Gains) -> int:
-    own = next((at for at, row in enumerate(data.gains) if row.own), 0)
-    return min(chosen(view, "gain_row", own), len(data.gains) - 1)
+    advised = next((at for at, row in enumerate(data.gains) if row.recommended), 0)
+    return min(chosen(view, "gain_row", advised), len(data.gains) - 1)
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:
