@@ -72,6 +72,12 @@ def test_any_size(name: str, preset: str, size: tuple[int, int]) -> None:
             assert "".join(text_of(lines)).isascii()
 
 
+@pytest.mark.parametrize("name", ["gradients", "dead-map", "find-lr", "gain"])
+def test_nothing_is_cut_on_a_small_screen(name: str) -> None:
+    own = text_of(screen(name).draw(view(name, "deep-tanh"), 80, 21))
+    assert "…" not in "".join(own)
+
+
 @pytest.mark.parametrize("name", SCREENS)
 def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
     for exhibits in ({}, {other: Exhibit(other, 1, {"rates": [[]]}) for other in EXHIBITS}):
@@ -96,7 +102,7 @@ def test_dead_units_are_marked_and_a_unit_followed() -> None:
     exhibit = shown.history.exhibits["dead-map"]
     dead = replace(shown, history=History())
     dead.history.exhibits["dead-map"] = Exhibit("dead-map", 30, {**exhibit.data, "dead": [3, 7]})
-    assert "!2 of 200 dead on the whole training split" in words(dead)
+    assert "!2 of 200 dead on the training split;" in words(dead)
     assert "    ▴   x" in words(dead, 210).split("\n")
     assert "unit 3  flat for" in words(shown)
     assert "their gradient" in words(shown, 80, 24)

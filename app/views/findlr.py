@@ -34,7 +34,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     if data is None or not data.rates:
         title = heading("learning rate", "", width, g)
         return block([title, *none_yet(view, NAME, "training a copy at a thousand rates")], width, height, g)
-    note = f"{len(data.rates):,} updates of a copy {taken_at(view, NAME)}, lr 0.001 to 1 in equal exponents"
+    note = f"{len(data.rates):,} updates of a copy {taken_at(view, NAME)}, lr 0.001 to 1"
     snapshot = view.history.snapshot
     lines: list[Line] = [heading("learning rate", note, width, g)]
     lines += _plot(data, view, width, max(3, height - 5), snapshot.lr if snapshot else None)

@@ -15,7 +15,7 @@ from makemore_core.command import Look, Set
 
 NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
-TABLE = 44
+TABLE = 50
 _FLAT = {"relu": "off", "leaky_relu": "", "identity": ""}  # where it is not saturated what is flat, or nothing is
 
 

@@ -26,7 +26,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     label = min(12, max(len(glyph.escape(row.name)) for row in found) + 3)
     cells = max(8, width - label - _NUMBERS)
     scale = history.gradient_scale or 1.0
-    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, what lies outside in the edge bars"
+    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, the rest in the edge bars"
     lines: list[Line] = [heading("gradients", note, width, g)]
     head = f"{'':{label}}{'':{cells}}{'mean':>9}{'std':>8}{'/median':>8}{'/first':>8}"
     lines.append([(head[:width], "dim")])
