@@ -78,6 +78,13 @@ def test_nothing_is_cut_on_a_small_screen(name: str) -> None:
     assert "…" not in "".join(own)
 
 
+@pytest.mark.parametrize("name", ["gradients", "weights"])
+def test_a_net_of_few_layers_fills_a_large_screen(name: str) -> None:
+    own = text_of(screen(name).draw(replace(view(name), cursor=1), 160, 44))
+    assert own.count("") <= 3
+    assert next(at for at, line in enumerate(own) if line.startswith("▸")) >= 5  # rows of several lines
+
+
 @pytest.mark.parametrize("name", SCREENS)
 def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
     for exhibits in ({}, {other: Exhibit(other, 1, {"rates": [[]]}) for other in EXHIBITS}):
