@@ -327,6 +327,10 @@ def test_enter_takes_the_rate_that_was_found() -> None:
     assert command(view("find-lr"), "enter") == Set({"lr": suggestion})
     assert command(view("find-lr"), "down") == Look("find-lr")
     assert f"try lr {suggestion:g}" in words(view("find-lr"))
+    none = replace(view("find-lr"), history=History())
+    data = {**view("find-lr").history.exhibits["find-lr"].data, "suggestion": None, "fix": None}
+    none.history.exhibits["find-lr"] = Exhibit("find-lr", 30, data)
+    assert command(none, "enter") == Set({})  # which the studio answers: nothing to change
 
 
 def test_enter_starts_an_experiment() -> None:

@@ -20,10 +20,10 @@ def look(view: View) -> Look | None:
 
 
 def press(view: View, key: str) -> Pressed | None:
-    """`enter` takes the suggestion, up or down runs the test again on the net as it is now."""
+    """`enter` takes the suggestion, if there is one, up or down runs the test again on the net as it is now."""
     data = answer(view, NAME, RangeTest)
     if key == "enter":
-        return Pressed(view, Set(data.fix) if data is not None and data.fix else None)
+        return Pressed(view, None if data is None else Set(data.fix or {}))
     return Pressed(view, Look(NAME)) if key in ("up", "down") else None
 
 
