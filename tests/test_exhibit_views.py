@@ -316,6 +316,13 @@ def test_no_other_layer_is_explained_as_a_tanh(kind: str) -> None:
     assert "tanh" not in words(other)
 
 
+@pytest.mark.parametrize("name", ["dead-map", "backward", "find-lr", "gain", "presets", "doctor"])
+def test_an_explanation_has_the_title_of_its_screen(name: str) -> None:
+    own = text_of(screen(name).draw(view(name), 80, 21))[0]
+    explained = text_of(screen("explain").draw(view("explain", explained=name), 80, 21))[0]
+    assert own.startswith("─ " + explained.removeprefix("─ explained ").rstrip(" ─"))
+
+
 def test_what_is_explained_of_the_updates_is_what_is_marked() -> None:
     told = words(view("explain", "deep-tanh"))
     assert f"Above {UNICODE.text(str(LIMITS['updates_large'].value))} the weights" in told
