@@ -596,7 +596,7 @@ class Studio(App[int]):
         """A character more or less of the settings in which a twin is to differ."""
         text, done = edited(self.state.typed, event)
         self.state = replace(self.state, typed=text, prompt="" if done else "twin")
-        if done and text.strip() and self.history.snapshot is not None:
+        if done and text.strip() and self.history.snapshot is not None and self.obeyed():
             try:
                 changes = twin_changes(Config().replace(self.history.snapshot.config), text.split())
             except ValueError as error:  # to be corrected
@@ -647,7 +647,7 @@ class Studio(App[int]):
             self.exit(0)
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
-            if key == "y":
+            if key == "y" and self.obeyed():
                 self.stream.send(Twin())
                 self.say("the twin is gone")
             self.paint()

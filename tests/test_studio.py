@@ -502,6 +502,20 @@ async def test_a_twin_is_not_ended_by_one_key() -> None:
         assert "End the twin" not in picture(app)
 
 
+@pytest.mark.parametrize("answer", ["enter", "y"])
+async def test_a_question_about_the_twin_is_answered_to_nobody_who_is_gone(answer: str) -> None:
+    gone: list[str] = []
+    async with running(absent=lambda: gone[0] if gone else "") as (pilot, app, stream):
+        stream.drain = list  # type: ignore[method-assign]
+        if answer == "y":
+            app.history.feed([msgspec.structs.replace(snapshot(step=stream.step + 1), twin=snapshot())])
+        await pilot.press("t")
+        gone.append("nobody is training it now")
+        await pilot.press(answer)
+        assert stream.sent == []
+        assert (app.state.message, app.state.prompt) == (gone[0], "")
+
+
 async def test_a_light_terminal_gets_other_colours_and_a_saved_picture_does_not(tmp_path: Path) -> None:
     async with running(light=True, pictures=tmp_path) as (pilot, app, _):
         styles = [segment.style for y in range(24) for segment in app.panel.render_line(y)]
