@@ -396,6 +396,10 @@ class Studio(App[int]):
         """Ask for settings to be changed, on the live weights where that is on and can be, and say what that does."""
         live = self.state.live and not command.fresh and command.changes.keys() <= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
         asked, before = Set(command.changes, live, command.fresh), self.settings()
+        if not asked.fresh and asked.changes.items() <= before.items():
+            already = ", ".join(f"{name} is {shown(value)} already" for name, value in asked.changes.items())
+            self.say(already or "nothing to change")
+            return
         self.stream.send(asked)
         self.pending |= {name: (value, self.clock() + PENDING_SECONDS) for name, value in command.changes.items()}
         self.say(say(asked, before) + self.effect(asked))
@@ -603,7 +607,7 @@ class Studio(App[int]):
         """A character more or less of the settings in which a twin is to differ."""
         text, done = edited(self.state.typed, event)
         self.state = replace(self.state, typed=text, prompt="" if done else "twin")
-        if done and text.strip() and self.history.snapshot is not None:
+        if done and text.strip() and self.history.snapshot is not None and self.obeyed():
             try:
                 changes = twin_changes(Config().replace(self.history.snapshot.config), text.split())
             except ValueError as error:  # to be corrected
@@ -654,7 +658,7 @@ class Studio(App[int]):
             self.exit(0)
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
-            if key == "y":
+            if key == "y" and self.obeyed():
                 self.stream.send(Twin())
                 self.say("the twin is gone")
             self.paint()

@@ -96,7 +96,7 @@ def suggest(rates: Sequence[float], smooth: Sequence[float], noise: float) -> tu
         if risen is not None and risen <= 2 * first:
             return None, "the loss rises, or is no number, from the smallest rates on"
         most = rates[-1] if risen is None else _round(rates[risen - 1], rates[risen])
-        return None, f"the net learns about as well at all rates up to {most:g}"
+        return None, f"no rate up to {most:g} stands out of the noise"
     risen = _risen(smooth, bottom, lowest + max(RISEN * (start - lowest), RISEN_CLEARLY * noise))
     reason = f"the loss is lowest, {lowest:.2f}, at lr {rates[bottom]:.2g}"
     if risen is None:

@@ -72,6 +72,19 @@ def test_any_size(name: str, preset: str, size: tuple[int, int]) -> None:
             assert "".join(text_of(lines)).isascii()
 
 
+@pytest.mark.parametrize("name", ["gradients", "dead-map", "find-lr", "gain"])
+def test_nothing_is_cut_on_a_small_screen(name: str) -> None:
+    own = text_of(screen(name).draw(view(name, "deep-tanh"), 80, 21))
+    assert "…" not in "".join(own)
+
+
+@pytest.mark.parametrize("name", ["gradients", "weights"])
+def test_a_net_of_few_layers_fills_a_large_screen(name: str) -> None:
+    own = text_of(screen(name).draw(replace(view(name), cursor=1), 160, 44))
+    assert own.count("") <= 3
+    assert next(at for at, line in enumerate(own) if line.startswith("▸")) >= 5  # rows of several lines
+
+
 @pytest.mark.parametrize("name", SCREENS)
 def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
     for exhibits in ({}, {other: Exhibit(other, 1, {"rates": [[]]}) for other in EXHIBITS}):
@@ -96,7 +109,7 @@ def test_dead_units_are_marked_and_a_unit_followed() -> None:
     exhibit = shown.history.exhibits["dead-map"]
     dead = replace(shown, history=History())
     dead.history.exhibits["dead-map"] = Exhibit("dead-map", 30, {**exhibit.data, "dead": [3, 7]})
-    assert "!2 of 200 dead on the whole training split" in words(dead)
+    assert "!2 of 200 dead on the training split;" in words(dead)
     assert "    ▴   x" in words(dead, 210).split("\n")
     assert "unit 3  flat for" in words(shown)
     assert "their gradient" in words(shown, 80, 24)
@@ -160,7 +173,8 @@ def test_flags() -> None:
 
 def test_gradients_with_their_formulas() -> None:
     shown = words(view("backward", backward_row=8))
-    assert "all 27 gradients are close" in shown
+    assert "all 25 gradients and 2 in one expression are close" in shown
+    assert re.search(r", \d+ exact\n", words(view("backward", backward_row=8), 80, 24))
     assert "dh = dlogits @ W2.T" in shown
     assert "second linear layer; 32x200" in shown
     assert "brick by brick" in words(view("backward", "deep-tanh"))
@@ -191,7 +205,7 @@ def test_a_wrong_gradient_is_told_in_words() -> None:
     wrong = replace(shown, history=History())
     changed = [dict(row) | {"close": row["name"] != "bnvar"} for row in gradients if isinstance(row, dict)]
     wrong.history.exhibits["backward"] = Exhibit("backward", 30, {**data, "gradients": changed})
-    assert "!1 of 27 gradients differ" in words(wrong)
+    assert "!1 of 25 gradients and 2 in one expression differ" in words(wrong)
     assert "!NO" in words(wrong)
 
 
@@ -261,6 +275,7 @@ def test_gains_are_marked() -> None:
     assert "5/3" in shown
     assert "PyTorch's" in shown
     assert command(view("gain", "deep-tanh", gain_row=2), "enter") == Set({"gain": 1.0})
+    assert command(view("gain", "deep-tanh-gain1"), "enter") == Set({"gain": 5 / 3})
     assert pressed(view("gain", gain_depth=50), "right").options["gain_depth"] == 100
     asked = screen("gain").look
     assert asked is not None
@@ -301,6 +316,13 @@ def test_no_other_layer_is_explained_as_a_tanh(kind: str) -> None:
     assert "tanh" not in words(other)
 
 
+@pytest.mark.parametrize("name", ["dead-map", "backward", "find-lr", "gain", "presets", "doctor"])
+def test_an_explanation_has_the_title_of_its_screen(name: str) -> None:
+    own = text_of(screen(name).draw(view(name), 80, 21))[0]
+    explained = text_of(screen("explain").draw(view("explain", explained=name), 80, 21))[0]
+    assert own.startswith("─ " + explained.removeprefix("─ explained ").rstrip(" ─"))
+
+
 def test_what_is_explained_of_the_updates_is_what_is_marked() -> None:
     told = words(view("explain", "deep-tanh"))
     assert f"Above {UNICODE.text(str(LIMITS['updates_large'].value))} the weights" in told
@@ -312,6 +334,10 @@ def test_enter_takes_the_rate_that_was_found() -> None:
     assert command(view("find-lr"), "enter") == Set({"lr": suggestion})
     assert command(view("find-lr"), "down") == Look("find-lr")
     assert f"try lr {suggestion:g}" in words(view("find-lr"))
+    none = replace(view("find-lr"), history=History())
+    data = {**view("find-lr").history.exhibits["find-lr"].data, "suggestion": None, "fix": None}
+    none.history.exhibits["find-lr"] = Exhibit("find-lr", 30, data)
+    assert command(none, "enter") == Set({})  # which the studio answers: nothing to change
 
 
 def test_enter_starts_an_experiment() -> None:
@@ -467,7 +493,7 @@ async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() ->
 
 async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> None:
     for readonly in (False, True):
-        stream = Asked("deep-tanh")
+        stream = Asked("deep-tanh-gain1")
         studio = Studio(stream, fps=50, readonly=readonly, findings=lambda _: [canned.FOUND])
         async with studio.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda studio=studio: bool(studio.state.findings))

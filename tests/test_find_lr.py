@@ -99,7 +99,7 @@ def test_nothing_is_suggested_where_noise_alone_moves_the_loss() -> None:
         losses = [1.9 + 0.2 * float(x) + max(0.0, (k - 800) / 200) for k, x in enumerate(drawn)]
         found, reason = find_lr.suggest(rates, find_lr.smoothed(losses), find_lr.noise(losses))
         assert found is None
-        assert re.search(r"about as well at all rates up to 0[.][1-6]$", reason)
+        assert re.fullmatch(r"no rate up to 0[.][1-6] stands out of the noise", reason)
         valley = [loss + 0.6 * (1 - min(1.0, k / 600)) for k, loss in enumerate(losses)]
         found, _ = find_lr.suggest(rates, find_lr.smoothed(valley), find_lr.noise(valley))
         assert found is not None

@@ -156,6 +156,15 @@ async def test_live_changes_are_asked_for_as_such() -> None:
         assert "applied to the live weights" in app.state.message
 
 
+async def test_a_setting_that_is_so_already_is_not_asked_for() -> None:
+    async with running() as (_, app, stream):
+        app.put(Set({"gain": 1.0}))
+        assert app.state.message == "gain is 1 already"
+        app.put(Set({}))
+        assert app.state.message == "nothing to change"
+        assert stream.sent == []
+
+
 async def test_space_pauses_and_goes_on() -> None:
     async with running() as (pilot, app, stream):
         await pilot.press("space")
@@ -491,6 +500,20 @@ async def test_a_twin_is_not_ended_by_one_key() -> None:
         await pilot.press("y")
         assert stream.sent == [Twin()]
         assert "End the twin" not in picture(app)
+
+
+@pytest.mark.parametrize("answer", ["enter", "y"])
+async def test_a_question_about_the_twin_is_answered_to_nobody_who_is_gone(answer: str) -> None:
+    gone: list[str] = []
+    async with running(absent=lambda: gone[0] if gone else "") as (pilot, app, stream):
+        stream.drain = list  # type: ignore[method-assign]
+        if answer == "y":
+            app.history.feed([msgspec.structs.replace(snapshot(step=stream.step + 1), twin=snapshot())])
+        await pilot.press("t")
+        gone.append("nobody is training it now")
+        await pilot.press(answer)
+        assert stream.sent == []
+        assert (app.state.message, app.state.prompt) == (gone[0], "")
 
 
 async def test_a_light_terminal_gets_other_colours_and_a_saved_picture_does_not(tmp_path: Path) -> None:

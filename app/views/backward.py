@@ -55,14 +55,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     form = "part 4's pieces" if data.form == "pieces" else "brick by brick"
     note = f"{form}, next minibatch {taken_at(view, NAME)}, loss {data.loss:.4f}"
     lines: list[Line] = [heading("backward by hand", note, width, g)]
-    told = (
-        f"!{len(wrong)} of {len(rows)} gradients differ from autograd's"
-        if wrong
-        else f"all {len(rows)} gradients are close to autograd's"
-    )
-    exact = f", {sum(row.exact for row in rows)} bit for bit"
+    beside = f" and {len(data.one_expression)} in one expression" if data.one_expression else ""
+    number = f"{len(data.gradients)} gradients{beside}"
+    told = f"!{len(wrong)} of {number} differ from autograd's" if wrong else f"all {number} are close to autograd's"
+    exact = f", {sum(row.exact for row in rows)} exact"
     if lost and not wrong:
-        told, exact = f"nothing to compare: {len(lost)} of {len(rows)} gradients are nan on both sides", ""
+        told, exact = f"nothing to compare: {len(lost)} of {number} are nan on both sides", ""
     lines.append([(f" {told}", "sick" if wrong else "note" if lost else "good"), (exact, "dim")])
     at = min(chosen(view, "backward_row"), len(rows) - 1)
     row = rows[at]

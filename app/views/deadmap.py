@@ -72,12 +72,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         words = " its activations are not finite: no unit can be told flat or dead"
         return block([title, [(words, "sick")], _layers(data, width, view)], width, height, g)
     lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
-    words = f" {glyph.percent(data.share).strip()} flat in the next minibatch, {taken_at(view, NAME)}; "
+    words = f"; {glyph.percent(data.share).strip()} flat in the next minibatch {taken_at(view, NAME)}"
     count = len(data.dead)
-    told = (
-        f"{count} of {len(data.map)} dead on the whole training split" if count else "none dead on the training split"
-    )
-    lines.append([(words, ""), (("!" if count else "") + told, "sick" if count else "good")])
+    dead = f"!{count} of {len(data.map)}" if count else "none"
+    lines.append([(f" {dead} dead on the training split", "sick" if count else "good"), (words, "")])
     followed = _followed(data, view, width, height >= 16)
     room = height - len(lines) - len(followed) - (5 if height >= 12 else 3)
     across, down = _cell(len(data.map), data.examples, width - 2, room)

@@ -48,6 +48,12 @@ KINDS: dict[str, tuple[str, str]] = {
     "identity": ("", "A linear layer has no flat region, so there is nothing to saturate."),
 }
 
+# What stands above the screens that are called something else.
+TITLES = {
+    "dead-map": "dead units", "backward": "backward by hand", "find-lr": "learning rate", "batchnorm": "BatchNorm",
+    "presets": "experiments",
+}  # fmt: skip
+
 SCREENS: dict[str, str] = {
     "dead-map": "Each column is a unit, each row of dots an example; ink where the unit is flat, so that no gradient "
     "passes. A column that is all ink is a unit that no example of this minibatch reaches; it is dead only if no "
@@ -84,7 +90,7 @@ def text(view: View, width: int) -> list[Line]:
     """What the screen that was left for this one shows."""
     g = view.glyphs
     about = str(view.options.get("explained", "dashboard"))
-    lines: list[Line] = [heading("explained", about, width, g)]
+    lines: list[Line] = [heading("explained", TITLES.get(about, about), width, g)]
     if about in SCREENS:
         lines += [[(" " + g.text(line), "")] for line in glyph.wrap(SCREENS[about], width - 2)]
     else:

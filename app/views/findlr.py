@@ -20,10 +20,10 @@ def look(view: View) -> Look | None:
 
 
 def press(view: View, key: str) -> Pressed | None:
-    """`enter` takes the suggestion, up or down runs the test again on the net as it is now."""
+    """`enter` takes the suggestion, if there is one, up or down runs the test again on the net as it is now."""
     data = answer(view, NAME, RangeTest)
     if key == "enter":
-        return Pressed(view, Set(data.fix) if data is not None and data.fix else None)
+        return Pressed(view, None if data is None else Set(data.fix or {}))
     return Pressed(view, Look(NAME)) if key in ("up", "down") else None
 
 
@@ -34,7 +34,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     if data is None or not data.rates:
         title = heading("learning rate", "", width, g)
         return block([title, *none_yet(view, NAME, "training a copy at a thousand rates")], width, height, g)
-    note = f"{len(data.rates):,} updates of a copy {taken_at(view, NAME)}, lr 0.001 to 1 in equal exponents"
+    note = f"{len(data.rates):,} updates of a copy {taken_at(view, NAME)}, lr 0.001 to 1"
     snapshot = view.history.snapshot
     lines: list[Line] = [heading("learning rate", note, width, g)]
     lines += _plot(data, view, width, max(3, height - 5), snapshot.lr if snapshot else None)

@@ -15,7 +15,7 @@ from makemore_core.command import Look, Set
 
 NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
-TABLE = 44
+TABLE = 50
 _FLAT = {"relu": "off", "leaky_relu": "", "identity": ""}  # where it is not saturated what is flat, or nothing is
 
 
@@ -46,8 +46,8 @@ def press(view: View, key: str) -> Pressed | None:
 
 
 def _row(view: View, data: Gains) -> int:
-    own = next((at for at, row in enumerate(data.gains) if row.own), 0)
-    return min(chosen(view, "gain_row", own), len(data.gains) - 1)
+    advised = next((at for at, row in enumerate(data.gains) if row.recommended), 0)
+    return min(chosen(view, "gain_row", advised), len(data.gains) - 1)
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:

@@ -26,7 +26,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     label = min(12, max(len(glyph.escape(row.name)) for row in found) + 3)
     cells = max(8, width - label - _NUMBERS)
     scale = history.gradient_scale or 1.0
-    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, what lies outside in the edge bars"
+    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, the rest in the edge bars"
     lines: list[Line] = [heading("gradients", note, width, g)]
     head = f"{'':{label}}{'':{cells}}{'mean':>9}{'std':>8}{'/median':>8}{'/first':>8}"
     lines.append([(head[:width], "dim")])
@@ -36,7 +36,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     def row(at: int) -> list[Line]:
         mark, trace = (g.cursor if at == cursor else " ", "cursor"), found[at].layer
         if trace is None:
-            return [[mark, (glyph.safe(found[at].name, label - 1, g), "dim")]]
+            return [[mark, (f"{glyph.safe(found[at].name, label - 1, g)} a weight: 4 shows its gradient", "dim")]]
         gradient = trace.layer.gradient
         sick = gradient_sick(found[at], against.gradient_std)
         bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, tall, g)
@@ -52,6 +52,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
     lines += listed(len(found), cursor, room // tall, row, g)
     if plot >= 5:
+        plot = max(plot, height - len(lines) - 1)
         lines += [[]] * (height - plot - len(lines))
         title = "gradient std over steps"
         lines.append(heading(title, legend(view, title, width, layers=True), width, g))

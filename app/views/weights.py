@@ -6,6 +6,7 @@ from app import glyphs as glyph
 from app.views.answers import WeightGradients, answer
 from app.views.dashboard import legend, updates_over_steps
 from app.views.lines import Line, fit, heading
+from app.views.lines import width as width_of
 from app.views.state import Row, View, listed, rows, update_sick
 from app.views.table import histogram, per_column, spark
 from makemore_core.command import Look
@@ -59,6 +60,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     head += "".join(name.rjust(cells) for name, cells in numbers)
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
+    tall = max(1, min(3, room // len(found)))
 
     def row(at: int) -> list[Line]:
         trace = found[at].weight
@@ -72,9 +74,11 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         sick = update_sick(weight.update_data_log10, weight)
         if wide:
             line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
+        above: list[Line] = [[(" " * width_of(line), "")] for _ in range(tall - 1)]
         if data is not None and bars > 1:
             counts = data.counts.get(weight.name, [])
-            line += [(" ", ""), (histogram(counts, REACH, 1.0, bars - 1, 1, g)[0], "gradient")]
+            for part, text in zip([*above, line], histogram(counts, REACH, 1.0, bars - 1, tall, g), strict=True):
+                part += [(" ", ""), (text, "gradient")]
         told = (
             (glyph.scientific(weight.grad_mean, g, 10), "dim"),
             (glyph.scientific(weight.grad_std, g, 9), ""),
@@ -87,11 +91,13 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         )
         line += told[-len(numbers) :]
         if cells >= 6:
-            line += [(" ", ""), *spark(trace, per_column(step, cells), cells, 1, g)[0]]
-        return [fit(line, width, g)]
+            for part, spans in zip([*above, line], spark(trace, per_column(step, cells), cells, tall, g), strict=True):
+                part += [(" " * (width_of(line) - width_of(part) + 1), ""), *spans]
+        return [fit(part, width, g) for part in (*above, line)]
 
-    lines += listed(len(found), cursor, room, row, g)
+    lines += listed(len(found), cursor, room // tall, row, g)
     if plot >= 5:
+        plot = max(plot, height - len(lines) - 1)
         lines += [[]] * (height - plot - len(lines))
         title = "update:data over steps"
         lines.append(heading(title, legend(view, title, width, by_row=False), width, g))
