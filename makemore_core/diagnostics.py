@@ -20,7 +20,7 @@ from makemore_core.model import Model
 from makemore_core.snapshot import BINS, FLAT, SATURATED, Activation, Gradient, Histogram, Layer, Weight
 
 SPREAD = 3.0  # histograms without bounds of their own reach this many standard deviations of the median layer
-CACHED = 65_536  # numbers that are measured in one pass: larger temporaries cost more in memory traffic than calls
+CACHED = 196_608  # numbers that are measured in one pass: larger temporaries cost more in memory traffic than calls
 
 
 class Probe(NamedTuple):
@@ -62,7 +62,7 @@ def probe(model: Model, taps: Taps, dead: Mapping[int, int]) -> Probe:
 
 
 def _cached(number: int, size: int) -> list[slice]:
-    """So many tensors of one size in parts that stay in the processor's cache while they are measured."""
+    """So many items of so many numbers in parts that stay in the processor's cache while they are measured."""
     most = max(1, CACHED // size)
     return [slice(start, start + most) for start in range(0, number, most)]
 
@@ -73,20 +73,29 @@ def _layer_numbers(shown: list[tuple[int, Nonlinearity]], taps: Taps) -> Tensor:
     The nonlinearities of a net are of one kind and shape; the histograms of all outs have one scale, those of all
     gradients too.
     """
-    brick, outs = shown[0][1], [taps.outs[index] for index, _ in shown]
-    gradients = [taps.gradients[index] for index, _ in shown]
-    parts = [torch.stack(outs[some] + gradients[some]).flatten(1) for some in _cached(len(outs), outs[0].numel())]
-    moments = torch.cat([_moments(x).view(2, -1, 2) for x in parts], 1)
-    high = _reach(moments[..., 1])
+    brick, n = shown[0][1], len(shown)
+    tensors = [of_bricks[index] for of_bricks in (taps.outs, taps.gradients) for index, _ in shown]
+    size = tensors[0].numel()
+    slices = _cached(2 * n, size)
+    parts = [_rows(tensors[some]) for some in slices]
+    measured = torch.cat([moments(x) for x in parts])
+    high = reach(measured[:, 1].view(2, n))
     ends = torch.stack([-high, high], 1)
     limits = bounds(brick)
     if limits:
         ends[0] = ends.new_tensor(limits)
-    counts = torch.cat([_counts(x.view(2, -1, x.shape[1]), ends.to(x.dtype)) for x in parts], 1)
-    table = torch.cat([moments, ends[:, None].expand(-1, len(outs), -1), counts], 2)
-    saturated = torch.cat([brick.flat(x[: len(x) // 2], SATURATED).sum(1, keepdim=True) / x.shape[1] for x in parts])
-    saturated = torch.where(moments[0, :, :1].isnan(), torch.nan, saturated)  # NaN is beyond no threshold
-    return torch.cat([*table, saturated], 1)
+    ends = ends.repeat_interleave(n, 0)
+    counts = torch.cat([_counts(x, ends[some]) for x, some in zip(parts, slices, strict=True)])
+    table = torch.cat([measured, ends, counts], 1)
+    outs = [x[: max(0, n - some.start)] for x, some in zip(parts, slices, strict=True)]
+    saturated = torch.cat([brick.flat(x, SATURATED).sum(1, keepdim=True) for x in outs]) / size
+    saturated = torch.where(measured[:n, :1].isnan(), torch.nan, saturated)  # NaN is beyond no threshold
+    return torch.cat([table[:n], table[n:], saturated], 1)
+
+
+def _rows(tensors: list[Tensor]) -> Tensor:
+    """n tensors of one shape as (n, size); one that comes alone, as large ones do, is not copied."""
+    return torch.stack(tensors).flatten(1) if len(tensors) > 1 else tensors[0].reshape(1, -1)
 
 
 def _weight_numbers(matrices: list[_Matrix], taps: Taps) -> Tensor:
@@ -94,7 +103,7 @@ def _weight_numbers(matrices: list[_Matrix], taps: Taps) -> Tensor:
     alike: dict[torch.Size, list[int]] = {}
     for place, matrix in enumerate(matrices):
         alike.setdefault(matrix.tensor.shape, []).append(place)
-    parts = [places[some] for shape, places in alike.items() for some in _cached(len(places), shape.numel())]
+    parts = [places[some] for shape, places in alike.items() for some in _cached(len(places), 3 * shape.numel())]
     moments = torch.cat([_weight_moments([matrices[place] for place in part], taps) for part in parts])
     places = [place for part in parts for place in part]
     _, data, gradient_mean, gradient, _, change = moments[sorted(range(len(places)), key=places.__getitem__)].unbind(1)
@@ -108,24 +117,27 @@ def _weight_moments(group: list[_Matrix], taps: Taps) -> Tensor:
     tensors += [part[matrix.position] for part in (taps.updates, taps.before) for matrix in group]
     x = torch.stack(tensors).view(3, len(group), -1)
     torch.sub(x[0], x[2], out=x[2])
-    return _moments(x.flatten(0, 1)).view(3, len(group), 2).transpose(0, 1).flatten(1)
+    return moments(x).transpose(0, 1).flatten(1)
 
 
-def _moments(x: Tensor) -> Tensor:
-    """Mean and standard deviation (n, 2) of the rows of `x` (n, size), in float64.
+def moments(x: Tensor) -> Tensor:
+    """Mean and standard deviation (..., 2) over the last dimension of `x`, in float64.
 
     The squares of gradients that vanish would be 0 in float32. Many times faster than `Tensor.std`, which goes
     through the numbers one by one.
     """
-    mean = x.mean(1, keepdim=True)
-    spread = torch.linalg.vector_norm(x - mean, dim=1, keepdim=True, dtype=torch.float64)
-    return torch.cat([mean, spread / (x.shape[1] - 1) ** 0.5], 1)
+    mean = x.mean(-1, keepdim=True)
+    spread = torch.linalg.vector_norm(x - mean, dim=-1, keepdim=True, dtype=torch.float64)
+    return torch.cat([mean, spread / (x.shape[-1] - 1) ** 0.5], -1)
 
 
-def _reach(stds: Tensor) -> Tensor:
-    """(2, n) -> (2): half the width of a histogram that is the same for n rows; 1 where nothing is spread or finite."""
-    reach = SPREAD * stds.nanmedian(1).values
-    return torch.where((reach > 0) & (reach < torch.inf), reach, 1.0)
+def reach(stds: Tensor) -> Tensor:
+    """(..., n) -> (...), float32: half the width of a histogram that is the same for n tensors of these spreads.
+
+    1 where nothing is spread or finite.
+    """
+    high = (SPREAD * stds.nanmedian(-1).values).float()
+    return torch.where((high > 0) & (high < torch.inf), high, 1.0)
 
 
 def bounds(brick: Brick) -> tuple[float, float] | None:
@@ -134,12 +146,12 @@ def bounds(brick: Brick) -> tuple[float, float] | None:
 
 
 def _counts(x: Tensor, ends: Tensor) -> Tensor:
-    """Histograms (2, n, BINS) of `x` (2, n, size), from and to `ends` (2, 2); NaN is counted nowhere."""
+    """Histograms (n, BINS) of the rows of `x` (n, size) from and to `ends` (n, 2); NaN is counted nowhere."""
     # not histc: it takes its range as numbers, for which it would wait for the device
-    low, high = ends[:, :1, None], ends[:, 1:, None]
+    low, high = ends[:, :1], ends[:, 1:]
     bins = x.sub(low).mul_(BINS / (high - low)).clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
-    counts = x.new_zeros((*x.shape[:2], BINS + 1), dtype=torch.float64)  # float32 would stop at 2^24
-    return counts.scatter_add_(2, bins, counts.new_ones(()).expand_as(x))[..., :BINS]
+    counts = x.new_zeros((len(x), BINS + 1), dtype=torch.float64)  # float32 would stop at 2^24
+    return counts.scatter_add_(1, bins, counts.new_ones(()).expand_as(x))[:, :BINS]
 
 
 def _transfer(*tables: Tensor) -> list[list[list[float]]]:

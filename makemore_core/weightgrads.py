@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from makemore_core.diagnostics import SPREAD
+from makemore_core.diagnostics import moments, reach
 from makemore_core.looking import Data, Options, present_batch, train_pass
 from makemore_core.part4 import gradient_of
 from makemore_core.snapshot import BINS
@@ -20,12 +20,11 @@ def weight_gradients(trainer: Trainer, _: Options) -> Data:
     net = trainer.model.clone()
     train_pass(net, *present_batch(trainer))
     gradients = {name: gradient_of(tensor) for name, tensor in net.named_tensors() if tensor.dim() == 2}
-    reach = SPREAD * float(torch.stack([gradient.std() for gradient in gradients.values()]).nanmedian())
-    reach = reach if 0 < reach < float("inf") else 1.0
+    high = float(reach(torch.stack([moments(gradient.flatten())[1] for gradient in gradients.values()])))
     return {
-        "reach": reach,
+        "reach": high,
         "counts": {
-            name: [int(n) for n in gradient.clamp(-reach, reach).histc(BINS, -reach, reach).tolist()]
+            name: [int(n) for n in gradient.clamp(-high, high).histc(BINS, -high, high).tolist()]
             for name, gradient in gradients.items()
         },
     }

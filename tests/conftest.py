@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -30,6 +31,13 @@ def one_thread() -> None:
     """Nets this small lose their speed to threads. torch is not imported for it: many tests need none."""
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_idling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pilot waits up to a second for an app to be idle, which one that draws 60 times a second never is."""
+    if wait := sys.modules.get("textual._wait"):
+        monkeypatch.setattr(wait, "SLEEP_IDLE", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -193,21 +193,38 @@ def round_trip(probe: Probe) -> Snapshot:
 
 def test_nan_is_counted_nowhere_and_outliers_at_the_edges() -> None:
     x = torch.tensor([math.nan, -math.inf, math.inf, -1.0, 1.0, 5.0, 0.0, 0.999])
-    counts = diagnostics._counts(x.expand(2, 1, -1), torch.tensor([[-1.0, 1.0]] * 2))[0, 0].tolist()
+    counts = diagnostics._counts(x[None], torch.tensor([[-1.0, 1.0]]))[0].tolist()
     assert (counts[0], counts[-1], counts[BINS // 2]) == (2, 4, 1)
     assert sum(counts) == 7
 
 
 def test_counts_are_exact_however_many() -> None:
     n = 2**24 + 2
-    counts = diagnostics._counts(torch.zeros((1, 1, n)), torch.tensor([[-1.0, 1.0]]))
-    assert int(counts[0, 0, BINS // 2]) == n
+    counts = diagnostics._counts(torch.zeros((1, n)), torch.tensor([[-1.0, 1.0]]))
+    assert int(counts[0, BINS // 2]) == n
 
 
 def test_gradients_that_vanish_still_have_a_spread() -> None:
     """Their squares would be 0 in float32."""
     x = torch.randn(3, 500, generator=torch.Generator().manual_seed(1)) * torch.tensor([[1e-30], [1.0], [1e30]])
-    torch.testing.assert_close(diagnostics._moments(x)[:, 1], x.double().std(1), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(diagnostics.moments(x)[:, 1], x.double().std(1), rtol=1e-6, atol=0.0)
+
+
+def test_a_scale_is_a_number_of_float32_however_large_the_spread() -> None:
+    stds = torch.tensor([[1e-46, 1e-46], [0.5, math.nan], [2e38, 2e38]], dtype=torch.float64)
+    assert diagnostics.reach(stds).tolist() == [1.0, 1.5, 1.0]
+
+
+def test_large_activations_are_measured_without_a_copy_of_all(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps, measured = (trainer := watched(few_names)).engine.taps(), []
+    real = diagnostics._counts
+    monkeypatch.setattr(diagnostics, "_counts", lambda x, ends: (measured.append(x.data_ptr()), real(x, ends))[1])
+    monkeypatch.setattr(diagnostics, "CACHED", 32 * 20)  # the size of one
+    trainer.probe({})
+    indices = [index for index, _ in diagnostics.rows(trainer.model)]
+    assert measured == [of_bricks[index].data_ptr() for of_bricks in (taps.outs, taps.gradients) for index in indices]
 
 
 def test_a_constant_weight_has_no_ratio(few_names: Dataset) -> None:

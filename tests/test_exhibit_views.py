@@ -535,6 +535,6 @@ async def test_a_key_pressed_in_a_frozen_view_acts_on_the_net_as_it_is_now() -> 
         await pilot.press("p")
         stream.events.append(msgspec.structs.replace(now, attempt=1, config={**now.config, "norm": "none"}))
         await until(pilot, lambda: studio.history.snapshot is not now)
-        await pilot.press("P", *["up"] * 30, *["down"] * list(PRESETS).index("deep-batchnorm"), "enter")
+        await pilot.press("P", "home", *["down"] * list(PRESETS).index("deep-batchnorm"), "enter")
         assert stream.sent == [Set({"norm": "batch"}, fresh=True)]
         assert studio.state.history is not studio.history  # what is shown stays frozen

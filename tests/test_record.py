@@ -424,7 +424,7 @@ def check_pace(folder: Path, dice: random.Random) -> None:
 
 
 @settings(max_examples=50)
-@given(st.randoms(use_true_random=False))
+@given(st.randoms(use_true_random=True))
 def test_whoever_reads_at_whatever_pace_gets_every_command_in_order(
     tmp_path_factory: pytest.TempPathFactory, dice: random.Random
 ) -> None:
