@@ -601,7 +601,7 @@ def test_names_are_sampled_at_the_temperature_asked_for(few_names: Dataset) -> N
 
 
 def test_the_smoothed_loss_is_the_mean_at_first_and_then_of_the_latest(few_names: Dataset) -> None:
-    config = SMALL.replace({"steps": 6000, "n_layer": 1, "n_hidden": 4, "lr": 0.5})
+    config = SMALL.replace({"steps": 1500, "n_layer": 1, "n_hidden": 4, "lr": 0.5})
     _, script = play(few_names, config=config, watch=Watch(every=60))
     _, other = play(few_names, config=config, watch=Watch(every=49))
     assert other.snapshots[-1].smoothed_loss == script.snapshots[-1].smoothed_loss  # however many came at once
@@ -612,7 +612,7 @@ def test_the_smoothed_loss_is_the_mean_at_first_and_then_of_the_latest(few_names
             assert snapshot.smoothed_loss == pytest.approx(sum(losses[-500:]) / len(losses[-500:]), rel=0.03)
         if 0 < len(losses) < 400:
             assert snapshot.smoothed_loss == pytest.approx(sum(losses) / len(losses), rel=1e-6)
-    assert len(losses) == 6000
+    assert len(losses) == 1500
     splits = script.snapshots[-1].splits
     assert splits is not None
     assert splits.minibatches == script.snapshots[-1].smoothed_loss
