@@ -104,9 +104,9 @@ def _weight_numbers(matrices: list[_Matrix], taps: Taps) -> Tensor:
     for place, matrix in enumerate(matrices):
         alike.setdefault(matrix.tensor.shape, []).append(place)
     parts = [places[some] for shape, places in alike.items() for some in _cached(len(places), 3 * shape.numel())]
-    moments = torch.cat([_weight_moments([matrices[place] for place in part], taps) for part in parts])
+    found = torch.cat([_weight_moments([matrices[place] for place in part], taps) for part in parts])
     places = [place for part in parts for place in part]
-    _, data, gradient_mean, gradient, _, change = moments[sorted(range(len(places)), key=places.__getitem__)].unbind(1)
+    _, data, gradient_mean, gradient, _, change = found[sorted(range(len(places)), key=places.__getitem__)].unbind(1)
     # a constant tensor has no spread to be compared with: the ratios may be infinite or NaN
     return torch.stack([gradient_mean, gradient, data, gradient / data, (change / data).log10()], 1)
 
