@@ -413,6 +413,7 @@ class Session:
                 nets = self._check(command)
                 if nets is not None:
                     self._keep()
+                    self._publish()  # what it lost last: its curve goes on where somebody comes back to it
                 self._note(command, who)
                 self._apply(command, nets)
                 tell(None)

@@ -193,6 +193,13 @@ def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Conf
     assert [(mark.step, mark.what) for mark in session.interventions] == [(0, "n_hidden 16 → 12"), (40, "back")]
 
 
+def test_no_loss_of_a_net_that_was_left_is_lost(run: Callable[[Config], Path]) -> None:
+    """Not even those since the last snapshot."""
+    folder = run(SMALL)
+    opened(folder, Order(0, 40, Restart()), Order(1, 30, Back()), watch=Watch(per_second=1e-6)).run()
+    assert sum(len(seen.losses) for seen in snapshots(folder) if seen.attempt != 1) == SMALL.steps
+
+
 def test_restarts_are_undone_one_after_the_other_and_done_again(run: Callable[[Config], Path]) -> None:
     """As an editor undoes."""
     back, forth = Back(), Back(forth=True)
