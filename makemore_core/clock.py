@@ -6,6 +6,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from makemore_core.watch import Watch
+
+# How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
+# cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
+SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
+CREDIT = {"probe": 0.3, "survey": 0.06, "sample": 0.0}
+FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
+EARLY = 1.0  # seconds between two probes at most, while their credit lasts
+
 
 class Clock:
     """Seconds of training, of looking and of rest since a net was made; pauses count for nothing."""
@@ -52,3 +61,40 @@ class Clock:
     def share(self) -> float:
         """The share of that time, 0..1, that went into looking."""
         return sum(self._looking.values()) / self.elapsed if self.elapsed else 0.0
+
+
+class Budget:
+    """When to look, so that the share of a clock's time that looking takes stays in the budget of `watch`."""
+
+    def __init__(self, clock: Clock, watch: Watch) -> None:
+        self._clock, self._watch = clock, watch
+        self._usual: dict[str, float] = {}  # seconds that one look costs
+        self._paid: dict[str, float] = {}  # seconds of all of them so far
+        self._next_probe = 0.0
+
+    def affords(self, account: str) -> bool:
+        """Whether what it usually costs has been earned by now."""
+        earned = SHARES[account] * self._watch.budget * self._clock.elapsed + CREDIT[account]
+        cost = self._clock.spent(account) + self._usual.get(account, 0.0)
+        return self._clock.elapsed > FIRST_LOOK and cost <= earned
+
+    def probe_due(self, now: float) -> bool:
+        """Whether it is time for the next probe."""
+        return now >= self._next_probe
+
+    def probed(self, now: float) -> None:
+        """A probe was taken in the slice that began `now`."""
+        cost = self.paid("probe")
+        pause = cost / (SHARES["probe"] * self._watch.budget)
+        if self._clock.spent("probe") < CREDIT["probe"]:
+            pause = min(pause, EARLY)
+        self._next_probe = now + max(1 / self._watch.per_second, pause)
+
+    def paid(self, account: str) -> float:
+        """One look is over; seconds that it usually costs."""
+        spent, usual = self._clock.spent(account), self._usual.get(account, 0.0)
+        cost = spent - self._paid.get(account, 0.0) or usual  # one that held up no update was not charged
+        # smoothed: one that a busy machine made dear does not leave the view blind for seconds
+        usual += (cost - usual) * (0.25 if usual else 1.0)
+        self._usual[account], self._paid[account] = usual, spent
+        return usual

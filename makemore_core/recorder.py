@@ -9,7 +9,6 @@ import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,13 +21,14 @@ from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
 from makemore_core.diagnostics import Probe
 from makemore_core.files import replace_file
+from makemore_core.nets import Nets
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
-from makemore_core.session import Left, Nets, Recorder, Request, Session
+from makemore_core.session import Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Intervention, Layer, Snapshot, Splits, Weight, to_json
 from makemore_core.trainer import Trainer
+from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
-from makemore_core.watched import Watched
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints
@@ -197,7 +197,7 @@ class FolderRecorder(Recorder):
             session.attempt,
             session.changes,
             session.config.as_dict(),
-            session.twin_changes,
+            session.nets.twin_changes,
             [
                 KeptNet(
                     net.trainer.optimizer.count,
@@ -208,7 +208,7 @@ class FolderRecorder(Recorder):
                 for net in session.nets
             ],
             session.interventions,
-            *(session.origin, session.undo, session.redo),
+            *(session.nets.origin, session.undo.behind, session.undo.ahead),
         )
         tensors = {
             prefix + name: tensor
@@ -216,7 +216,7 @@ class FolderRecorder(Recorder):
             for name, tensor in net.trainer.tensors().items()
         }
         try:
-            path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.kept_attempts)
+            path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.undo.attempts)
         except OSError as error:
             self._next_checkpoint = time.monotonic() + RETRY
             self._unsaved = f"the checkpoint could not be saved: {error.strerror or error}"
@@ -231,8 +231,9 @@ class FolderRecorder(Recorder):
         except ValueError:
             raise ValueError(f"the net of attempt {attempt} was not kept") from None
         nets = session.fresh(Config().replace(kept.config), kept.twin)
-        _restore([nets.net, nets.twin], kept, loaded)
-        return nets._replace(origin=attempt)
+        _restore(nets, kept, loaded)
+        nets.origin = attempt
+        return nets
 
     def give_up(self) -> None:
         """Let the run go before it was opened."""
@@ -294,9 +295,9 @@ def _session(
         stay=stay,
     )
     if kept and loaded:
-        _restore([session.net, session.twin], kept, loaded)
-        session.attempt, session.origin, session.changes = kept.attempt, kept.origin, kept.changes
-        session.undo, session.redo = kept.undo, kept.redo
+        _restore(session.nets, kept, loaded)
+        session.attempt, session.nets.origin, session.changes = kept.attempt, kept.origin, kept.changes
+        session.undo = Undo(kept.undo, kept.redo)
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
         session.kept = kept.attempt, kept.step, kept.changes
@@ -311,9 +312,9 @@ def _session(
     return session
 
 
-def _restore(nets: Sequence[Watched | None], kept: Kept, loaded: checkpoint.Loaded) -> None:
-    """Set a net, and its twin where there is one, to what was saved. Raises ValueError where they are other nets."""
-    for prefix, net, own in zip(PREFIXES, filter(None, nets), kept.nets, strict=False):
+def _restore(nets: Nets, kept: Kept, loaded: checkpoint.Loaded) -> None:
+    """Set nets to what was saved. Raises ValueError where they are others."""
+    for prefix, net, own in zip(PREFIXES, nets, kept.nets, strict=False):
         net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
         net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
         net.splits, net.probe, net.probe_step = own.splits, Probe(own.layers, own.weights), own.layers_step

@@ -11,13 +11,12 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 from torch import Tensor
 
-from makemore_core.clock import Clock
+from makemore_core.clock import Budget, Clock
 from makemore_core.command import (
     CHANGES,
     Back,
@@ -42,29 +41,23 @@ from makemore_core.config import (
     LIVE_IF_ASKED_FIELDS,
     Config,
     Value,
-    check_twin,
     field,
     parse,
 )
 from makemore_core.dataset import Dataset
-from makemore_core.looking import present_batch, train_pass
 from makemore_core.model import SAMPLING_SEED
+from makemore_core.nets import Nets
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
 from makemore_core.trainer import Trainer, pick_device
+from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
 from makemore_core.watched import NAMES, Watched
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
-# How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
-# cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.08}
-CREDIT = {"probe": 0.3, "survey": 0.06, "sample": 0.0}
 MOST_NAMES = 200  # at once, beside the training
-FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
 KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
-MOST_LEFT = 10  # nets that one can go back to
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
 
@@ -74,25 +67,6 @@ class Request(NamedTuple):
     command: Command
     who: str
     tell: Callable[[str | None], None]
-
-
-class Nets(NamedTuple):
-    """What an attempt begins with: a net as drawn from the seed, and its twin where there is one.
-
-    Or both as they were at the end of the attempt `origin`.
-    """
-
-    net: Watched
-    twin: Watched | None
-    twin_changes: dict[str, Value]
-    origin: int | None = None
-
-
-class Left(NamedTuple):
-    """A net that was left for another one, as its last checkpoint has it: its attempt, and its step then."""
-
-    attempt: int
-    step: int
 
 
 class Recorder:
@@ -161,9 +135,7 @@ class Session:
         self.recorder = recorder or Recorder()
         self.state: State = "running"
         self.attempt = 0
-        self.origin: int | None = None  # the attempt whose net this one goes on from
-        self.undo: list[Left] = []  # what one can go back to, and forth, the next one last
-        self.redo: list[Left] = []
+        self.undo = Undo()
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
@@ -179,29 +151,24 @@ class Session:
 
     def fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Nets:
         """Nets as drawn from the seed. Raises ValueError where there can be none such here."""
-        twin = _twin(config, twin_changes)
-        with _fitting("there can be no such net here"):
-            pair = Watched(config, self.dataset), Watched(twin, self.dataset) if twin_changes else None
-        return Nets(*pair, dict(twin_changes))
+        return Nets.fresh(config, self.dataset, twin_changes)
 
     def _begin(self, nets: Nets) -> None:
-        self.net, self.twin, self.twin_changes, self.origin = nets
-        self.config = self.net.config
+        self.nets, self.config = nets, nets.net.config
         self._clock = Clock()
+        self._budget = Budget(self._clock, self.watch)
         self._survey: Iterator[None] | None = None
-        self._survey_cost = self._spent_before = 0.0  # seconds of the last survey, and of all before the present one
-        self._next_probe = self._probes_cost = self._usual_cost = 0.0
         self._due = 0.0  # when the next update may begin, to keep the pace
+
+    @property
+    def net(self) -> Watched:
+        """The run's own net."""
+        return self.nets.net
 
     @property
     def trainer(self) -> Trainer:
         """Of the run's own net."""
         return self.net.trainer
-
-    @property
-    def nets(self) -> list[Watched]:
-        """The run's own net, and its twin where there is one."""
-        return [self.net, self.twin] if self.twin else [self.net]
 
     # -- the loop
 
@@ -273,8 +240,7 @@ class Session:
             probed = True
         if probed:
             with self._clock.looking("probe"):
-                for net in self.nets:
-                    net.look()
+                self.nets.look()
         if self.net.diverged:
             self.state, self._pause_at = "diverged", None
             since = self.net.diverged_at
@@ -287,13 +253,7 @@ class Session:
         if probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
             self._publish()
         if probed:
-            cost, self._probes_cost = self._clock.spent("probe") - self._probes_cost, self._clock.spent("probe")
-            # smoothed: one that a busy machine made dear does not leave the view blind for seconds
-            self._usual_cost += (cost - self._usual_cost) * (0.25 if self._usual_cost else 1.0)
-            pause = self._usual_cost / (SHARES["probe"] * self.watch.budget)
-            if self._probes_cost < CREDIT["probe"]:
-                pause = min(pause, TOLD_EVERY)
-            self._next_probe = now + max(1 / self.watch.per_second, pause)
+            self._budget.probed(now)
 
     def _slice(self) -> int:
         """How many updates to run before looking up again."""
@@ -322,8 +282,7 @@ class Session:
 
     def _move(self, batches: Tensor, watch: bool) -> float:
         began = time.monotonic()
-        for net in self.nets:
-            net.advance(batches, watch)
+        self.nets.advance(batches, watch)
         return time.monotonic() - began
 
     def _probe_due(self, n: int, now: float) -> bool:
@@ -331,7 +290,7 @@ class Session:
         ends = after >= self.config.steps or (self._pause_at is not None and after >= self._pause_at)
         if self.watch.every:
             return ends or after % self.watch.every == 0
-        return ends or now >= self._next_probe
+        return ends or self._budget.probe_due(now)
 
     def _finish(self) -> None:
         """The last update is done: the losses over the whole splits, the dead units, fresh names, a checkpoint."""
@@ -353,20 +312,19 @@ class Session:
     # -- looking around: what costs more than a probe is done in small parts, now and then
 
     def _look_around(self) -> None:
-        if self._survey is not None or self._affordable("survey", self._survey_cost):
+        if self._survey is not None or self._budget.affords("survey"):
             self._go_on_surveying()
-        if self._affordable("sample"):
+        if self._budget.affords("sample"):
             self._sample_names()
 
     def _go_on_surveying(self) -> None:
         with self._looking("survey"):
             if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
-                self._survey = chain(*(net.survey(whole=False) for net in self.nets))
-                self._spent_before = self._clock.spent("survey")
+                self._survey = self.nets.survey(whole=False)
             done = next(self._survey, "done") == "done"
         if done:
-            cost = self._clock.spent("survey") - self._spent_before
-            self._survey, self._survey_cost = None, cost or self._survey_cost
+            self._survey = None
+            self._budget.paid("survey")
 
     def _catch_up(self) -> bool:
         """Look a little further at a net that waits, which costs no update; whether there was anything left to see."""
@@ -387,15 +345,9 @@ class Session:
         """Time that is charged to looking; while nothing is trained it takes nothing away."""
         return self._clock.looking(account) if self.state == "running" else contextlib.nullcontext()
 
-    def _affordable(self, account: str, cost: float = 0.0) -> bool:
-        clock = self._clock
-        earned = SHARES[account] * self.watch.budget * clock.elapsed + CREDIT[account]
-        return clock.elapsed > FIRST_LOOK and clock.spent(account) + cost <= earned
-
     def _sample_names(self) -> None:
         with self._looking("sample"):
-            for net in self.nets:
-                net.sample(self._names, self._sampling_seed, self._temperature)
+            self.nets.sample(self._names, self._sampling_seed, self._temperature)
 
     # -- commands
 
@@ -435,29 +387,22 @@ class Session:
 
     def _aimed(self, command: Command) -> Command:
         """Going back with the attempt that it leads to. Raises ValueError where there is none."""
-        if not isinstance(command, Back) or command.attempt is not None:
-            return command
-        stack = self.redo if command.forth else self.undo
-        if not stack:
-            raise ValueError(
-                "nothing to go forth to" if command.forth else "nothing to undo: no restart has left a net"
-            )
-        return Back(command.forth, stack[-1].attempt)
-
-    @property
-    def kept_attempts(self) -> set[int]:
-        """Those whose last checkpoint is worth keeping."""
-        return {left.attempt for left in [*self.undo, *self.redo]}
+        if isinstance(command, Back) and command.attempt is None:
+            return Back(command.forth, self.undo.aim(command.forth))
+        return command
 
     def _keep(self) -> None:
         """Save the net that is about to be left. Raises ValueError where that fails and somebody has waited for it."""
-        if self.state == "diverged" or not self.trainer.step:
+        if not self._worth_keeping():
             return
         try:
             self.recorder.checkpoint(self)
         except ValueError as error:
             if self._clock.elapsed > KEPT:
                 raise ValueError(f"this net is not left, for {error}") from None
+
+    def _worth_keeping(self) -> bool:
+        return self.trainer.step > 0 and self.state != "diverged"
 
     def _note(self, command: Command, who: str) -> None:
         """Have a command written down before it is applied.
@@ -479,18 +424,18 @@ class Session:
         match command:
             case Set(changes=changes):
                 after = self.config.replace(changes)
-                _twin(after, self.twin_changes)
-                nets = None if self._keeps_weights(after, command) else self.fresh(after, self.twin_changes)
+                self.nets.check(after)
+                nets = None if self._keeps_weights(after, command) else self.fresh(after, self.nets.twin_changes)
                 if after.batch_size != self.config.batch_size:
-                    self._try(after.batch_size, nets)
+                    (nets or self.nets).try_batch(after.batch_size)
                 return nets
             case Restart():
-                return self.fresh(self.config, self.twin_changes)
+                return self.fresh(self.config, self.nets.twin_changes)
             case Back(attempt=int(attempt)):
                 try:
                     return self.recorder.earlier(self, attempt)
                 except ValueError:
-                    self.undo, self.redo = self._without(attempt)  # so that the one before it can be had
+                    self.undo.forget(attempt)  # so that the one before it can be had
                     raise
             case Twin(changes=changes):
                 differs = {field(name): parse(name, value) for name, value in changes.items()}
@@ -504,12 +449,6 @@ class Session:
             case Sample(n=n) if n > MOST_NAMES:
                 raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
-
-    def _try(self, batch_size: int, nets: Nets | None) -> None:
-        """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
-        with _fitting(f"batch_size={batch_size}: does not fit here"):
-            for net in filter(None, nets[:2] if nets else self.nets):
-                train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
 
     def _refuse(self, command: Command) -> None:
         """Raises ValueError for a change that would throw the net away for nothing that was asked for."""
@@ -552,7 +491,8 @@ class Session:
             case Twin() if nets is not None:
                 self._restart(Twin(nets.twin_changes), nets)
             case Twin():
-                self.twin, self.twin_changes, self._survey = None, {}, None
+                self.nets.untwin()
+                self._survey = None
                 self._mark(command, self.config.as_dict())
                 self.message = "the twin is gone"
             case Sample(n=n, temperature=temperature):
@@ -586,9 +526,7 @@ class Session:
             return
         self.config = after
         self._mark(what, before)
-        self.net.reconfigure(after)
-        if self.twin:
-            self.twin.reconfigure(_twin(after, self.twin_changes))
+        self.nets.reconfigure(after)
         self._survey = None
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
@@ -602,7 +540,8 @@ class Session:
         assert nets is not None
         before = self.config.as_dict()
         waits = self.state == "paused" or self._pause_at is not None
-        self._leave(command)
+        left = Left(self.attempt, self.trainer.step) if self._worth_keeping() else None
+        self.undo.leave(left, command if isinstance(command, Back) else None)
         self.attempt += 1
         self._begin(nets)
         self._mark(command, before)
@@ -615,21 +554,6 @@ class Session:
             self.state = "finished" if step >= self.config.steps else "paused" if waits else "running"
             self._pause_at = None
             self.message = f"{say(command)} to the net of attempt {nets.origin}, at step {step:,}"
-
-    def _leave(self, command: Command) -> None:
-        """Note what one can go back to from now on, and forth: as an editor undoes and does again."""
-        left = [Left(self.attempt, self.trainer.step)] if self.trainer.step and self.state != "diverged" else []
-        if isinstance(command, Back):
-            undo, redo = self._without(command.attempt)
-            self.undo, self.redo = (undo + left, redo) if command.forth else (undo, redo + left)
-        else:
-            self.undo, self.redo = self.undo + left, []
-        if len(self.undo) > MOST_LEFT:  # the one that took the least to train goes, but for the last
-            self.undo.remove(min(self.undo[:-1], key=lambda one: one.step))
-
-    def _without(self, attempt: int | None) -> tuple[list[Left], list[Left]]:
-        undo, redo = ([one for one in some if one.attempt != attempt] for some in (self.undo, self.redo))
-        return undo, redo
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
         self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))
@@ -662,7 +586,7 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The run as it stands, with the losses since the last one."""
-        which = self.state, self.attempt, self.origin
+        which, twin = (self.state, self.attempt, self.nets.origin), self.nets.twin
         return msgspec.structs.replace(
             self.net.snapshot(self.name, *which),
             preset=self.preset,
@@ -671,7 +595,7 @@ class Session:
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
-            twin=self.twin.snapshot(say(Twin(self.twin_changes)), *which) if self.twin else None,
+            twin=twin.snapshot(say(Twin(self.nets.twin_changes)), *which) if twin else None,
         )
 
     def _publish(self) -> None:
@@ -680,22 +604,6 @@ class Session:
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)
         self._published = time.monotonic()
-
-
-def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
-    """Of a net that differs in `changes`. Raises ValueError where the two could not be trained in lock-step."""
-    twin = config.replace(changes)
-    check_twin(config, twin)
-    return twin
-
-
-@contextlib.contextmanager
-def _fitting(what: str) -> Iterator[None]:
-    """A `with` block for what may be too large. Raises ValueError, in one line: what, and torch's words for it."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        raise ValueError(f"{what}: {(str(error) or 'no memory').splitlines()[0]}") from None
 
 
 def _nobody(_: str | None) -> None:

@@ -35,6 +35,7 @@ from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer, open_run
 from makemore_core.session import Request, Session
 from makemore_core.snapshot import Snapshot, from_json
+from makemore_core.undo import MOST_LEFT
 from makemore_core.watch import Watch
 from tests.trainers import Order, differing, new_run, opened, reference, trainer_process, wait_for
 
@@ -209,7 +210,7 @@ def test_restarts_are_undone_one_after_the_other_and_done_again(run: Callable[[C
 
     def moves(one: Session) -> list[Request]:
         if len(origins) < one.attempt:
-            origins.append(one.origin)
+            origins.append(one.nets.origin)
         if one.attempt < len(ways) and one.trainer.step % 10 == 9:  # each is trained a little before it is left
             return [*asked(one), _request(ways[one.attempt])]
         return asked(one)
@@ -250,8 +251,8 @@ def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], fe
     session = opened(folder)
     assert session.attempt == 1  # the last checkpoint is of the net that was left by going back
     assert session.run() == "finished"
-    assert (session.attempt, session.origin) == (2, 0)
-    assert (session.undo, session.redo) == ([], [(1, 30)])
+    assert (session.attempt, session.nets.origin) == (2, 0)
+    assert (session.undo.behind, session.undo.ahead) == ([], [(1, 30)])
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
 
 
@@ -266,9 +267,9 @@ def test_the_net_that_took_longest_stays_however_many_are_left(run: Callable[[Co
 
     session.recorder.asked = moves  # type: ignore[method-assign]
     session.run()
-    assert len(session.undo) == sessions.MOST_LEFT
-    assert session.undo[0] == (0, left)
-    assert {saved.attempt for saved in rundir.checkpoints(folder)} >= session.kept_attempts
+    assert len(session.undo.behind) == MOST_LEFT
+    assert session.undo.behind[0] == (0, left)
+    assert {saved.attempt for saved in rundir.checkpoints(folder)} >= session.undo.attempts
 
 
 def test_where_nothing_was_left_nothing_is_undone(run: Callable[[Config], Path]) -> None:
@@ -402,10 +403,10 @@ def test_a_twin_is_resumed_with_it(run: Callable[[Config], Path], few_names: Dat
     session.run()
 
     changes = later_changes(folder, 0)
-    assert session.twin is not None
+    assert session.nets.twin is not None
     assert differing(session.trainer, reference(SMALL, few_names, changes[1:])) == []
     twin = SMALL.replace({"lr": 0.5})
-    assert differing(session.twin.trainer, reference(twin, few_names, [])) == ["generator"]  # it draws nothing
+    assert differing(session.nets.twin.trainer, reference(twin, few_names, [])) == ["generator"]  # it draws nothing
 
 
 # The record

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from makemore_core import clock, session, watched
+from makemore_core.clock import CREDIT
 from makemore_core.command import (
     Channel,
     Checkpoint,
@@ -28,7 +29,7 @@ from makemore_core.command import (
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.model import Model, sample
-from makemore_core.session import CREDIT, Recorder, Request, Session
+from makemore_core.session import Recorder, Request, Session
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 from makemore_core.watched import Watched
@@ -284,11 +285,11 @@ def test_a_net_that_cannot_be_made_here_leaves_the_run_as_it_is(
             raise RuntimeError("not enough memory\nand more")
         return Watched(config, dataset)
 
-    monkeypatch.setattr("makemore_core.session.Watched", no_room)
+    monkeypatch.setattr("makemore_core.nets.Watched", no_room)
     ran, script = play(few_names, at(40, command))
 
     assert script.outcomes[0].error == "there can be no such net here: not enough memory"
-    assert (ran.attempt, ran.config, ran.twin_changes) == (0, SMALL, {})
+    assert (ran.attempt, ran.config, ran.nets.twin_changes) == (0, SMALL, {})
 
 
 @pytest.mark.parametrize("also", [{}, {"n_hidden": 17}], ids=["live", "a new net"])

@@ -1,0 +1,95 @@
+"""What a run trains at one time: its net, and its twin in lock-step where there is one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from torch import Tensor
+
+from makemore_core.config import Config, Value, check_twin
+from makemore_core.dataset import Dataset
+from makemore_core.looking import present_batch, train_pass
+from makemore_core.watched import Watched
+
+
+@dataclass
+class Nets:
+    """`twin` differs from `net` in the settings of `twin_changes`, and sees the same minibatches.
+
+    `origin`: the attempt at whose end they were as they began here; None where they were drawn from the seed.
+    """
+
+    net: Watched
+    twin: Watched | None
+    twin_changes: dict[str, Value]
+    origin: int | None = None
+
+    @classmethod
+    def fresh(cls, config: Config, dataset: Dataset, twin_changes: Mapping[str, Value]) -> Nets:
+        """Nets as drawn from the seed. Raises ValueError where there can be none such here."""
+        twin = _twin(config, twin_changes)
+        with _fitting("there can be no such net here"):
+            return cls(Watched(config, dataset), Watched(twin, dataset) if twin_changes else None, dict(twin_changes))
+
+    def __iter__(self) -> Iterator[Watched]:
+        yield self.net
+        if self.twin is not None:
+            yield self.twin
+
+    def advance(self, batches: Tensor, watch: bool) -> None:
+        """One update for each row of `batches`; with `watch` the last one can be probed."""
+        for net in self:
+            net.advance(batches, watch)
+
+    def look(self) -> None:
+        """Probe the last update, which was run with `watch`."""
+        for net in self:
+            net.look()
+
+    def survey(self, whole: bool) -> Iterator[None]:
+        """Losses over the splits and the dead units, a slice at a time; `whole`: the test split too."""
+        return chain(*(net.survey(whole) for net in self))
+
+    def sample(self, n: int, seed: int, temperature: float) -> None:
+        """Fresh names."""
+        for net in self:
+            net.sample(n, seed, temperature)
+
+    def check(self, config: Config) -> None:
+        """Raises ValueError where the two could not go on in lock-step with that."""
+        _twin(config, self.twin_changes)
+
+    def try_batch(self, batch_size: int) -> None:
+        """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
+        with _fitting(f"batch_size={batch_size}: does not fit here"):
+            for net in self:
+                train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with other settings on the weights as they are."""
+        self.net.reconfigure(config)
+        if self.twin is not None:
+            self.twin.reconfigure(_twin(config, self.twin_changes))
+
+    def untwin(self) -> None:
+        """Go on with the run's own net."""
+        self.twin, self.twin_changes = None, {}
+
+
+def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
+    """Of a net that differs in `changes`. Raises ValueError where the two could not be trained in lock-step."""
+    twin = config.replace(changes)
+    check_twin(config, twin)
+    return twin
+
+
+@contextlib.contextmanager
+def _fitting(what: str) -> Iterator[None]:
+    """A `with` block for what may be too large. Raises ValueError, in one line: what, and torch's words for it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        raise ValueError(f"{what}: {(str(error) or 'no memory').splitlines()[0]}") from None
