@@ -8,7 +8,7 @@ from torch import Tensor
 from makemore_core import part4
 from makemore_core.diagnostics import DeadUnits, rows
 from makemore_core.layers import Linear, Tanh
-from makemore_core.looking import Data, Options, floats, present_batch, train_pass, whole
+from makemore_core.looking import Data, Options, Parts, floats, present_batch, train_pass, whole
 from makemore_core.model import EVALUATION_BATCH, Model
 from makemore_core.snapshot import FLAT
 from makemore_core.trainer import Trainer
@@ -16,7 +16,7 @@ from makemore_core.trainer import Trainer
 MOST_EXAMPLES = 1_000
 
 
-def dead_map(trainer: Trainer, options: Options) -> Data:
+def dead_map(trainer: Trainer, options: Options) -> Parts[Data]:
     """Units × examples where the nonlinearity is flat: |h| > 0.99, or exactly off for relu-like ones (part 3).
 
     Options: `layer`, the index of a row (default: the one with most dead units, else the flattest), `unit`, to follow
@@ -29,7 +29,7 @@ def dead_map(trainer: Trainer, options: Options) -> Data:
     found = rows(net)
     outs = train_pass(net, x, y)
     flat = {index: brick.flat(outs[index].detach(), FLAT) for index, brick in found}
-    dead = _dead_units(trainer, x)
+    dead = yield from _dead_units(trainer, x)
     worst = max(flat, key=lambda index: (int(dead[index].sum()), float(flat[index].float().mean())))
     layer = whole(options, "layer", worst, 0, max(flat))
     if layer not in flat:
@@ -62,7 +62,7 @@ def bits(row: Tensor) -> str:
     return "".join(f"{int(text[start : start + 4].ljust(4, '0'), 2):x}" for start in range(0, len(text), 4))
 
 
-def _dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
+def _dead_units(trainer: Trainer, first: Tensor) -> Parts[dict[int, Tensor]]:
     """Per row a boolean for each unit: flat for every example of the training split.
 
     Looks at `first` (N, T), then at the split slice by slice, only as long as a unit is left that may be dead.
@@ -70,6 +70,7 @@ def _dead_units(trainer: Trainer, first: Tensor) -> dict[int, Tensor]:
     dead = DeadUnits(trainer.model)
     for x in [first, *torch.split(trainer.train_contexts.x, EVALUATION_BATCH)]:
         dead.look(x)
+        yield
         if not dead.any():
             break
     return dead.units()

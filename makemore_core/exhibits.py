@@ -1,7 +1,8 @@
 """What a net can be asked to show on top of its snapshots, by name: the answers to the `look` command.
 
-Each exhibit works on a copy of the net and draws from generators of its own, so training goes on bit for bit as if
-nobody had looked. Answers are plain JSON, for any front end.
+Each exhibit disturbs only copies of the net and draws from generators of its own, so training goes on bit for bit as if
+nobody had looked. It comes in parts, and training goes on in between: what it looks at has to be `still`. Answers are
+plain JSON, for any front end.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from makemore_core import byhand, deadmap, depth, find_lr, normed, weightgrads
-from makemore_core.looking import Data, Options
+from makemore_core.looking import Data, Options, Parts, in_one
 from makemore_core.trainer import Trainer
 
-EXHIBITS: dict[str, Callable[[Trainer, Options], Data]] = {
+EXHIBITS: dict[str, Callable[[Trainer, Options], Parts[Data]]] = {
     "dead-map": deadmap.dead_map,
-    "backward": byhand.backward,
+    "backward": in_one(byhand.backward),
     "batchnorm": normed.batchnorm,
-    "gain": depth.gains,
+    "gain": in_one(depth.gains),
     "find-lr": find_lr.learning_rates,
-    "weight-gradients": weightgrads.weight_gradients,
+    "weight-gradients": in_one(weightgrads.weight_gradients),
 }

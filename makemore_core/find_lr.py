@@ -12,19 +12,21 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import torch
+
 from makemore_core import dataset
 from makemore_core.config import Config, Value
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
-from makemore_core.looking import Data, Options, upcoming
-from makemore_core.optim import Optimizer
+from makemore_core.looking import Data, Options, Parts, at_once, still, upcoming
 from makemore_core.snapshot import Exhibit, to_json
 from makemore_core.trainer import Trainer
 
 LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
 UPDATES = 1000
 FEWEST = 100  # that still give a curve
-HELD_UP = 5.0  # seconds that a run may wait for its range test
+LONGEST = 5.0  # seconds of a range test that is shown of a run
+PIECE = 50_000_000  # weights times examples, in all updates between two of which the run may go on
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
 RISEN_CLEARLY = 5  # times the noise of the smoothed losses, at least
@@ -46,26 +48,27 @@ class RangeTest(NamedTuple):
     fix: dict[str, Value]
 
 
-def range_test(trainer: Trainer, updates: int = UPDATES) -> RangeTest:
+def range_test(trainer: Trainer, updates: int = UPDATES) -> Parts[RangeTest]:
     """One update at each of `updates` rates on a copy of the net as it stands. Nothing of `trainer` changes.
 
     Raises ValueError for fewer than 10 updates, from which nothing can be read, and for more than 100,000.
     """
     if not 10 <= updates <= 100_000:
         raise ValueError(f"updates={updates}: has to be at least 10 and at most 100,000")
-    model = trainer.model.clone()
-    optimizer = Optimizer(trainer.config, model.parameters())
-    optimizer.state = [[slot.clone() for slot in slots] for slots in trainer.optimizer.state]
-    optimizer.count = trainer.optimizer.count
+    copied, config = still(trainer), trainer.config
     rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
     kind = FastEngine if isinstance(trainer.engine, FastEngine) else PlainEngine
-    engine, losses = kind(model, optimizer, trainer.train), list[float]()
-    for batches in upcoming(trainer, updates, trainer.config.batch_size):
-        losses += engine.advance(batches, rates[len(losses) : len(losses) + len(batches)], False).tolist()
+    engine, losses = kind(copied.model, copied.optimizer, trainer.train), list[float]()
+    weights = sum(parameter.numel() for parameter in copied.model.parameters())
+    together = max(1, PIECE // (weights * config.batch_size))
+    for drawn in upcoming(trainer, updates, config.batch_size):
+        for batches in torch.split(drawn, together):
+            losses += engine.advance(batches, rates[len(losses) : len(losses) + len(batches)], False).tolist()
+            yield
     smooth = smoothed(losses)
     suggestion, reason = suggest(rates, smooth, noise(losses))
     fix: dict[str, Value] = {} if suggestion is None else {"lr": suggestion}
-    if fix and trainer.config.lr_at(trainer.step) != trainer.config.lr:
+    if fix and config.lr_at(trainer.step) != config.lr:
         fix["lr_decay_at"] = 0
     return RangeTest(trainer.step, rates, losses, smooth, suggestion, reason, fix)
 
@@ -120,16 +123,21 @@ def _round_up(rate: float) -> float:
     return rounded if rounded >= rate else float(f"{rounded + 10.0 ** math.floor(math.log10(rate)):.0e}")
 
 
-def learning_rates(trainer: Trainer, _: Options) -> Data:
+def learning_rates(trainer: Trainer, _: Options) -> Parts[Data]:
     """The range test of part 2 on a copy: 1,000 updates, or fewer where they would take too long."""
-    return _plain(range_test(trainer, _bearable(trainer)))
+    updates = yield from _bearable(trainer)
+    return _plain((yield from range_test(trainer, updates)))
 
 
-def _bearable(trainer: Trainer) -> int:
-    """How many updates the run can wait for, by the time that ten of them take."""
-    began = time.monotonic()
-    range_test(trainer, 10)
-    return min(UPDATES, max(FEWEST, int(10 * HELD_UP / (time.monotonic() - began))))
+def _bearable(trainer: Trainer) -> Parts[int]:
+    """How many updates one can wait for, by the time that ten of them take."""
+    ten, seconds, more = range_test(trainer, 10), 0.0, True
+    while more:
+        began = time.monotonic()
+        more = next(ten, "done") != "done"
+        seconds += time.monotonic() - began
+        yield
+    return min(UPDATES, max(FEWEST, int(10 * LONGEST / seconds)))
 
 
 def _plain(test: RangeTest) -> Data:
@@ -148,7 +156,7 @@ def run(config: Config | None = None, data: str | None = None, updates: int = UP
     trainer = Trainer(config or Config(), dataset.read(data))
     if trainer.notice:
         print(trainer.notice, file=sys.stderr)
-    test = range_test(trainer, updates)
+    test = at_once(range_test(trainer, updates))
     if json:
         print(to_json(Exhibit("find-lr", test.step, dict(_plain(test)))).decode())
     else:

@@ -6,8 +6,9 @@ It stands alone because an exhibit must leave a run as it was, and here is how.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from typing import TypeAlias
+import copy
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +17,14 @@ from torch import Tensor
 from makemore_core.config import Value
 from makemore_core.dataset import Split
 from makemore_core.model import Model
+from makemore_core.optim import Optimizer
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
 Options: TypeAlias = Mapping[str, Value]
 Data: TypeAlias = dict[str, Json]
+T = TypeVar("T")
+Parts: TypeAlias = Generator[None, None, T]  # ends with its answer, and yields wherever the run may go on meanwhile
 
 DRAWN = 1_000_000  # indices that are held at once
 OWN_SEED = 2147483647 + 20  # of everything that an exhibit draws
@@ -57,6 +61,37 @@ def real(options: Options, name: str, default: float, low: float, high: float) -
     return number
 
 
+def still(trainer: Trainer) -> Trainer:
+    """A copy that stays as it is while the run goes on: net, optimiser, generator, settings and step."""
+    copied = copy.copy(trainer)
+    copied.model = trainer.model.clone()
+    copied.optimizer = Optimizer(trainer.config, copied.model.parameters())
+    copied.optimizer.state = [[slot.clone() for slot in slots] for slots in trainer.optimizer.state]
+    copied.optimizer.count = trainer.optimizer.count
+    copied.generator = torch.Generator().set_state(trainer.generator.get_state())
+    return copied
+
+
+def at_once(parts: Parts[T]) -> T:
+    """What it comes to, where nothing has to go on meanwhile."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as done:
+            answer: T = done.value
+            return answer
+
+
+def in_one(look: Callable[[Trainer, Options], Data]) -> Callable[[Trainer, Options], Parts[Data]]:
+    """An exhibit in a single part, for it takes no longer than a few updates."""
+
+    def parts(trainer: Trainer, options: Options) -> Parts[Data]:
+        yield from ()
+        return look(trainer, options)
+
+    return parts
+
+
 def present_batch(trainer: Trainer, examples: int | None = None) -> Split:
     """The minibatch that the next update will see, or as many examples drawn in its stead."""
     batch = next(upcoming(trainer, 1, examples or trainer.config.batch_size))[0]
@@ -68,8 +103,7 @@ def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
 
     As many (k, size) at a time as make up at most `DRAWN` indices, at least one.
     """
-    generator = torch.Generator()
-    generator.set_state(trainer.generator.get_state())
+    generator = torch.Generator().set_state(trainer.generator.get_state())
     most = max(1, DRAWN // size)
     for first in range(0, n, most):
         yield trainer.minibatches(generator, trainer.step + first, min(most, n - first), size)

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_core.config import Config
-from makemore_core.dataset import Split
+from makemore_core.dataset import Split, distinct
 from makemore_core.layers import BatchNorm1d, Linear, Residual
-from makemore_core.looking import OWN_SEED, Data, Options, floats, present_batch, real, whole
-from makemore_core.model import Model, evaluate
+from makemore_core.looking import OWN_SEED, Data, Options, Parts, floats, present_batch, real, whole
+from makemore_core.model import EVALUATION_BATCH, Model, evaluation
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
@@ -21,7 +21,7 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 @torch.no_grad()
-def batchnorm(trainer: Trainer, options: Options) -> Data:
+def batchnorm(trainer: Trainer, options: Options) -> Parts[Data]:
     """BatchNorm looked into (part 3): its statistics, the losses each kind gives, an example and its company.
 
     Options: `examples` of each split to calibrate and evaluate over (0, the default: all), `example`, the number of a
@@ -30,13 +30,13 @@ def batchnorm(trainer: Trainer, options: Options) -> Data:
     """
     count = whole(options, "examples", 0, 0, 10**9) or len(trainer.train.y)
     train, val = (Split(split.x[:count], split.y[:count]) for split in (trainer.train, trainer.val))
-    batch = present_batch(trainer)
-    running, batched = trainer.model.clone(), trainer.model.clone()
+    batch, running, batched = present_batch(trainer), trainer.model, trainer.model.clone()
+    example = whole(options, "example", 0, 0, len(trainer.train.y) - 1)
     norms = [(i, leaf) for i, leaf in enumerate(running.leaves()) if isinstance(leaf, BatchNorm1d)]
     data: Data = {"examples": len(train.y), "layers": [], "spread": spread(trainer.config, options)}
     if not norms:
         return data
-    calibrated = calibrate(trainer.model.clone(), train.x)
+    calibrated = yield from calibrate(running.clone(), train.x)
     for leaf in _norms(batched):
         leaf.momentum = 1.0  # the running statistics become the batch's own
     batched(batch.x)
@@ -51,12 +51,13 @@ def batchnorm(trainer: Trainer, options: Options) -> Data:
         }
         for (index, leaf), of_batch, of_all in zip(norms, _norms(batched), _norms(calibrated), strict=True)
     ]  # fmt: skip
-    data["losses"] = {
-        "running": {"train": _loss(running, train), "val": _loss(running, val)},
-        "calibrated": {"train": _loss(calibrated, train), "val": _loss(calibrated, val)},
-        "batch": {"train": _batch_loss(trainer, train), "val": _batch_loss(trainer, val)},
-    }
-    data["company"] = _company(trainer, options)
+    losses: dict[str, Data] = {"running": {}, "calibrated": {}, "batch": {}}
+    for name, split in ("train", train), ("val", val):
+        losses["running"][name] = yield from _loss(running, split)
+        losses["calibrated"][name] = yield from _loss(calibrated, split)
+        losses["batch"][name] = yield from _batch_loss(trainer, split)
+    data["losses"] = dict[str, Json](losses)
+    data["company"] = yield from _company(trainer, example)
     return data
 
 
@@ -64,42 +65,51 @@ def _norms(net: Model) -> list[BatchNorm1d]:
     return [leaf for leaf in net.leaves() if isinstance(leaf, BatchNorm1d)]
 
 
-def calibrate(net: Model, x: Tensor) -> Model:
+def calibrate(net: Model, x: Tensor) -> Parts[Model]:
     """The same net with the mean and variance over all of `x` (N, T) for running statistics (part 3), in place."""
-    out = net.embedding.infer(x)
+    outs = [net.embedding.infer(part) for part in torch.split(x, EVALUATION_BATCH)]
     for layer in net.layers:
-        entered = out
+        entered = outs
         for leaf in layer.leaves():
             if isinstance(leaf, BatchNorm1d):
-                leaf.running_mean, leaf.running_var = out.mean(0), out.var(0)
-            out = leaf.infer(out)
+                whole_split = torch.cat(outs)
+                leaf.running_mean, leaf.running_var = whole_split.mean(0), whole_split.var(0)
+            inputs, outs = outs, []
+            for part in inputs:
+                outs.append(leaf.infer(part))
+                yield
         if isinstance(layer, Residual):
-            out = entered + out
+            outs = [before + after for before, after in zip(entered, outs, strict=True)]
     return net
 
 
-def _loss(net: Model, split: Split) -> float | None:
-    loss = evaluate(net, split)
-    return loss if math.isfinite(loss) else None
+def _loss(net: Model, split: Split) -> Parts[float | None]:
+    loss = 0.0
+    for part in evaluation(net, distinct(split)):
+        loss += part
+        yield
+    return loss / len(split.y) if math.isfinite(loss) else None
 
 
-def _batch_loss(trainer: Trainer, split: Split, n: int = 100) -> float:
+def _batch_loss(trainer: Trainer, split: Split, n: int = 100) -> Parts[float]:
     """Mean loss of `n` minibatches, each normalised by its own statistics, as in training."""
-    net, generator = trainer.model.clone(), torch.Generator().manual_seed(OWN_SEED)
+    net, generator, loss = trainer.model.clone(), torch.Generator().manual_seed(OWN_SEED), 0.0
     size = (n, trainer.config.batch_size)
-    batches = torch.randint(0, len(split.y), size, generator=generator).to(trainer.device)
-    return sum(float(F.cross_entropy(net(split.x[batch]), split.y[batch])) for batch in batches) / n
+    for batch in torch.randint(0, len(split.y), size, generator=generator).to(trainer.device):
+        loss += float(F.cross_entropy(net(split.x[batch]), split.y[batch]))
+        yield
+    return loss / n
 
 
-def _company(trainer: Trainer, options: Options) -> Data:
+def _company(trainer: Trainer, example: int) -> Parts[Data]:
     """The logits of one example, in evaluation and in the company of different minibatches."""
-    example = whole(options, "example", 0, 0, len(trainer.train.y) - 1)
     x, net = trainer.train.x[example : example + 1], trainer.model.clone()
-    generator = torch.Generator().manual_seed(OWN_SEED)
+    generator, seen = torch.Generator().manual_seed(OWN_SEED), list[Tensor]()
     size = (COMPANIES, max(1, trainer.config.batch_size - 1))
-    others = torch.randint(0, len(trainer.train.y), size, generator=generator).to(trainer.device)
-    logits = torch.stack([net(torch.cat([x, trainer.train.x[row]]))[0] for row in others])
-    alone = F.softmax(trainer.model.infer(x)[0], 0)
+    for row in torch.randint(0, len(trainer.train.y), size, generator=generator).to(trainer.device):
+        seen.append(net(torch.cat([x, trainer.train.x[row]]))[0])
+        yield
+    alone, logits = F.softmax(trainer.model.infer(x)[0], 0), torch.stack(seen)
     probabilities = F.softmax(logits, 1)
     return {
         "example": example,

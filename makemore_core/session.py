@@ -45,6 +45,7 @@ from makemore_core.config import (
     parse,
 )
 from makemore_core.dataset import Dataset
+from makemore_core.looking import Data, Parts, still
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.nets import Nets
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
@@ -67,6 +68,14 @@ class Request(NamedTuple):
     command: Command
     who: str
     tell: Callable[[str | None], None]
+
+
+class Making(NamedTuple):
+    """An exhibit that somebody asked for, at which step, and the parts that are still to come of it."""
+
+    command: Look
+    step: int
+    parts: Parts[Data]
 
 
 class Recorder:
@@ -158,6 +167,7 @@ class Session:
         self._clock = Clock()
         self._budget = Budget(self._clock, self.watch)
         self._survey: Iterator[None] | None = None
+        self._exhibits: dict[str, Making] = {}
         self._due = 0.0  # when the next update may begin, to keep the pace
 
     @property
@@ -183,12 +193,13 @@ class Session:
             self._publish()
             while self._alive():
                 self._obey()
+                self._go_on_making()
                 if self.state == "running" and self._resting():
                     continue
                 if self.state == "running":
                     self._train()
                     self._look_around()
-                elif self._alive() and not self._catch_up():
+                elif self._alive() and not self._exhibits and not self._catch_up():
                     self.channel.wait(0.05)
                 self._tell_news()
         except BaseException:
@@ -571,16 +582,37 @@ class Session:
 
         if command.name not in EXHIBITS:
             raise ValueError(f"{command.name}: no such exhibit; there are {', '.join(EXHIBITS)}")
+        begun = self._exhibits.get(command.name)
+        if begun is None or begun.command != command:
+            parts = EXHIBITS[command.name](still(self.trainer), command.options)
+            self._exhibits[command.name] = Making(command, self.trainer.step, parts)
+            self._make(command.name)  # so that whoever asked for what cannot be had is told
+
+    def _go_on_making(self) -> None:
+        """A part of each exhibit that was asked for, in turn, for as long as updates get between two looks."""
+        until = time.monotonic() + SLICE
+        while self._exhibits and time.monotonic() < until:
+            try:
+                self._make(next(iter(self._exhibits)))
+            except ValueError as error:
+                self.message = str(error)
+
+    def _make(self, name: str) -> None:
+        """The next part of an exhibit; it is published after the last. Raises ValueError where there is none."""
+        _, step, parts = making = self._exhibits.pop(name)
         with self._looking("exhibit"):
             try:
-                data = EXHIBITS[command.name](self.trainer, command.options)
+                next(parts)
+            except StopIteration as done:
+                exhibit = Exhibit(name, step, dict(done.value))
+                self.channel.publish(exhibit)
+                self.recorder.exhibit(exhibit)
             except ValueError:
                 raise
             except Exception as error:  # whatever it is, whoever looks is told, and the training goes on
-                raise ValueError(f"{command.name}: {type(error).__name__}: {error}") from error
-        exhibit = Exhibit(command.name, self.trainer.step, dict(data))
-        self.channel.publish(exhibit)
-        self.recorder.exhibit(exhibit)
+                raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
+            else:
+                self._exhibits[name] = making
 
     # -- snapshots
 

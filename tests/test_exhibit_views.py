@@ -26,6 +26,7 @@ from makemore_core.config import Config, Value
 from makemore_core.depth import through_depth
 from makemore_core.doctor import LIMITS
 from makemore_core.exhibits import EXHIBITS
+from makemore_core.looking import at_once
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Exhibit, Snapshot, from_json, to_json
 from makemore_core.trainer import Trainer
@@ -48,7 +49,9 @@ def history(preset: str) -> History:
         losses=tuple(losses), expected_loss=3.3, layers=seen.layers, weights=seen.weights, config=config.as_dict(),
     )  # fmt: skip
     taken = History()
-    answers = [Exhibit(n, 30, look(trainer, {"unit": 3} if n == "dead-map" else {})) for n, look in EXHIBITS.items()]
+    answers = [
+        Exhibit(n, 30, at_once(look(trainer, {"unit": 3} if n == "dead-map" else {}))) for n, look in EXHIBITS.items()
+    ]
     taken.feed([snapshot, *answers])
     return taken
 

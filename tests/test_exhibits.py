@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from makemore_core.config import Value
 from makemore_core.deadmap import bits
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.layers import Tanh
-from makemore_core.looking import Data, present_batch
+from makemore_core.looking import Data, Parts, at_once, present_batch, still
 from makemore_core.model import evaluate
 from makemore_core.normed import calibrate
 from makemore_core.presets import PRESETS
@@ -38,14 +39,14 @@ def trained(preset: str, steps: int = 20, **changes: Value) -> Trainer:
 
 def look(trainer: Trainer, name: str, **options: Value) -> Data:
     """As an exhibit is looked at: after a journey as JSON."""
-    sent = from_json(to_json(Exhibit(name, trainer.step, EXHIBITS[name](trainer, options))))
+    sent = from_json(to_json(Exhibit(name, trainer.step, at_once(EXHIBITS[name](trainer, options)))))
     assert isinstance(sent, Exhibit)
     return json.loads(msgspec.json.encode(sent.data))
 
 
 @pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-batchnorm", "fifty-layers-residual", "deep-tanh"])
 def test_looking_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_lr, "HELD_UP", 0.0)  # a range test of the fewest updates
+    monkeypatch.setattr(find_lr, "LONGEST", 0.0)  # a range test of the fewest updates
     shallower = {"n_layer": 8} if preset.startswith("fifty") else {}
     watched, alone = trained(preset, 3, **shallower), trained(preset, 3, **shallower)
     for name in EXHIBITS:
@@ -55,9 +56,36 @@ def test_looking_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -
         assert torch.equal(tensor, watched.tensors()[name]), name
 
 
+@pytest.mark.parametrize(("name", "fewest"), [("dead-map", 1), ("batchnorm", 100), ("find-lr", find_lr.FEWEST)])
+def test_training_that_goes_on_meanwhile_is_not_seen(name: str, fewest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(find_lr, "LONGEST", 0.0)
+    monkeypatch.setattr(find_lr, "PIECE", 1)
+    going, waiting, alone = (trained("deep-batchnorm", 3, n_layer=2) for _ in range(3))
+    parts, losses = EXHIBITS[name](still(going), {}), list[float]()
+
+    def between() -> Iterator[None]:
+        while True:
+            losses.extend(going.advance(1))
+            yield
+
+    assert at_once(_in_turn(parts, between())) == at_once(EXHIBITS[name](waiting, {}))
+    assert losses == alone.advance(len(losses))
+    assert len(losses) >= fewest
+
+
+def _in_turn(parts: Parts[Data], between: Iterator[None]) -> Parts[Data]:
+    while True:
+        try:
+            yield next(parts)
+        except StopIteration as done:
+            answer: Data = done.value
+            return answer
+        next(between)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 def test_looking_leaves_the_optimiser_alone(optimizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_lr, "HELD_UP", 0.0)
+    monkeypatch.setattr(find_lr, "LONGEST", 0.0)
     watched, alone = (trained("mlp-batchnorm", 3, optimizer=optimizer, n_hidden=20) for _ in range(2))
     look(watched, "find-lr")
     assert watched.optimizer.count == alone.optimizer.count
@@ -67,7 +95,7 @@ def test_looking_leaves_the_optimiser_alone(optimizer: str, monkeypatch: pytest.
 def test_a_run_does_not_wait_long_for_its_range_test(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trained("mlp-batchnorm", 3, n_hidden=20)
     for bearable, updates in ((1000.0, find_lr.UPDATES), (0.0, find_lr.FEWEST)):
-        monkeypatch.setattr(find_lr, "HELD_UP", bearable)
+        monkeypatch.setattr(find_lr, "LONGEST", bearable)
         assert len(look(trainer, "find-lr")["rates"]) == updates
 
 
@@ -131,7 +159,7 @@ def test_bits() -> None:
 )
 def test_bad_options(name: str, options: dict[str, Value], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        EXHIBITS[name](trained("deep-batchnorm", 1, n_layer=2), options)
+        at_once(EXHIBITS[name](trained("deep-batchnorm", 1, n_layer=2), options))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +288,7 @@ def test_calibration_is_the_statistics_of_the_whole_split() -> None:
 
 def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs() -> None:
     trainer = trained("deep-batchnorm", 50)
-    net = calibrate(trainer.model.clone(), trainer.train.x)
+    net = at_once(calibrate(trainer.model.clone(), trainer.train.x))
     outs = trainer.train.x
     for brick in [net.embedding, *net.layers[:4]]:
         outs = brick.infer(outs)

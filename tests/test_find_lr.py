@@ -12,6 +12,7 @@ import torch
 from makemore_core import dataset, find_lr, looking
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset
+from makemore_core.looking import at_once
 from makemore_core.presets import PRESETS
 from makemore_core.trainer import Trainer
 
@@ -23,7 +24,7 @@ def names() -> dataset.Dataset:
 
 
 def test_the_lectures_net_wants_a_rate_near_a_tenth(names: dataset.Dataset) -> None:
-    test = find_lr.range_test(Trainer(PRESETS["mlp-kaiming"].config(), names))
+    test = at_once(find_lr.range_test(Trainer(PRESETS["mlp-kaiming"].config(), names)))
     assert test.rates[0] == pytest.approx(1e-3)
     assert test.rates[-1] == pytest.approx(1.0)
     ratios = {round(b / a, 9) for a, b in zip(test.rates, test.rates[1:], strict=False)}
@@ -39,7 +40,7 @@ def test_the_run_goes_on_as_if_nothing_had_been(names: dataset.Dataset, optimize
     tested, alone = Trainer(config, names), Trainer(config, names)
     for trainer in (tested, alone):
         trainer.advance(3)
-    find_lr.range_test(tested, 30)
+    at_once(find_lr.range_test(tested, 30))
     assert tested.optimizer.count == alone.optimizer.count
     assert tested.step == alone.step
     assert tested.advance(10) == alone.advance(10)
@@ -50,11 +51,11 @@ def test_minibatches_are_drawn_a_few_at_a_time_and_are_those_of_training(
     names: dataset.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = Trainer(PRESETS["mlp-kaiming"].config().replace({"n_hidden": 20, "engine": "plain"}), names)
-    at_once = find_lr.range_test(trainer, 30)
+    whole = at_once(find_lr.range_test(trainer, 30))
     monkeypatch.setattr(looking, "DRAWN", 4 * trainer.config.batch_size)
     drawn = list(looking.upcoming(trainer, 10, trainer.config.batch_size))
     assert [len(batches) for batches in drawn] == [4, 4, 2]
-    assert find_lr.range_test(trainer, 30) == at_once
+    assert at_once(find_lr.range_test(trainer, 30)) == whole
     assert torch.equal(torch.cat(drawn), trainer.draw(10))
 
 
@@ -110,7 +111,7 @@ def test_past_its_planned_decay_a_run_is_given_the_rate_itself(few_names: Datase
     trainer = Trainer(config, few_names)
     for steps, decayed in ((40, False), (20, True)):
         trainer.advance(steps)
-        test = find_lr.range_test(trainer, 300)
+        test = at_once(find_lr.range_test(trainer, 300))
         assert test.suggestion is not None
         assert trainer.config.replace(test.fix).lr_at(trainer.step) == test.suggestion
         assert ("lr_decay_at" in test.fix) == decayed

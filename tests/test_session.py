@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 
 import pytest
 import torch
@@ -332,7 +333,8 @@ def test_the_first_slice_of_larger_minibatches_is_one_of_them(
 def test_a_view_that_fails_does_not_hurt_the_training(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     exhibits = pytest.importorskip("makemore_core.exhibits")
 
-    def broken(*_: object) -> dict[str, object]:
+    def broken(*_: object) -> Iterator[None]:
+        yield from ()
         raise ZeroDivisionError("a slip")
 
     monkeypatch.setitem(exhibits.EXHIBITS, "broken", broken)
@@ -340,6 +342,34 @@ def test_a_view_that_fails_does_not_hurt_the_training(few_names: Dataset, monkey
 
     assert script.outcomes[0].error == "broken: ZeroDivisionError: a slip"
     assert ran.state == "finished"
+
+
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_training_goes_on_while_an_exhibit_is_made(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    exhibits, steps, reached = pytest.importorskip("makemore_core.exhibits"), list[int](), [0]
+
+    def long(trainer: Trainer, _: object) -> Generator[None, None, dict[str, object]]:
+        for _ in range(20):
+            time.sleep(2 * session.SLICE)
+            steps.append(reached[0])
+            yield
+        return {"step": trainer.step}
+
+    def done(run: Session) -> bool:
+        reached[0] = run.trainer.step
+        return len(steps) >= 20
+
+    monkeypatch.setitem(exhibits.EXHIBITS, "long", long)
+    pause = [at(30, Pause())] if state == "paused" else []
+    look = Move(lambda run: run.state == state and run.trainer.step >= 30, Look("long"))
+    ran, script = play(few_names, *pause, look, Move(done, Stop()), config=SMALL.replace({"steps": 10**6}))
+
+    (exhibit,) = script.exhibits
+    assert exhibit.data == {"step": exhibit.step}
+    assert ran.trainer.step == exhibit.step if state == "paused" else len(set(steps)) > 15
+    assert script.outcomes[-2].error is None
 
 
 def test_nothing_is_obeyed_after_a_stop(few_names: Dataset) -> None:
