@@ -12,6 +12,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 
 import msgspec
 import torch
@@ -76,6 +77,7 @@ def measure(effort: Effort, notes: list[str]) -> Iterator[Figure]:
     missing = fast.build().missing()
     if missing:
         notes.append(missing)
+        yield from _cuda(data, effort, notes)
         return
     yield from _six_layers(data, effort, notes)
     yield from _other_nets(data, effort)
@@ -264,9 +266,14 @@ def _cuda(data: Dataset, effort: Effort, notes: list[str]) -> Iterator[Figure]:
 
         return engine, run
 
-    sides: dict[str, Stopwatch] = {"torch's kernels": graphed(fuse=False)[1], "eager": eager}
-    engine, sides["graph"] = graphed(fuse=True)
-    engine.compiling.join()
+    sides: dict[str, Stopwatch] = {"eager": eager}
+    try:
+        sides["torch's kernels"] = graphed(fuse=False)[1]
+        engine, sides["graph"] = graphed(fuse=True)
+    except ValueError as error:
+        notes.append(f"CUDA: {error}")
+        return
+    wait([engine.compiling] if engine.compiling else [])
     speeds = take_turns(sides, effort)
     if engine.problem:
         notes.append(f"CUDA: {engine.problem}")

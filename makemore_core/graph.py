@@ -8,11 +8,12 @@ themselves run on any device, so that they are tested without a GPU.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +26,25 @@ from makemore_core.layers import BatchNorm1d, Brick, GroupNorm, Residual
 from makemore_core.model import Model
 from makemore_core.optim import Optimizer
 
-if TYPE_CHECKING:
-    from makemore_core.fused import Fused  # needs triton, which comes with torch's builds for a GPU
-
 SIZES = (64, 8, 1)  # steps in a graph; any number of steps is a few replays
 GRAPHS = ((1, True), *((size, False) for size in SIZES))  # the last step of a call may be watched
 
 
+# One net's at a time: the next one finds most of them on disk. The end of the interpreter waits for its thread, which
+# would abort in the midst of triton's C++.
+COMPILER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernels")
+
 Result = TypeVar("Result")
+
+
+class Gradients(Protocol):
+    """What gives the gradients of a net's parameters for the examples `batch` (B,), and writes the loss."""
+
+    model: Model
+    train: Split
+
+    def gradients(self, batch: Tensor, loss: Tensor) -> list[Tensor]:
+        """In the order of `model.parameters()`."""
 
 
 class Replayed(Protocol):
@@ -55,8 +67,8 @@ class _Captured(NamedTuple):
 class GraphEngine:
     """An `Engine` for nets and data on a GPU. Raises ValueError, in one line, where nothing can be captured.
 
-    It begins with torch's kernels. With `fuse`, the fused ones are compiled by a thread, `compiling`, and take over
-    between two calls; the name of the engine is "fused" from then on.
+    It begins with torch's kernels. With `fuse`, the fused ones are compiled meanwhile, `compiling`, and take over
+    between two calls if they agree with torch's on this machine and are faster; its name is "fused" from then on.
     """
 
     fixed = frozenset({"batch_size", "momentum", "beta1", "beta2", "optimizer_eps", "norm_momentum"})
@@ -66,42 +78,38 @@ class GraphEngine:
         self.name = "graph"
         self.problem = ""  # why there are no fused kernels, in one line
         self._taps: Taps | None = None
-        self._compiled: Fused | None = None
+        self.compiling: Future[None] | None = None
         try:
-            self._graphs = {(size, watched): self._capture(size, watched) for size, watched in GRAPHS}
-        except RuntimeError as error:
+            self._graphs = self._capture_all()
+        except (RuntimeError, ValueError) as error:
             raise ValueError(f"no CUDA graphs: {_first_line(error)}") from None
-        # No daemon: an interpreter that ends while it is in the midst of triton's C++ aborts.
-        shapes = model.clone().to(torch.device("meta"))
-        self.compiling = threading.Thread(target=self._compile, args=(shapes,), name="kernels", daemon=False)
         if fuse:
-            self.compiling.start()
+            # Of shapes alone: a thread that asked the GPU for memory would spoil a capture, and one that held this
+            # engine could be the last to let go of its graphs, which would spoil another engine's.
+            shapes = model.clone().to(torch.device("meta")), Split(*(part.to("meta") for part in train))
+            self.compiling = COMPILER.submit(_compile, *shapes, optimizer.config.batch_size)
+            weakref.finalize(self, self.compiling.cancel)
 
-    def _compile(self, shapes: Model) -> None:
-        # On the meta device, because a thread that asked the GPU for memory would spoil a capture.
+    def _take_over(self, compiled: Future[None], batch: Tensor) -> None:
         try:
+            compiled.result()
             from makemore_core.fused import Fused
 
-            Fused(shapes, Split(*(part.to("meta") for part in self.train))).compile(self.optimizer.config.batch_size)
-            self._compiled = Fused(self.model, self.train)
+            fused, (example,) = Fused(self.model, self.train), rows(1, len(batch), batch.device)
+            example.copy_(batch)
+            if not agrees(fused, example):
+                raise RuntimeError("their gradients are not those of torch on this GPU")
+            graphs = self._capture_all(fused)
+            if not self._took(graphs) < self._took(self._graphs):
+                raise RuntimeError("they are slower than torch's on this GPU")
+            self._graphs, self.name = graphs, "fused"
         except Exception as error:  # no triton, no compiler for it, a net that it does not know: torch's kernels stay
             self.problem = f"no fused kernels: {_first_line(error)}"
 
-    def _take_over(self, fused: Fused, batch: Tensor) -> None:
-        try:
-            if not agrees(fused, batch):
-                raise RuntimeError("their gradients are not those of torch on this GPU")
-            self._graphs |= {
-                (size, watched): self._capture(size, watched, fused) for size, watched in GRAPHS if not watched
-            }
-            self.name = "fused"
-        except Exception as error:  # triton's own are no RuntimeError, nor is a C compiler that fails
-            self.problem = f"no fused kernels: {_first_line(error)}"
-
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
-        if self._compiled is not None:
-            fused, self._compiled = self._compiled, None
-            self._take_over(fused, batches[0])
+        if self.compiling is not None and self.compiling.done():
+            compiled, self.compiling = self.compiling, None
+            self._take_over(compiled, batches[0])
         factors = update_factors(self.optimizer, rates).to(batches.device, non_blocking=True)
         losses: list[Tensor] = []
         done, n = 0, len(batches)
@@ -122,44 +130,74 @@ class GraphEngine:
         assert self._taps is not None
         return self._taps
 
-    def _capture(self, size: int, watched: bool, fused: Fused | None = None) -> _Captured:
+    def _capture_all(self, fused: Gradients | None = None) -> dict[tuple[int, bool], _Captured]:
+        """A graph for each size. All on one stream, which no others share: the cuBLAS workspace of a stream is freed
+        with any of its graphs (torch 2.13), and these go together.
+        """
+        on_gpu = self.train.x.device.type == "cuda"
+        side = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
+        return {(size, watched): self._capture(size, watched, fused, side) for size, watched in GRAPHS}
+
+    def _capture(self, size: int, watched: bool, fused: Gradients | None, side: torch.cuda.Stream | None) -> _Captured:
         """A graph of so many steps. The net stays as it is, also where nothing can be captured."""
         device, batch = self.train.x.device, self.optimizer.config.batch_size
         batches = rows(size, batch, device)
         factors = torch.zeros((size, 3), device=device)
-        slots = [slot for slots in self.optimizer.state for slot in slots]
-        with kept([*self.model.parameters(), *self.model.buffers(), *slots]):
+        with kept(self._all()):
             graph, (losses, taps) = capture(
-                lambda: steps(self.model, self.optimizer, self.train, batches, factors, watched, fused), device
+                lambda: steps(self.model, self.optimizer, self.train, batches, factors, watched, fused), side
             )
         return _Captured(graph, batches, factors, losses, taps)
 
+    def _took(self, graphs: dict[tuple[int, bool], _Captured]) -> float:
+        """Seconds of one replay of the largest, the second of two."""
+        with kept(self._all()):
+            return [seconds(graphs[max(SIZES), False].graph) for _ in range(2)][-1]
 
-def capture(work: Callable[[], Result], device: torch.device) -> tuple[Replayed, Result]:
-    """Work as a graph, and where its results will lie. It is done once on the way, outside of the graph, so that the
-    libraries are loaded. Raises RuntimeError where it cannot be captured.
+    def _all(self) -> list[Tensor]:
+        """Everything that an update changes."""
+        slots = [slot for slots in self.optimizer.state for slot in slots]
+        return [*self.model.parameters(), *self.model.buffers(), *slots]
+
+
+def _compile(shapes: Model, train: Split, batch_size: int) -> None:
+    from makemore_core.fused import Fused  # needs triton, which comes with torch's builds for a GPU
+
+    Fused(shapes, train).compile(batch_size)
+
+
+def capture(work: Callable[[], Result], side: torch.cuda.Stream | None) -> tuple[Replayed, Result]:
+    """Work as a graph, captured on a stream, and where its results will lie. It is done once on the way, outside of
+    the graph, so that the libraries are loaded. Raises RuntimeError where it cannot be captured.
     """
-    if device.type != "cuda":
+    if side is None:
         raise RuntimeError("the net is not on a GPU")
     here = torch.cuda.current_stream()
     try:
-        side = _side()
         side.wait_stream(here)
         with torch.cuda.stream(side):
             work()
         here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=side):
+        # what another thread does with the GPU meanwhile is no part of it, and does not spoil it
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             result = work()
-    finally:  # a capture that breaks off leaves its own stream behind
+    finally:  # one that breaks off leaves its own stream behind, and work that still writes
         torch.cuda.set_stream(here)
+        with contextlib.suppress(RuntimeError):
+            here.wait_stream(side)
     return graph, result
 
 
-@functools.cache
-def _side() -> torch.cuda.Stream:
-    """Where all captures run, because cuBLAS keeps tens of megabytes for every stream that it has seen."""
-    return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+def seconds(graph: Replayed) -> float:
+    """How long one replay takes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    graph.replay()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 @contextlib.contextmanager
@@ -192,21 +230,24 @@ def steps(
     batches: Tensor,
     factors: Tensor,
     watch: bool,
-    fused: Fused | None = None,
+    fused: Gradients | None = None,
 ) -> tuple[Tensor, Taps | None]:
     """One update for each row of `batches` (n, B) with its row of `factors` (n, 3): the losses (n,), and with `watch`
     the taps of the last one. Nothing in it waits for the device or depends on the host's clock or counters.
+
+    With `fused` these are what trains, in a step that is watched too: the same run whether anybody looks or not.
     """
     losses, taps = [], None
-    for i in range(len(batches)):
-        if watch and i == len(batches) - 1:
-            loss, gradients, outs, at_outs = pull(model, train, batches[i], watch)
+    for i, batch in enumerate(batches):
+        watched = watch and i == len(batches) - 1
+        if watched or fused is None:
+            with kept(model.buffers() if fused else []):
+                loss, gradients, outs, at_outs = pull(model, train, batch, watched)
+        if watched:
             taps = Taps(outs, at_outs, gradients, [parameter.clone() for parameter in model.parameters()])
-        elif fused is not None:
+        if fused is not None:
             loss = torch.empty((), device=train.x.device)
-            gradients = fused.gradients(batches[i], loss)
-        else:
-            loss, gradients, _, _ = pull(model, train, batches[i])
+            gradients = fused.gradients(batch, loss)
         update(optimizer, gradients, factors[i])
         losses.append(loss)
     return torch.stack(losses), taps
@@ -232,7 +273,7 @@ def pull(
     return loss.detach(), own, [out.detach() for out in outs], at_outs
 
 
-def agrees(fused: Fused, batch: Tensor) -> bool:
+def agrees(fused: Gradients, batch: Tensor) -> bool:
     """Whether the fused kernels give what torch's give for these examples, on this machine. The net stays as it is.
 
     Each tensor has a scale of its own, for in a deep net some are far smaller than others. One that is nothing but

@@ -70,7 +70,8 @@ class Trainer:
     @property
     def notice(self) -> str:
         """One line for people: why a device or an engine that was asked for is not used; empty where all is well."""
-        return "; ".join(filter(None, (self._no_device, self._no_engine)))
+        slower = self.engine.problem if isinstance(self.engine, GraphEngine) else ""
+        return "; ".join(filter(None, (self._no_device, self._no_engine, slower)))
 
     def draw(self, n: int) -> Tensor:
         """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""

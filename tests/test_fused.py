@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from makemore_core.fused import MOST, Fused, launch
 from makemore_core.graph import GraphEngine, agrees, pull
 from makemore_core.model import Model, build
 from makemore_core.optim import Optimizer
-from tests.test_graph import DATASET, SMALL, again
+from tests.test_graph import DATASET, SMALL, again, compiled
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDING = 1 if DEVICE.type == "cpu" else 20  # a GPU adds in another order, and its exp is not the last word
@@ -119,21 +123,33 @@ def test_two_launches_a_layer() -> None:
     assert len(launched) == 14
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_they_take_over_between_two_calls_and_train_as_the_plain_engine_does(
-    monkeypatch: pytest.MonkeyPatch, optimizer: str
-) -> None:
+@pytest.fixture
+def two_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Few graphs, captured without a GPU; says whether the fused kernels are the faster ones there."""
     monkeypatch.setattr(graph, "capture", again)
     monkeypatch.setattr(graph, "SIZES", (3, 1))
     monkeypatch.setattr(graph, "GRAPHS", ((1, True), (3, False), (1, False)))
+
+    def taking(faster: bool) -> None:
+        times = iter(
+            [9.0, 1.0, 9.0, 2.0] if faster else [1.0, 2.0, 1.0, 2.0]
+        )  # the new ones first, warm the second time
+        monkeypatch.setattr(graph, "seconds", lambda _: next(times))
+
+    taking(faster=True)
+    return taking
+
+
+@pytest.mark.usefixtures("two_graphs")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_they_take_over_between_two_calls_and_train_as_the_plain_engine_does(optimizer: str) -> None:
     config = SMALL.replace({"optimizer": optimizer, "lr": 0.01, "n_hidden": 16, "n_layer": 1})
     model, train = net(config)
     reference, _ = net(config)
     ours = GraphEngine(model, Optimizer(config, model.parameters()), train)
     plain = PlainEngine(reference, Optimizer(config, reference.parameters()), train)
     assert ours.name == "graph"
-    assert not ours.compiling.daemon  # the end of the interpreter waits for it
-    ours.compiling.join()
+    compiled(ours)
     generator = torch.Generator().manual_seed(1)
     for n in (1, 5, 3):
         batches = torch.randint(0, len(train.y), (n, config.batch_size), generator=generator).to(DEVICE)
@@ -143,6 +159,47 @@ def test_they_take_over_between_two_calls_and_train_as_the_plain_engine_does(
     for part, expected_part in zip(ours.taps(), plain.taps(), strict=True):
         for a, b in zip(part, expected_part, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()) + 1e-6)
+
+
+def test_watching_changes_nothing(two_graphs: Callable[[bool], None]) -> None:
+    config = SMALL.replace({"n_hidden": 16, "n_layer": 1})
+    seen, engines = list[list[torch.Tensor]](), list[GraphEngine]()
+    for watch in (True, False):
+        two_graphs(True)
+        model, train = net(config)
+        engine = GraphEngine(model, Optimizer(config, model.parameters()), train)
+        compiled(engine)
+        losses = [engine.advance(BATCH.repeat(4, 1), [0.1] * 4, watch) for _ in range(3)]
+        seen.append([*losses, *(tensor for _, tensor in model.named_tensors())])
+        engines.append(engine)
+    assert [engine.name for engine in engines] == ["fused", "fused"]
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_kernels_that_are_slower_on_a_machine_do_not_take_over(two_graphs: Callable[[bool], None]) -> None:
+    two_graphs(False)
+    model, train = net(SMALL)
+    engine = GraphEngine(model, Optimizer(SMALL, model.parameters()), train)
+    compiled(engine)
+    engine.advance(BATCH.repeat(3, 1), [0.1] * 3, False)
+    assert (engine.name, engine.problem) == ("graph", "no fused kernels: they are slower than torch's on this GPU")
+
+
+def test_an_engine_that_is_done_with_is_not_kept_by_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    busy = threading.Event()
+    graph.COMPILER.submit(busy.wait)
+    model, train = net(SMALL)
+    engine = GraphEngine(model, Optimizer(SMALL, model.parameters()), train)
+    compiling, gone = engine.compiling, weakref.ref(engine)
+    try:
+        del engine
+        gc.collect()
+        assert gone() is None
+        assert compiling is not None
+        assert compiling.cancelled()
+    finally:
+        busy.set()
 
 
 def test_kernels_that_are_wrong_on_a_machine_do_not_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +220,7 @@ def test_kernels_that_are_wrong_on_a_machine_do_not_take_over(monkeypatch: pytes
     assert not agrees(Fused(model, train), BATCH)
     assert all(bool((a == b).all()) for a, (_, b) in zip(before, model.named_tensors(), strict=True))
     engine = GraphEngine(model, Optimizer(SMALL, model.parameters()), train)
-    engine.compiling.join()
+    compiled(engine)
     engine.advance(BATCH.repeat(3, 1), [0.1] * 3, False)
     assert (engine.name, engine.problem) == (
         "graph",
@@ -173,17 +230,17 @@ def test_kernels_that_are_wrong_on_a_machine_do_not_take_over(monkeypatch: pytes
 
 def test_kernels_that_do_not_start_on_a_machine_do_not_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph, "capture", again)
-    compiled = Fused.gradients
+    right = Fused.gradients
 
     def failing(self: Fused, batch: torch.Tensor, loss: torch.Tensor, *run: Any) -> list[torch.Tensor]:
         if not run:
             raise OSError("no C compiler\nmore lines")
-        return compiled(self, batch, loss, *run)
+        return right(self, batch, loss, *run)
 
     monkeypatch.setattr(Fused, "gradients", failing)
     model, train = net(SMALL)
     engine = GraphEngine(model, Optimizer(SMALL, model.parameters()), train)
-    engine.compiling.join()
+    compiled(engine)
     engine.advance(BATCH.repeat(3, 1), [0.1] * 3, False)
     assert (engine.name, engine.problem) == ("graph", "no fused kernels: no C compiler")
 
@@ -204,7 +261,7 @@ def test_what_they_do_not_know_is_left_to_torch(
     config = SMALL.replace(change)
     model, train = net(config)
     engine = GraphEngine(model, Optimizer(config, model.parameters()), train)
-    engine.compiling.join()
+    compiled(engine)
     engine.advance(torch.zeros((2, config.batch_size), dtype=torch.int64, device=DEVICE), [0.1] * 2, False)
     assert (engine.name, engine.problem) == ("graph", f"no fused kernels: {why}")
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
 import torch
 
-from makemore_core import graph, trainer
-from makemore_core.config import Config
+from makemore_core import find_lr, graph, trainer
+from makemore_core.command import Command, Look, Restart, Set, Stop, Twin
+from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.engine import PlainEngine
+from makemore_core.exhibits import EXHIBITS
 from makemore_core.graph import GraphEngine, Replayed, Result, steps, update_factors
 from makemore_core.model import build
 from makemore_core.optim import Optimizer
+from makemore_core.session import Session
+from makemore_core.watch import Watch
+from tests.scripted import Move, play
 
 WORDS = ("anna", "ben", "clara", "dora", "emil", "frida", "gustav", "hanna", "ida")
 DATASET = Dataset("", "", WORDS, WORDS, WORDS, tuple(sorted(set("".join(WORDS)))))
@@ -81,10 +87,15 @@ def tensors(results: object) -> list[torch.Tensor]:
     return [one for part in results for one in tensors(part)] if isinstance(results, list | tuple) else []
 
 
-def again(work: Callable[[], Result], device: torch.device) -> tuple[Replayed, Result]:
-    del device
+def again(work: Callable[[], Result], _: object) -> tuple[Replayed, Result]:
     result = work()
     return Again(work, result), result
+
+
+def compiled(engine: GraphEngine) -> None:
+    """Wait until its fused kernels are, or cannot be."""
+    if engine.compiling is not None:
+        engine.compiling.exception()
 
 
 @pytest.mark.parametrize("chunks", [[75], [1], [64, 8, 1, 2], [100, 137]], ids=str)
@@ -113,8 +124,7 @@ def test_any_number_of_steps_is_a_few_graphs(
 
 
 def test_a_net_that_cannot_be_captured_is_trained_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(work: Callable[[], object], device: torch.device) -> NoReturn:
-        del device
+    def failing(work: Callable[[], object], _: object) -> NoReturn:
         work()
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
@@ -128,6 +138,16 @@ def test_a_net_that_cannot_be_captured_is_trained_the_plain_way(monkeypatch: pyt
     monkeypatch.setattr(graph, "capture", again)
     ours.reconfigure(config.replace({"batch_size": 7}))
     assert (ours.engine.name, ours.notice) == ("graph", "")
+
+
+def test_why_there_are_no_fused_kernels_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "capture", again)
+    monkeypatch.setattr(trainer, "FastEngine", GraphEngine)
+    ours = trainer.Trainer(SMALL.replace({"norm": "layer", "engine": "fast"}), DATASET)
+    assert isinstance(ours.engine, GraphEngine)
+    compiled(ours.engine)
+    ours.advance(1)
+    assert ours.notice.startswith("no fused kernels: no")  # kernels for LayerNorm, or module named triton
 
 
 @pytest.mark.parametrize("change", [{"momentum": 0.5}, {"batch_size": 7}, {"norm_momentum": 0.3}, {"lr": 0.2}], ids=str)
@@ -162,11 +182,47 @@ def test_replayed_graphs_train_as_the_plain_engine_does(optimizer: str, fuse: bo
     nets[1].to(device)
     on_device = type(train)(train.x.to(device), train.y.to(device))
     replayed = GraphEngine(nets[1], Optimizer(config, nets[1].parameters()), on_device, fuse=fuse)
-    if fuse:
-        replayed.compiling.join()
+    compiled(replayed)
     expected = plain.advance(batches, [config.lr] * 75, True)
     losses = replayed.advance(batches.to(device), [config.lr] * 75, True)
     assert (replayed.name, replayed.problem) == ("fused" if fuse else "graph", "")
     torch.testing.assert_close(losses.cpu(), expected, rtol=1e-3, atol=1e-4)
     for ours, reference in zip(replayed.taps().gradients, plain.taps().gradients, strict=True):
         torch.testing.assert_close(ours.cpu(), reference, rtol=1e-2, atol=1e-3 * float(reference.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"n_hidden": 200, "norm": "layer"}, {"batch_size": 33, "optimizer": "adam"}], ids=str
+)
+def test_a_run_survives_all_that_can_be_done_to_it(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Value]
+) -> None:
+    """Graphs made and dropped while others live, probes and exhibits in between, and back to a net that was left."""
+    monkeypatch.setattr(find_lr, "LONGEST", 0.0)
+    config = Config(device="cuda", engine="fast", steps=4000).replace(changes)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr(graph, "capture", again)
+        monkeypatch.setattr(trainer, "FastEngine", functools.partial(GraphEngine, fuse=False))
+        config = config.replace({"device": "cpu", "n_layer": 2, "n_hidden": 20})
+
+    def at(step: int, attempt: int, command: Command) -> Move:
+        def now(run: Session) -> bool:
+            engine = run.trainer.engine
+            compiled = isinstance(engine, GraphEngine) and engine.compiling is None
+            return run.attempt == attempt and run.trainer.step >= step and compiled
+
+        return Move(now, command)
+
+    moves = [
+        at(100, 0, Twin({"gain": 1.0})),
+        at(100, 1, Restart()),
+        at(100, 2, Set({"norm": "none"}, live=True)),
+        at(150, 2, Set({"n_hidden": 16})),
+        *(at(100, 3, Look(name)) for name in EXHIBITS),
+        at(300, 3, Stop()),
+    ]
+    ran, script = play(few_names, *moves, config=config, watch=Watch(every=50))
+    assert [outcome.error for outcome in script.outcomes] == [None] * len(moves)
+    assert (ran.state, ran.message) == ("stopped", "saved")
+    assert all(math.isfinite(loss) for loss in script.losses)
+    assert {exhibit.name for exhibit in script.exhibits} == set(EXHIBITS)
