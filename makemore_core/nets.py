@@ -12,6 +12,7 @@ from torch import Tensor
 from makemore_core.config import Config, Value, check_twin
 from makemore_core.dataset import Dataset
 from makemore_core.looking import present_batch, train_pass
+from makemore_core.optim import SLOTS
 from makemore_core.watched import Watched
 
 
@@ -32,6 +33,8 @@ class Nets:
         """Nets as drawn from the seed. Raises ValueError where there can be none such here."""
         twin = _twin(config, twin_changes)
         with _fitting("there can be no such net here"):
+            for one in (config, twin) if twin_changes else (config,):
+                _find_room(bytes_of(one, dataset.vocabulary))
             return cls(Watched(config, dataset), Watched(twin, dataset) if twin_changes else None, dict(twin_changes))
 
     def __iter__(self) -> Iterator[Watched]:
@@ -66,6 +69,7 @@ class Nets:
         """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
         with _fitting(f"batch_size={batch_size}: does not fit here"):
             for net in self:
+                _find_room(bytes_of(net.config.replace({"batch_size": batch_size}), net.dataset.vocabulary))
                 train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
 
     def reconfigure(self, config: Config) -> None:
@@ -84,6 +88,27 @@ def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
     twin = config.replace(changes)
     check_twin(config, twin)
     return twin
+
+
+def bytes_of(config: Config, vocabulary: int) -> int:
+    """At least what a net takes while it is trained on the CPU: weights, gradients, the optimiser's and a copy to look
+    at; for each example what a layer's bricks give, what BatchNorm keeps, and as many gradients.
+    """
+    V, C, H = vocabulary, config.n_embd, config.n_hidden
+    T, L, B = config.block_size, config.n_layer, config.batch_size
+    weights = V * C + T * C * H + (L - 1) * H * H + H * V
+    return 4 * (weights * (3 + SLOTS[config.optimizer]) + 2 * B * (T * C + L * 6 * H + V))
+
+
+def _find_room(needed: int) -> None:
+    """Raises MemoryError where Linux, which promises more than it has, would kill the program later on."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        with open("/proc/meminfo") as file:
+            free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
+        if needed > free:
+            raise MemoryError(
+                f"it takes at least {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
+            )
 
 
 @contextlib.contextmanager

@@ -72,18 +72,27 @@ DEEP_WEIGHTS: tuple[DeepWeight, ...] = (
 
 
 class Seen(NamedTuple):
-    """What an experiment of part 3 shows, in words."""
+    """What an experiment of part 3 shows, in words, and what is measured otherwise here, with the reason."""
 
     preset: str
     words: str
+    otherwise: str = ""
 
 
 EXPERIMENTS: tuple[Seen, ...] = (
     Seen("deep-tanh", "std settles near 0.65, saturation near 5 %; the first layer near 20 %"),
     Seen("deep-tanh-gain1", "std and saturation shrink layer by layer"),
     Seen("deep-tanh-gain3", "far too saturated"),
-    Seen("deep-tanh-gain05", "activations shrink with depth, gradients grow from the first layer to the last"),
-    Seen("deep-linear", "activations grow with depth, gradients shrink from the first layer to the last"),
+    Seen(
+        "deep-tanh-gain05",
+        "activations shrink, gradients spread out towards the first layer",
+        "gradients shrink towards the first layer: every layer multiplies by 0.5 on the way back too",
+    ),
+    Seen(
+        "deep-linear",
+        "activations grow with depth, gradients shrink towards the input",
+        "gradients grow towards the input: every layer multiplies by 5/3 on the way back too",
+    ),
     Seen("deep-linear-gain1", "forward and backward both keep their spread"),
     Seen("deep-no-fanin", "saturated everywhere, ratios up to -1 or -1.5 and uneven"),
     Seen("deep-slow", "ratios near -4 and under: training too slowly"),

@@ -32,6 +32,7 @@ from makemore_core.published import (
     LOSS_LOG,
     PART_4,
     SHA256,
+    Seen,
 )
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
@@ -92,6 +93,7 @@ class Claim(NamedTuple):
     words: str
     measured: str
     holds: bool
+    otherwise: str = ""
 
 
 Line: TypeAlias = Row | Claim
@@ -156,10 +158,10 @@ def experiments(data: Dataset, steps: int) -> Iterator[Claim]:
         trainer.advance(1, watch=True)
         first = trainer.probe({})
         trainer.advance(steps - 1, watch=True)
-        yield _claim(seen.preset, seen.words, first, trainer.probe({}))
+        yield _claim(seen, first, trainer.probe({}))
 
 
-def _claim(preset: str, words: str, first: Probe, later: Probe) -> Claim:
+def _claim(seen: Seen, first: Probe, later: Probe) -> Claim:
     std = [layer.activation.std for layer in first.layers]
     saturated = [layer.activation.saturated for layer in first.layers]
     gradient = [layer.gradient.std for layer in first.layers]
@@ -179,12 +181,12 @@ def _claim(preset: str, words: str, first: Probe, later: Probe) -> Claim:
         "deep-batchnorm-gain02": all(0.6 < x < 0.68 for x in std) and min(ratios) > -2,
         "deep-batchnorm-no-fanin": all(0.6 < x < 0.68 for x in std) and max(ratios) < -3.5,
         "deep-batchnorm-no-fanin-lr1": min(ratios) > -3.3 and max(ratios) < -2.2,
-    }[preset]
+    }[seen.preset]
     measured = (
         f"std {std[0]:.2f} → {std[-1]:.2f}, saturated {saturated[0]:.0%} → {saturated[-1]:.0%}, gradient "
         f"{gradient[0]:.0e} → {gradient[-1]:.0e} from first layer to last, update:data {_span(ratios)}"
     )
-    return Claim(preset, words, measured, holds)
+    return Claim(seen.preset, seen.words, measured, holds, seen.otherwise)
 
 
 def _span(values: list[float]) -> str:
@@ -298,7 +300,8 @@ def _title(names: Dataset, lectures: bool, quick: bool) -> str:
 def _shown(line: Line) -> str:
     verdict = {True: "holds", False: "DIFFERS", None: ""}[line.holds]
     if isinstance(line, Claim):
-        return f"  {line.words}\n  {line.measured}  {verdict}"
+        otherwise = f" but for this: {line.otherwise}" if line.otherwise else ""
+        return f"  {line.words}\n  {line.measured}  {verdict}{otherwise}"
     expected = "" if line.published is None else _number(line.published)
     difference = "" if line.difference is None else f"{line.difference:+.2g}"
     return f"  {line.quantity:38s} {expected:>10s} {_number(line.measured):>10s} {difference:>9s}  {verdict}".rstrip()

@@ -61,6 +61,15 @@ def test_a_claim_that_does_not_hold_is_told(
     assert "DIFFERS" in capsys.readouterr().out
 
 
+def test_what_is_measured_otherwise_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = Claim("deep-linear", "gradients shrink", "gradient 3e-03 → 3e-04", True, "they grow")
+    monkeypatch.setattr(reproduce, "rows", few([claim]))
+    assert reproduce.run() == 0
+    assert "holds but for this: they grow" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("row", "holds"),
     [

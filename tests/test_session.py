@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import time
 from collections.abc import Generator, Iterator
 
@@ -291,6 +292,15 @@ def test_a_net_that_cannot_be_made_here_leaves_the_run_as_it_is(
 
     assert script.outcomes[0].error == "there can be no such net here: not enough memory"
     assert (ran.attempt, ran.config, ran.nets.twin_changes) == (0, SMALL, {})
+
+
+@pytest.mark.parametrize("changes", [{"n_layer": 100}, {"batch_size": 10**6}], ids=str)
+def test_what_linux_would_kill_the_program_for_is_refused(few_names: Dataset, changes: dict[str, Value]) -> None:
+    ran, script = play(few_names, at(40, Set({"n_hidden": 16384, **changes})))
+    what, error = "there can be no such net here", script.outcomes[0].error
+    assert error is not None
+    assert re.fullmatch(rf"{what}: it takes at least [\d,.]+ GiB of memory, and [\d,.]+ GiB are free", error)
+    assert (ran.state, ran.attempt, ran.config) == ("finished", 0, SMALL)
 
 
 @pytest.mark.parametrize("also", [{}, {"n_hidden": 17}], ids=["live", "a new net"])
