@@ -24,7 +24,7 @@ from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen, scrolled
-from app.views.state import MOVES, View, rows
+from app.views.state import MOVES, View, rows, selected
 from makemore_core.command import (
     Back,
     Look,
@@ -167,11 +167,13 @@ class Studio(App[int]):
             self.state = replace(self.state, cursor=at)
 
     def point_at_twin(self) -> None:
-        """Say once, when a twin appears, where it is to be seen."""
+        """Say once, when a twin appears, where it is to be seen; once it is gone nothing is there to be seen."""
         if (self.history.twin is not None) != self.twinned:
             self.twinned = not self.twinned
             if self.twinned and self.state.screen != "twin" and not self.absent():
                 self.say("a twin is trained beside this run: 7 shows both")
+            if not self.twinned and self.state.screen == "twin" and not self.state.frozen:
+                self.action_screen("dashboard")
 
     def paint(self, *, lazily: bool = False) -> None:
         """Draw the present state; `lazily`: only if there is something new in it."""
@@ -546,9 +548,15 @@ class Studio(App[int]):
         if not self.pressed("enter"):
             self.action_screen("layer")
 
+    def let_through(self, text: str) -> None:
+        """Another filter; the cursor stays on its row where that is still there."""
+        row, state = selected(self.state), replace(self.state, filter=text)
+        names = [other.name for other in rows(state)]
+        self.state = replace(state, cursor=names.index(row.name) if row and row.name in names else 0)
+
     async def action_back(self) -> None:
         if self.state.screen == "dashboard" and self.state.filter:
-            self.state = replace(self.state, filter="", cursor=0)
+            self.let_through("")
         self.state = replace(self.state, screen=self.screen_before(), scroll=0, message="")
         self.paint()
 
@@ -588,7 +596,8 @@ class Studio(App[int]):
     def type_filter(self, event: events.Key) -> None:
         """A character more or less of the filter."""
         text, done = edited(self.state.filter, event)
-        self.state = replace(self.state, filter=text, prompt="" if done else "filter", cursor=0)
+        self.let_through(text)
+        self.state = replace(self.state, prompt="" if done else "filter")
         self.paint()
 
     def action_twin(self) -> None:

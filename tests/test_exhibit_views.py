@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import replace
+from itertools import chain
 from math import inf, nan
 
 import msgspec
@@ -118,6 +119,31 @@ def test_dead_units_are_marked_and_a_unit_followed() -> None:
     assert "their gradient" in words(shown, 80, 24)
 
 
+def test_the_worst_layer_is_told_and_a_saturated_one_signed() -> None:
+    shown = view("dead-map", "deep-tanh")
+    data = shown.history.exhibits["dead-map"].data
+    heads = (" across, ", "examples down, ink where |h| > 0.99 ─")
+    assert f"dead units worst layer {data['layer']} Tanh: 100 units" in words(shown)
+    assert all(head in words(shown, 160) for head in heads)
+    assert "share of examples per unit" in words(shown, 80, 24)
+    chosen = replace(shown, options={"dead_layer": data["layer"]})  # type: ignore[dict-item]
+    assert f"dead units layer {data['layer']} Tanh" in words(chosen)
+    snapshot = shown.history.snapshot
+    assert snapshot is not None
+    sick = [
+        msgspec.structs.replace(row, activation=msgspec.structs.replace(row.activation, saturated=0.9))
+        for row in snapshot.layers
+    ]
+    saturated = replace(shown, history=History())
+    saturated.history.feed([msgspec.structs.replace(snapshot, layers=tuple(sick))])
+    exhibit = Exhibit("dead-map", 30, {**data, "dead": list(range(100))})
+    saturated.history.exhibits["dead-map"] = exhibit
+    spans = chain(*draw(saturated, 160, 48))
+    assert any(style == "sick" and re.fullmatch(r"!\S+% flat", text) for text, style in spans)
+    strip = next(line for line in draw(saturated, 160, 48) if any("per unit" in text for text, _ in line))
+    assert {style for text, style in strip if set(text) & set("▁▂▃▄▅▆▇█")} == {"sick"}
+
+
 def test_units_that_are_no_numbers_are_neither_flat_nor_alive() -> None:
     shown = view("dead-map", "deep-tanh")
     lost = [
@@ -129,7 +155,7 @@ def test_units_that_are_no_numbers_are_neither_flat_nor_alive() -> None:
     diverged.history.exhibits["dead-map"] = shown.history.exhibits["dead-map"]
     told = words(diverged)
     assert "not finite: no unit can be told flat or dead" in told
-    assert "0%" not in told
+    assert not re.search(r"▸\d+ !?\d", told)
     assert "alive" not in told
 
 
@@ -179,7 +205,7 @@ def test_gradients_with_their_formulas() -> None:
     assert "all 25 gradients and 2 in one expression are close" in shown
     assert re.search(r", \d+ exact\n", words(view("backward", backward_row=8), 80, 24))
     assert "dh = dlogits @ W2.T" in shown
-    assert "second linear layer; 32x200" in shown
+    assert "second linear layer; 32×200" in shown
     assert "brick by brick" in words(view("backward", "deep-tanh"))
 
 
@@ -258,6 +284,9 @@ def test_batchnorms_statistics_and_company() -> None:
     shown = words(view("batchnorm"))
     assert "running statistics" in shown
     assert "its own minibatch" in shown
+    assert "↑↓ part 1 of 4  enter the whole split / part  b BatchNorm on / off  esc back" in words(
+        view("batchnorm"), 80, 24
+    )
     assert "logits move by" in words(view("batchnorm", bn_part=1))
     assert "this net has no BatchNorm: b puts it in" in words(view("batchnorm", "deep-tanh"))
 
@@ -341,6 +370,19 @@ def test_enter_takes_the_rate_that_was_found() -> None:
     data = {**view("find-lr").history.exhibits["find-lr"].data, "suggestion": None, "fix": None}
     none.history.exhibits["find-lr"] = Exhibit("find-lr", 30, data)
     assert command(none, "enter") == Set({})  # which the studio answers: nothing to change
+
+
+def test_what_lies_above_the_rates_scale_is_one_mark() -> None:
+    shown = replace(view("find-lr"), history=History())
+    data = view("find-lr").history.exhibits["find-lr"].data
+    rates = [10 ** (3 * at / 999 - 3) for at in range(1000)]
+    smooth = [2.0 + 0.01 * (at % 5) if at < 800 else 3.9 for at in range(1000)]
+    shown.history.exhibits["find-lr"] = Exhibit("find-lr", 30, {**data, "rates": rates, "smooth": smooth})
+    for cells in (80, 160):
+        top = words(shown, cells, 30).split("\n")[3]
+        assert top.count("▴ to 3.9") == 1
+        assert not set(top) & set("▖▘▌▗▄▚▙▝▞▀▛▐▟▜█")
+    assert re.search(r"2\.[56]\d?┤", words(shown))  # noise does not fill the plot
 
 
 def test_enter_starts_an_experiment() -> None:

@@ -22,6 +22,7 @@ from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.lines import text_of
+from app.views.state import selected
 from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
 from makemore_core.snapshot import Event
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
@@ -310,6 +311,29 @@ async def test_the_filter_is_typed_kept_and_cleared() -> None:
         assert "1 of 7 rows have '11 T'" in picture(app)
         await pilot.press("escape")
         assert app.state.filter == ""
+
+
+async def test_a_filter_leaves_the_cursor_on_its_layer() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("down", "down")
+        for keys in (("/", *"tanh"), ("escape",), ("/", *"tanh", "enter"), ("escape",)):
+            await pilot.press(*keys)
+            row = selected(app.state)
+            assert row is not None
+            assert row.name == "8 Tanh"
+        await pilot.press("/", *"C")
+        assert app.state.cursor == 0
+
+
+async def test_the_screen_of_a_twin_that_is_gone_is_left() -> None:
+    async with running() as (pilot, app, stream):
+        now = snapshot(step=stream.step + 1)
+        stream.drain = lambda: [msgspec.structs.replace(now, twin=now)]  # type: ignore[method-assign]
+        await pilot.press("7")
+        await until(pilot, lambda: app.twinned)
+        assert app.state.screen == "twin"
+        stream.drain = lambda: [now]  # type: ignore[method-assign]
+        await until(pilot, lambda: app.state.screen == "dashboard")
 
 
 async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import msgspec
 import pytest
@@ -17,7 +19,7 @@ from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.views import SCREENS, draw
-from app.views.curve import Axis, line, loss_axis, loss_curve, tick_texts
+from app.views.curve import Axis, _ticks, line, loss_axis, loss_curve, tick_texts
 from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps
 from app.views.gradients import over_steps
 from app.views.layer import _bars
@@ -103,7 +105,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     state = view(canned.course(until=20_000), findings=())
     picture = text_of(draw(state, 80, 24))
     assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,990/s  eta 0:36          training"
-    assert picture[1] == "━━────────────────────  loss 2.227  val 2.218 at 20k    ln V 3.296  probes 1.1 %"
+    assert picture[1] == "━━──────────────  loss 2.227    val 2.218 at 20k    ln V 3.296  probes 1.1%"
     head = "act −1..1 mean std sat. grad±0.01 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
@@ -155,7 +157,7 @@ def test_a_twin_is_named_by_what_differs_now() -> None:
 def test_a_twin_is_told_of_on_every_screen() -> None:
     course = canned.course(until=2000)
     course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))
-    assert "  loss 2.710  twin 2.500  val 2.642 at 2k     ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+    assert "  loss 2.710    twin 2.500   val 2.642 at 2k     ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
 
 
 def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
@@ -163,8 +165,35 @@ def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
     twin = msgspec.structs.replace(course[-1], loss=2.31194, smoothed_loss=2.5)
     course[-1] = msgspec.structs.replace(course[-1], state="paused", loss=2.52251, twin=twin)
     shown = text_of(draw(view(course), 200, 48))[1]
-    assert "batch loss 2.5225  twin 2.3119  " in shown
+    assert "batch 2.5225  twin 2.3119  " in shown
     assert shown.count("batch") == 1
+
+
+@pytest.mark.parametrize("cells", [80, 120, 160])
+def test_a_pause_moves_nothing_of_what_goes_on_being_told(cells: int) -> None:
+    course = canned.course(until=20_000)
+    course[-1] = msgspec.structs.replace(course[-1], run="deep-batchnorm-2")
+    running = text_of(draw(view(course), cells, 24))
+    course[-1] = msgspec.structs.replace(course[-1], state="paused")
+    paused = text_of(draw(view(course), cells, 24))
+    assert running[0].index("step") == paused[0].index("step")
+    for told in ("━", "─ ", " val ", "ln V", " lr ")[: None if cells > 100 else -1]:
+        assert running[1].index(told) == paused[1].index(told)
+
+
+def test_the_progress_bar_has_its_share_of_the_width_whatever_is_told_beside_it() -> None:
+    course = canned.course(until=2000)
+    for loss in (2.1, 712.123):
+        course[-1] = msgspec.structs.replace(course[-1], smoothed_loss=loss)
+        assert text_of(draw(view(course), 160, 48))[1].index("  loss") == 32
+
+
+@pytest.mark.parametrize(("loss", "told"), [(712.123, "!712.123"), (math.nan, "!nan"), (3.4, "3.400")])
+def test_a_loss_is_sick_where_it_is_no_number_or_clearly_above_the_uniform_guess(loss: float, told: str) -> None:
+    course = canned.course(until=2000)
+    course[-1] = msgspec.structs.replace(course[-1], smoothed_loss=loss)
+    for cells, lines in ((160, 48), (40, 12)):
+        assert (told, "sick" if "!" in told else "loss") in chain(*draw(view(course), cells, lines)[:2])
 
 
 def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
@@ -200,7 +229,7 @@ def test_shrinking_activations_are_signed_where_half_of_the_spread_is_lost() -> 
 def test_what_is_no_number_is_a_word() -> None:
     picture = "\n".join(text_of(draw(view([*canned.course(until=2000), canned.nan(2100)]), 80, 24)))
     assert "diverged" in picture
-    assert "loss nan" in picture
+    assert "loss !nan" in picture
     assert " !nan" in picture
     assert "not finite from step 2,050" in picture
 
@@ -316,8 +345,64 @@ def test_two_histograms_can_be_compared_whatever_the_width_of_their_bins() -> No
     grown = canned.course(replace(canned.HEALTHY, gradient=2e-5), until=1)
     grown += canned.course(until=3000, every=1000)[1:]
     (head,) = (line for line in text_of(draw(view(grown, screen="layer", cursor=1), 200, 60)) if "density" in line)
-    assert head.split("gradient, density")[1].split("  ")[1:] == ["step 1, cut off", "now"]
-    assert "cut off" not in head.split("gradient, density")[0]
+    assert head.split("gradient, density")[1].split("  ")[1:] == ["step 1 cut", "now"]
+    assert " cut" not in head.split("gradient, density")[0]
+
+
+def test_an_enlarged_layer_is_judged_as_in_the_table() -> None:
+    sick = [msgspec.structs.replace(event, state="paused") for event in canned.course(canned.SICK, until=3000)]
+    (worst,) = (layer for layer in sick[-1].layers if layer.index == 5)
+    activation = structs.replace(worst.activation, dead=7, saturated=0.9)
+    worst = structs.replace(worst, activation=activation, gradient=structs.replace(worst.gradient, std=1.0))
+    sick[-1] = structs.replace(sick[-1], layers=tuple(worst if row.index == 5 else row for row in sick[-1].layers))
+    fast = (structs.replace(weight, update_data_log10=-0.5) for weight in sick[-1].weights)
+    sick[-1] = structs.replace(sick[-1], weights=tuple(fast))
+    for events, judged in ((sick, True), (canned.course(until=20_000), False)):
+        lines = draw(view(events, screen="layer", cursor=2), 160, 48)
+        spans = list(chain(*lines))
+        assert sum(style == "sick" and text.startswith("!") for text, style in spans) == 4 * judged
+        assert ("  share saturated", "") in spans
+
+
+def test_an_enlarged_layer_at_80_by_24_has_its_numbers_on_few_lines_and_two_ticks_an_axis() -> None:
+    lines = text_of(draw(view(canned.course(until=20_000), screen="layer", cursor=2), 80, 24))
+    assert lines[3].split("  ")[-1].startswith("gradient std")
+    assert "gradient mean" not in lines[3]
+    assert lines[4].startswith(" weight")
+    for first, last in ((6, 14), (14, 23)):
+        left, right = ([line[a:b].partition("┤") for line in lines[first:last]] for a, b in ((0, 40), (40, 80)))
+        for side in (left, right):
+            assert sum(bool(bar) and any(map(str.isdigit, tick)) for tick, bar, _ in side) >= 2
+        assert any(bar and float(tick) == 0 for tick, bar, _ in left)
+
+
+def test_a_gradient_that_vanished_against_the_first_has_a_power_of_ten() -> None:
+    first = canned.snapshot(step=1)
+    now = canned.snapshot(step=100)
+    small = (
+        structs.replace(row, gradient=structs.replace(row.gradient, std=row.gradient.std / 1000)) for row in now.layers
+    )
+    events = [first, structs.replace(now, layers=tuple(small))]
+    picture = "\n".join(text_of(draw(view(events, screen="gradients"), 100, 30)))
+    assert re.search(r"×\d\.\de-[34]", picture)
+    assert "×0.00" not in picture
+
+
+def test_an_empty_name_is_told() -> None:
+    shown = side_column(view([canned.snapshot(names=("ann", "", "bob"))], findings=()), 38, 8)
+    assert any("(empty)" in text and style == "dim" for line in shown for text, style in line)
+
+
+def test_the_help_is_read_whole_on_a_large_screen() -> None:
+    picture = text_of(draw(view(canned.course(until=2000), screen="help"), 160, 48))
+    assert all(key.help in "\n".join(picture) for key in KEYS if "-" not in key.help)
+    assert not any("more lines below" in line for line in picture)
+
+
+def test_a_twin_that_is_not_there_is_told_under_a_heading_with_the_key_that_makes_one() -> None:
+    picture = text_of(draw(view(canned.course(until=2000), screen="twin"), 80, 24))
+    assert picture[2].startswith("─ twin none yet ──")
+    assert picture[3].startswith(" t trains a second net")
 
 
 def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> None:
@@ -391,6 +476,16 @@ def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
     assert line([one, ten, one], axis) == [(1, 1), (2, 9), (1, 8)]
     assert line([one, None, ten], axis) == [(1, 1), None, (9, 9)]
     assert line([one, None, ten], axis, joined=True) == [(1, 1), (5, 5), (9, 9)]
+
+
+@pytest.mark.parametrize(("low", "high", "rows", "told"), [
+    (1e-5, 1e-1, 14, "1e−5 1e−4 1e−3 1e−2 1e−1"), (1e-5, 1e2, 14, "1e−5 1e−3 1e−1 1e1"), (0.1, 9.0, 30, None),
+    (1.8, 3.4, 20, "2.0 2.5 3.0"),
+])  # fmt: skip
+def test_the_numbers_of_a_logarithmic_axis_are_round(low: float, high: float, rows: int, told: str | None) -> None:
+    ticks = _ticks(Axis(low, high, 2 * rows, True), rows)
+    assert told is None or " ".join(tick_texts(ticks, 5, UNICODE)) == told
+    assert told is not None or ticks == [0.1, 0.2, 0.5, 1, 2, 5]
 
 
 def test_the_numbers_on_one_axis_have_one_form() -> None:

@@ -70,7 +70,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (" " if " = " in formula or "+= " in formula else f" d{glyph.escape(row.name, ascii=g.ascii)} = ", "title"),
             (formula, ""),
         ],
-        [(f" {place}; {_shape(row)}", "dim")],
+        [(f" {place}; {_shape(row, g)}", "dim")],
     ]
     example = data.example
     if example and example.name == row.name and all(map(math.isfinite, example.dlogits)) and height >= 16:
@@ -98,13 +98,13 @@ def _line(row: GradientRow, selected: bool, label: int, by_hand: bool, view: Vie
     name = glyph.safe(row.name, label - 1, g) + " "
     size, off = (glyph.scientific(value) for value in (row.size, row.largest))
     formula = glyph.escape(row.formula, ascii=g.ascii) if by_hand else ""
-    text = _columns(name, _shape(row), size, exact, close, off, formula, label)
+    text = _columns(name, _shape(row, g), size, exact, close, off, formula, label)
     mark = g.cursor if selected else " "
     return [(mark + text[1:], "sick" if not row.close and not row.nan else "cursor" if selected else "")]
 
 
-def _shape(row: GradientRow) -> str:
-    return "x".join(map(str, row.shape)) or "one number"
+def _shape(row: GradientRow, g: glyph.Glyphs) -> str:
+    return g.times.join(map(str, row.shape)) or "one number"
 
 
 def _pulled(example: Example, width: int, view: View) -> list[Line]:

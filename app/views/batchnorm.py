@@ -65,10 +65,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += drawn
     lines = block(lines, width, height - 1, g)
     own = {
-        "statistics": "enter the whole split, or part of it", "company": "←→ another example",
+        "statistics": "enter the whole split / part", "company": "←→ another example",
         "slider": "←→ move  enter next value", "spread": "←→ another scale",
     }[order[0]]  # fmt: skip
-    words = "  ".join(filter(None, ("↑↓ part", own, "b BatchNorm on / off", "esc back")))
+    words = "  ".join(filter(None, (f"↑↓ part {at + 1} of {len(PARTS)}", own, "b BatchNorm on / off", "esc back")))
     return [*lines, *block([hint(words, view)], width, 1, g)]
 
 

@@ -262,8 +262,13 @@ def _ticks(axis: Axis, rows: int) -> list[float]:
     parts = max(2, rows // 4)
     if not axis.log:
         return round_values(axis.low, axis.high, parts)
-    ratio = (axis.high / axis.low) ** (1 / parts)
-    return [axis.low * ratio**k for k in range(parts + 1)]
+    low, high = axis.low * 0.999, axis.high * 1.001
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for leading in ((1, 2, 5), (1,)):
+        ticks = [tick for e in exponents for k in leading if low <= (tick := float(f"{k}e{e}")) <= high]
+        if len(ticks) <= parts + 2:
+            break
+    return ticks[:: -(-len(ticks) // (parts + 2))] if len(ticks) > 1 else round_values(axis.low, axis.high, parts)
 
 
 def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -> list[str]:

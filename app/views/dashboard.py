@@ -123,7 +123,9 @@ def names(view: View, width: int, height: int) -> list[Line]:
     shown = snapshot.names[: rows * columns]
     for row in range(rows):
         found = [shown[at] for at in range(row, len(shown), rows)] if rows else []
-        lines.append([(" " + glyph.safe(name, cells - 1, g), "name") for name in found[:columns]])
+        lines.append([
+            (" " + glyph.safe(name or "(empty)", cells - 1, g), "name" if name else "dim") for name in found[:columns]
+        ])  # fmt: skip
     return block(lines, width, height, g)
 
 

@@ -9,10 +9,11 @@ from app import glyphs as glyph
 from app.views.answers import DeadMap, Unit, answer, chosen, hint, keep, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, heading, runs
 from app.views.lines import width as cells_of
-from app.views.state import Pressed, View, rows
+from app.views.state import Pressed, View, rows, saturated_sick
 from makemore_core.command import Look
 
 NAME = "dead-map"
+TITLE = "dead units"
 _QUARTERS = " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█"  # by mask: bit 0 top left, 1 top right, 2 bottom left, 3 bottom right
 _ASCII = " .:+#"  # by count
 
@@ -26,6 +27,12 @@ def _lost(view: View) -> set[int]:
     """The layers whose activations are not finite: compared with a threshold they seem alive."""
     layers = (trace.newest for trace in view.history.layers.values())
     return {layer.index for layer in layers if not math.isfinite(layer.activation.std)}
+
+
+def _saturated(view: View) -> set[int]:
+    """The layers that the table marks as saturated."""
+    found = rows(replace(view, filter=""))
+    return {row.layer.layer.index for row in found if row.layer is not None and saturated_sick(row)}
 
 
 def _cursor(view: View) -> dict[str, int]:
@@ -62,27 +69,40 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     data = answer(view, NAME, DeadMap)
     g = view.glyphs
     if data is None:
-        title = heading("dead units", "", width, g)
+        title = heading(TITLE, "", width, g)
         return block([title, *none_yet(view, NAME, "asking for the map")], width, height, g)
     layer = next((layer for layer in data.layers if layer.index == data.layer), None)
     flat = f"|h| > {data.threshold:g}" if data.threshold is not None else "off or flat"
     kind = glyph.escape(layer.kind, ascii=g.ascii) if layer else ""
+    shown = f"{'' if 'layer' in _cursor(view) else 'worst '}layer {data.layer} {kind}"
     if data.layer in _lost(view):
-        title = heading("dead units", f"layer {data.layer} {kind}, {taken_at(view, NAME)}", width, g)
+        title = heading(TITLE, f"{shown}, {taken_at(view, NAME)}", width, g)
         words = " its activations are not finite: no unit can be told flat or dead"
         return block([title, [(words, "sick")], _layers(data, width, view)], width, height, g)
     lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
-    words = f"; {glyph.percent(data.share).strip()} flat in the next minibatch {taken_at(view, NAME)}"
+    saturated = data.layer in _saturated(view)
+    share = "!" * saturated + glyph.percent(data.share).strip() + " flat"
     count = len(data.dead)
     dead = f"!{count} of {len(data.map)}" if count else "none"
-    lines.append([(f" {dead} dead on the training split", "sick" if count else "good"), (words, "")])
+    lines.append([
+        (f" {dead} dead on the training split", "sick" if count else "good"), ("; ", ""),
+        (share, "sick" if saturated else ""), (f" in the next minibatch {taken_at(view, NAME)}", ""),
+    ])  # fmt: skip
     followed = _followed(data, view, width, height >= 16)
     room = height - len(lines) - len(followed) - (5 if height >= 12 else 3)
     across, down = _cell(len(data.map), data.examples, width - 2, room)
     seen = min(data.examples, max(1, room) * down)
     of = f"{seen} of {data.examples}" if seen < data.examples else f"{seen}"
-    note = f"layer {data.layer} {kind}: {len(data.map)} units × {of} examples, ink where {flat}"
-    lines[0] = heading("dead units", g.text(note.replace("×", g.times)), width, g)
+    notes = [
+        f"{shown}: {len(data.map)} units{one} {of} examples{other}, ink {where}{flat}"
+        for one, other, where in (
+            (" across,", " down", "where "),
+            (f" {g.times}", "", "where "),
+            (f" {g.times}", "", ""),
+        )
+    ]
+    note = next((text for text in notes if len(text) <= width - len(TITLE) - 4), notes[-1])
+    lines[0] = heading(TITLE, g.text(note), width, g)
     first = _first(chosen(view, "dead_unit"), len(data.map), (width - 2) * across)
     lines += _map(data, first, across, down, width - 2, max(1, room), view)
     lines.append(_shares(data, first, across, width - 2, view))
@@ -141,7 +161,11 @@ def _joined(line: Line) -> Line:
 def _shares(data: DeadMap, first: int, across: int, cells: int, view: View) -> Line:
     """The share of the examples that each unit is flat for, as a bar."""
     groups = [data.shares[at : at + across] for at in range(first, len(data.shares), across)][:cells]
-    return [(" " + glyph.bars([glyph.level(max(group), 1.0) for group in groups], view.glyphs), "update")]
+    dead = {(unit - first) // across for unit in data.dead}
+    bars = glyph.bars([glyph.level(max(group), 1.0) for group in groups], view.glyphs)
+    line: Line = [(" ", ""), *((bar, "sick" if at in dead else "band") for at, bar in enumerate(bars))]
+    label = "  share of examples per unit"
+    return [*_joined(line), (label if len(bars) + len(label) <= cells else "", "dim")]
 
 
 def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Line:
@@ -156,14 +180,21 @@ def _marks(data: DeadMap, first: int, across: int, cells: int, view: View) -> Li
 
 def _layers(data: DeadMap, width: int, view: View) -> Line:
     """Every layer's share, the shown one marked; where they do not all fit, those round it."""
-    lost = _lost(view)
+    lost, saturated = _lost(view), _saturated(view)
     line: Line = []
     for layer in data.layers:
         mark = view.glyphs.cursor if layer.index == data.layer else " "
         dead = f" {layer.dead} dead" if layer.dead else ""
-        share = glyph.percent(math.nan if layer.index in lost else layer.share).strip()
+        share = (
+            "!" * (layer.index in saturated) + glyph.percent(math.nan if layer.index in lost else layer.share).strip()
+        )
         text = f"{mark}{layer.index} {share}{dead}  "
-        line.append((text, "sick" if layer.dead else "cursor" if layer.index == data.layer else "dim"))
+        line.append(
+            (
+                text,
+                "sick" if layer.dead or layer.index in saturated else "cursor" if layer.index == data.layer else "dim",
+            )
+        )
     at = next((at for at, layer in enumerate(data.layers) if layer.index == data.layer), 0)
     first = 0
     while first < at and cells_of(line[first:]) >= width and cells_of(line[first : at + 1]) > width // 2:

@@ -9,9 +9,11 @@ from app.views.answers import RangeTest, answer, hint, none_yet, stretched, take
 from app.views.curve import Axis, Canvas, Trail, framed, grain
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View
+from app.views.status import loss_number
 from makemore_core.command import Look, Set
 
 NAME = "find-lr"
+LEAST_TOP = 1.3  # of the lowest loss: a scale that is not filled by noise
 
 
 def look(view: View) -> Look | None:
@@ -60,12 +62,19 @@ def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None
         return [[(" no loss is a number", "sick")]]
     settled = finite[len(finite) // 20 :]  # the first means are of few losses
     low = min(settled)
-    high = max(*settled[: max(2, len(settled) // 10)], low * 1.05)
+    high = max(*settled[: max(2, len(settled) // 10)], low * LEAST_TOP)
     margin = 0.08 * (high - low)
     axis = Axis(low - margin, high + 2 * margin, rows * size.up)
-    canvas = Canvas(cells, rows, [Trail(stretched(smooth, cells * size.across, axis), "loss")], g)
+    inside = [value if value <= axis.high else math.nan for value in smooth]
+    canvas = Canvas(cells, rows, [Trail(stretched(inside, cells * size.across, axis), "loss")], g)
     _mark(canvas, data, lr, "now", cells, rows, view)
     _mark(canvas, data, data.suggestion, "try", cells, rows, view)
+    above = [at for at, value in enumerate(smooth) if value > axis.high and at >= len(smooth) // 20]
+    if above:
+        text = f" to {loss_number(max(smooth[at] for at in above), 1)}"
+        at = min(cells - 1, above[0] * cells // len(smooth))
+        fits = at + 1 + len(text) <= cells
+        canvas.put(0, at if fits else at - len(text), g.above + text if fits else f"{text[1:]} {g.above}", "mark")
     return [*framed(canvas.lines(), axis, gutter, g), _foot(cells, gutter, view)]
 
 
@@ -77,7 +86,7 @@ def _mark(canvas: Canvas, data: RangeTest, rate: float | None, word: str, cells:
     for row in range(rows):
         canvas.put(row, at, view.glyphs.mark, "mark", over=False)
     text = f"{word} {rate:g}"
-    canvas.put(0 if word == "try" else 1, at + 1 if at + 1 + len(text) <= cells else at - len(text), text, "mark")
+    canvas.put(1 if word == "try" else 2, at + 1 if at + 1 + len(text) <= cells else at - len(text), text, "mark")
 
 
 def _foot(cells: int, gutter: int, view: View) -> Line:

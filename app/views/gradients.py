@@ -62,7 +62,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
 def _times(value: float, other: float, g: glyph.Glyphs) -> str:
     ratio = value / other if other else math.nan
-    return (g.times + glyph.fixed(ratio, 5).strip()).rjust(8)
+    text = glyph.scientific(ratio) if 0 < ratio < 0.01 else glyph.fixed(ratio, 5).strip()
+    return (g.times + text).rjust(8)
 
 
 def over_steps(view: View, width: int, height: int) -> list[Line]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app import glyphs as glyph
 from app.history import GRADIENT_STDS, SMOOTHING
 from app.keys import CHANGING, GROUPS, KEYS
@@ -9,6 +11,8 @@ from app.views.lines import Line, beside, heading
 from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, View
 from makemore_core.doctor import LIMITS
 from makemore_core.snapshot import FLAT, SATURATED, SMOOTHED
+
+KEYS_WIDE = 12 + max(len(key.help) for key in KEYS)  # cells
 
 LEGEND: tuple[tuple[str, str], ...] = (
     (
@@ -102,18 +106,20 @@ LEGEND: tuple[tuple[str, str], ...] = (
 
 
 def text(view: View, width: int) -> list[Line]:
-    """Keys beside the legend where there is room, below each other where not."""
+    """Keys beside the legend where there is room, the screens below the shorter of them, below each other where not."""
     if width >= 126:
-        left = 74
-        return beside(keys(view, left), legend(view, width - left - 2), left, width, view.glyphs)
+        left, right = keys(view, KEYS_WIDE, GROUPS[:-1]), legend(view, width - KEYS_WIDE - 2)
+        below = left if len(left) < len(right) else right
+        below += keys(view, KEYS_WIDE if below is left else width - KEYS_WIDE - 2, GROUPS[-1:])
+        return beside(left, right, KEYS_WIDE, width, view.glyphs)
     return [*keys(view, width), [], *legend(view, width)]
 
 
-def keys(view: View, width: int) -> list[Line]:
+def keys(view: View, width: int, groups: Sequence[tuple[str, str]] = GROUPS) -> list[Line]:
     """The table of keys by group."""
     g = view.glyphs
     lines: list[Line] = []
-    for group, title in GROUPS:
+    for group, title in groups:
         off = view.readonly and group in CHANGING
         note = "off: read only" if off else "their keys again lead back" if group == "screens" else ""
         lines.append(heading(title, note, width, g))

@@ -18,13 +18,23 @@ from app.traces import LayerTrace, WeightTrace
 from app.views.curve import round_values, tick_texts
 from app.views.lines import Line, beside, block, fit, heading
 from app.views.lines import width as cells
-from app.views.state import View, is_bounded, rows, selected
-from app.views.table import per_column
+from app.views.state import (
+    Row,
+    View,
+    gradient_sick,
+    is_bounded,
+    rows,
+    saturated_sick,
+    selected,
+    spread_sick,
+    update_sick,
+)
+from app.views.table import Norms, norms, per_column
 from makemore_core.doctor import GUIDE
 from makemore_core.snapshot import SATURATED, Histogram
 
 # plotext knows colours by number, views know styles by name
-_NUMBERS = {"ghost": 244, "activation": 74, "gradient": 173, "update": 107, "guide": 241, "sick": 203}
+_NUMBERS = {"ghost": 244, "activation": 74, "gradient": 173, "update": 107, "guide": 241, "": 250}
 _STYLES = {str(number): name for name, number in _NUMBERS.items()}
 
 
@@ -42,9 +52,12 @@ class Trace(NamedTuple):
 
 
 def plot(
-    title: str, traces: Sequence[Trace], width: int, height: int, g: Glyphs
-) -> list[Line]:  # fmt: skip
-    """Traces on axes that hold them. Points that are not finite are left out, and the title says how many."""
+    title: str, traces: Sequence[Trace], width: int, height: int, g: Glyphs, hold: Sequence[float] = ()
+) -> list[Line]:
+    """Traces on axes that hold them, and the values `hold` besides.
+
+    Points that are not finite are left out, and the title says how many.
+    """
     import plotext
 
     if width < 20 or height < 6:
@@ -71,11 +84,15 @@ def plot(
             [(title, "title")],
             [(" no number to plot" + (" : not finite" if left_out else " yet"), "sick" if left_out else "dim")],
         ]
+    heights = [*hold, *(y for _, y in drawn)]
+    if hold:
+        plotext.ylim(min(heights), max(heights))
     for set_ticks, values, parts in (
         (plotext.xticks, [x for x, _ in drawn], width // 12),
-        (plotext.yticks, [y for _, y in drawn], height // 3),
+        (plotext.yticks, heights, height // 3),
     ):
-        ticks = round_values(min(values), max(values), max(1, parts)) or [values[0]]
+        tried = (round_values(min(values), max(values), more) for more in range(max(1, parts), parts + 5))
+        ticks = next((ticks for ticks in tried if len(ticks) > 1), [values[0]])
         large = max(map(abs, ticks)) >= 1000
         set_ticks(ticks, [glyph.short(tick) for tick in ticks] if large else tick_texts(ticks, 8, g, least=0))
     head: Line = [(f" {title}" + (f" ({left_out} not finite)" if left_out else ""), "title")]
@@ -87,7 +104,7 @@ def plot(
 
 def _marker(trace: Trace, g: Glyphs) -> str:
     """What it is drawn with: without colours, what is behind gets a sign of its own."""
-    if trace.style in ("ghost", "guide", "sick") and (g.ascii or not g.coloured):
+    if trace.style in ("ghost", "guide", "") and (g.ascii or not g.coloured):
         return "."
     return "*" if g.ascii else "hd" if g.coloured else "o"
 
@@ -123,7 +140,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             *_numbers_of_weight(row.weight, width, g),
             *plot("update:data, log10; its guide is -3", _updates(row.weight, width), width, height - 3, g),
         ]
-    lines += _numbers(row.layer, is_bounded(row), width, g)
+    lines += _numbers(row, row.layer, norms(rows(view)), width, g)
     if row.weight is not None:
         lines += _numbers_of_weight(row.weight, width, g)
     rest = height - len(lines)
@@ -150,27 +167,29 @@ def _facts(facts: Sequence[Fact], width: int) -> list[Line]:
     """As many on a line as fit whole."""
     lines: list[Line] = [[]]
     for name, text, style in facts:
-        fact: Line = [(f" {name} ", "dim"), (text + " ", style)]
+        fact: Line = [(f" {name} ", "dim"), (("!" if style == "sick" else "") + text + " ", style)]
         if lines[-1] and cells(lines[-1]) + cells(fact) > width:
             lines.append([])
         lines[-1] += fact
     return lines
 
 
-def _numbers(trace: LayerTrace, limited: bool, width: int, g: Glyphs) -> list[Line]:
+def _numbers(row: Row, trace: LayerTrace, against: Norms, width: int, g: Glyphs) -> list[Line]:
     activation, gradient = trace.layer.activation, trace.layer.gradient
-    unchecked = "not checked yet" if math.isfinite(activation.std) else "cannot be told"
+    unchecked = "unchecked" if math.isfinite(activation.std) else "cannot be told"
     dead = unchecked if activation.dead is None else f"{activation.dead} of {activation.units}"
-    share = f"|a| > {SATURATED:g}" if limited else "in the flat region"
-    facts = (
+    share = f"|a| > {SATURATED:g}" if is_bounded(row) else "in the flat region"
+    facts = [
         ("mean", glyph.fixed(activation.mean, 6, 3, plus=True, glyphs=g).strip(), "activation"),
-        ("std", glyph.fixed(activation.std, 5, 3, glyphs=g).strip(), "activation"),
-        (share, glyph.percent(activation.saturated, 0), "activation"),
-        ("dead", dead, ""),
-        ("gradient mean", glyph.scientific(gradient.mean, g), "gradient"),
-        ("std", glyph.scientific(gradient.std, g), "gradient"),
-    )
-    return _facts(facts, width)
+        ("std", glyph.fixed(activation.std, 5, 3, glyphs=g).strip(),
+         "sick" if spread_sick(row, against.first_std) else "activation"),
+        (share, glyph.percent(activation.saturated, 0), "sick" if saturated_sick(row) else "activation"),
+        ("dead", dead, "sick" if activation.dead else ""),
+    ]  # fmt: skip
+    if width >= 100:
+        facts.append(("gradient mean", glyph.scientific(gradient.mean, g), "gradient"))
+    style = "sick" if gradient_sick(row, against.gradient_std) else "gradient"
+    return _facts([*facts, ("gradient std", glyph.scientific(gradient.std, g), style)], width)
 
 
 def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
@@ -181,8 +200,9 @@ def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
         ("data std", glyph.scientific(weight.data_std), ""),
         ("grad std", glyph.scientific(weight.grad_std), ""),
         ("grad:data", glyph.scientific(weight.grad_data_ratio), ""),
-        ("update:data", glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip(), "update"),
-    )
+        ("update:data", glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip(),
+         "sick" if update_sick(weight.update_data_log10, weight) else "update"),
+    )  # fmt: skip
     return _facts(facts, width)
 
 
@@ -205,19 +225,21 @@ def _densities(
     own = _bars("now", *now, title, limited)
     ghost = _bars(name, first, first.counts, "ghost", limited)
     if ghost and own and max(ghost[0].y) > (top := HIGHER * max(own[0].y)):
-        ghost = [ghost[0]._replace(name=f"{name}, cut off", y=[min(y, top) for y in ghost[0].y])]
+        ghost = [ghost[0]._replace(name=f"{name} cut", y=[min(y, top) for y in ghost[0].y])]
     return f"{title}, density" + NONE_NOW * (not own), ghost + own
 
 
 def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     now = trace.layer.activation.histogram, trace.activation_counts
     limited = bounded(trace.layer.kind)
-    return plot(*_densities("activation", trace, trace.first.activation.histogram, now, limited), width, height, g)
+    return plot(
+        *_densities("activation", trace, trace.first.activation.histogram, now, limited), width, height, g, (0,)
+    )
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     now = trace.layer.gradient.histogram, trace.gradient_counts
-    return plot(*_densities("gradient", trace, trace.first.gradient.histogram, now, False), width, height, g)
+    return plot(*_densities("gradient", trace, trace.first.gradient.histogram, now, False), width, height, g, (0,))
 
 
 def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
@@ -229,8 +251,8 @@ def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
 def _course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     std, saturated = _points(trace.std, width), _points(trace.saturated, width)
     return plot("over steps", [
-        Trace("std", *std, "activation"), Trace("share saturated", *saturated, "sick"),
-    ], width, height, g)  # fmt: skip
+        Trace("std", *std, "activation"), Trace("share saturated", *saturated, ""),
+    ], width, height, g, (0, 1))  # fmt: skip
 
 
 def _gradient_course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 from app import glyphs as glyph
 from app.glyphs import escape
 from app.history import STILL
 from app.keys import footer
-from app.views.lines import Line, cut, ends, fit, width
+from app.views.lines import Line, Span, cut, ends, fit, width
 from app.views.state import View
 from makemore_core.command import shown
 from makemore_core.config import Value
+from makemore_core.doctor import LIMITS
 from makemore_core.presets import PRESETS, preset_of, settings_of
 from makemore_core.snapshot import Snapshot
 
@@ -21,6 +23,8 @@ WORDS = {
     "stopped": ("stopped", "note"), "crashed": ("crashed", "sick"), "diverged": ("diverged", "sick"),
     "unresponsive": ("lost", "sick"),
 }  # fmt: skip
+
+RUNNING = len("  9,990/s  eta 0:30 training")  # cells behind the step while training runs
 
 
 def state_word(view: View) -> tuple[str, str]:
@@ -41,9 +45,18 @@ def loss_number(value: float | None, places: int = 3) -> str:
     return glyph.word(value) or (f"{value:.{places}f}" if abs(value) < 1000 else glyph.scientific(value))
 
 
-def shown_loss(snapshot: Snapshot, paused: bool) -> str:
+def loss_span(value: float | None, expected: float | None, style: str, places: int = 3) -> Span:
+    """A loss in its style, or as what is sick, with the sign of that: no number, or clearly above the uniform guess."""
+    most = math.inf if expected is None else expected + LIMITS["risen"].value
+    sick = value is not None and not (math.isfinite(value) and value <= most)
+    return ("!" * sick + loss_number(value, places), "sick" if sick else style)
+
+
+def _loss(snapshot: Snapshot, paused: bool, style: str = "loss") -> Span:
     """The loss to show: smoothed, but in a pause, where single steps are taken, the minibatch's own."""
-    return loss_number(snapshot.loss, 4) if paused else loss_number(snapshot.smoothed_loss)
+    if paused:
+        return loss_span(snapshot.loss, snapshot.expected_loss, style, 4)
+    return loss_span(snapshot.smoothed_loss, snapshot.expected_loss, style)
 
 
 def _is_paused(snapshot: Snapshot) -> bool:
@@ -74,9 +87,13 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if cells >= 100:
         told = [("  ", ""), *(span for fact in _facts(view, snapshot, cells // 2) for span in (*fact, ("  ", "")))]
         return [*_first(view, snapshot, [], cells - width(told) - width(badge)), *told, *badge]
-    loss = shown_loss(snapshot, _is_paused(snapshot))
     name = glyph.clip(escape(snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs)
-    left: Line = [(name, "title"), (f" {snapshot.step:,}", ""), (" loss ", "dim"), (loss, "loss")]
+    left: Line = [
+        (name, "title"),
+        (f" {snapshot.step:,}", ""),
+        (" loss ", "dim"),
+        _loss(snapshot, _is_paused(snapshot)),
+    ]
     if cells < 34:
         left = [(f" {glyph.short(snapshot.step)} ", ""), left[-1]] if cells < 26 else left[1:]
     return ends(left, badge, cells, view.glyphs)
@@ -96,7 +113,8 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         middle.append((" held", "note") if snapshot.state == "running" else (f"  held to {snapshot.pace:g}/s", "note"))
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
-    room = cells - width(middle) - width(badge) - 2
+    # as much is kept free in a pause as rate and eta take, so that going on moves nothing
+    room = cells - 2 - max(width(middle) + width(badge), len(f"step {steps}") + RUNNING)
     title, run = escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)
     preset, other = goes_by(snapshot)
     preset = glyph.escape(preset, ascii=g.ascii)
@@ -141,40 +159,44 @@ def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tup
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
     """The losses and what else is worth a word, as many as fit."""
     paused, splits = _is_paused(snapshot), snapshot.splits
-    facts: list[Line] = [[("batch loss " if paused else "loss ", "dim"), (shown_loss(snapshot, paused), "loss")]]
+    nets: list[Line] = [[("batch " if paused else "loss ", "dim"), _loss(snapshot, paused)]]
     if snapshot.twin is not None:
-        facts.append([("twin ", "dim"), (shown_loss(snapshot.twin, paused), "twin")])
+        nets.append([("twin ", "dim"), _loss(snapshot.twin, paused, "twin")])
+    # in a pause they have a digit more, and the first a longer name: room for that is kept
+    facts: list[Line] = [
+        [*net, (" " * (len("batch 2.1234") - (at > 0) - width(net)), "")] for at, net in enumerate(nets)
+    ]
     if cells >= 110 and splits is not None and splits.train is not None:
-        facts.append([("train ", "dim"), (loss_number(splits.train), "")])
+        facts.append([("train ", "dim"), loss_span(splits.train, snapshot.expected_loss, "")])
     if splits is not None and splits.val is not None:
-        facts.append([("val ", "dim"), (loss_number(splits.val), "val"), (f" at {glyph.short(splits.step):<5}", "dim")])
+        val = loss_span(splits.val, snapshot.expected_loss, "val")
+        facts.append([("val ", "dim"), val, (f" at {glyph.short(splits.step):<5}", "dim")])
     if snapshot.expected_loss is not None:
         facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
-    if snapshot.state == "running":
-        share = f"{100 * snapshot.overhead:.1f} %"
-        facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
     if cells >= 110 and snapshot.lr is not None:
         facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
     if cells >= 150:
-        if not paused:
-            facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
         if snapshot.params:
             facts.append([(f"{snapshot.params:,}", ""), (" parameters", "dim")])
         if snapshot.attempt:
             facts.append([("attempt ", "dim"), (str(snapshot.attempt), "")])
+    if snapshot.state == "running":  # behind what stays
+        share = glyph.percent(snapshot.overhead).strip()
+        facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
+        if cells >= 150:
+            facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
     while sum(width(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
         facts.pop()
     return facts
 
 
 def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
-    g, facts = view.glyphs, _facts(view, snapshot, cells)
-    right: Line = [span for fact in facts for span in [("  ", ""), *fact]]
-    room = max(0, cells - width(right))
-    if snapshot.steps:
-        done, left = glyph.progress(snapshot.step / snapshot.steps, room, g)
-        return [(done, "progress"), (left, "faint"), *right]
-    return [(g.progress_left * room, "faint"), *right]
+    """How far, in a share of the width that no figure changes while there is room for all, and the losses."""
+    g = view.glyphs
+    told: Line = [span for fact in _facts(view, snapshot, cells) for span in [("  ", ""), *fact]]
+    room = max(0, min(cells // 5, cells - width(told)))
+    done, left = glyph.progress(snapshot.step / snapshot.steps if snapshot.steps else 0.0, room, g)
+    return fit([(done, "progress"), (left, "faint"), *told], cells, g)
 
 
 def _seen_at(view: View, snapshot: Snapshot) -> str:

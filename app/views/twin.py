@@ -9,7 +9,7 @@ from app.history import History
 from app.views.curve import Course, lines_over_steps, loss_axis
 from app.views.lines import Line, beside, block, heading
 from app.views.state import View
-from app.views.status import loss_number
+from app.views.status import loss_span
 from app.views.table import needed, table, tallest
 from makemore_core.command import Twin, say
 
@@ -20,8 +20,11 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     """The body of the screen."""
     twin = view.history.twin
     if twin is None or twin.snapshot is None or view.history.snapshot is None:
-        lines: list[Line] = [[("no twin yet: ", "title"), ("t trains a second net that differs in a setting,", "")]]
-        lines.append([("with the same seed and the same minibatches, step by step beside this one", "")])
+        lines: list[Line] = [heading("twin", "none yet" if view.obeyed else "none", width, view.glyphs)]
+        if view.obeyed:
+            words = "t trains a second net that differs in a setting, "
+            words += "with the same seed and the same minibatches, step by step beside this one"
+            lines += [[(" " + line, "")] for line in glyph.wrap(words, width - 2)]
         return block(lines, width, height, view.glyphs)
     other, half = replace(view, history=twin), (width - 2) // 2
     tall = min(tallest(view, height), tallest(other, height))
@@ -47,8 +50,10 @@ def _side(view: View, name: str, width: int, height: int, tall: int) -> list[Lin
     """One net: its name and losses, and its rows."""
     snapshot = view.history.snapshot
     assert snapshot is not None
-    val = f"  val {loss_number(snapshot.splits.val)}" if snapshot.splits and snapshot.splits.val is not None else ""
-    note: Line = [(f"loss {loss_number(snapshot.smoothed_loss)}{val}", "loss" if name == "this run" else "twin")]
+    style, expected = "loss" if name == "this run" else "twin", snapshot.expected_loss
+    note: Line = [("loss ", style), loss_span(snapshot.smoothed_loss, expected, style)]
+    if snapshot.splits and snapshot.splits.val is not None:
+        note += [("  val ", style), loss_span(snapshot.splits.val, expected, style)]
     title = glyph.escape(view.glyphs.text(name), ascii=view.glyphs.ascii)
     return [heading(title, note, width, view.glyphs), *table(view, width, height - 1, tall)]
 
