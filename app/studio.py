@@ -24,6 +24,7 @@ from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen, scrolled
+from app.views.doctor import examined
 from app.views.state import MOVES, View, rows, selected
 from makemore_core.command import (
     Back,
@@ -213,7 +214,7 @@ class Studio(App[int]):
         if self.doctor is None or not self.unexamined or self.state.frozen or now - self.examined < 1.0:
             return
         self.examined = now
-        self.state = replace(self.state, findings=tuple(self.doctor(self.unexamined)))
+        self.state = examined(self.state, tuple(self.doctor(self.unexamined)))
         self.unexamined = []
 
     def ask_for_exhibit(self, now: float) -> None:

@@ -22,7 +22,8 @@ Severity: TypeAlias = Literal["warning", "serious"]
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong. `layer` is the index of the row it shows in, None for the whole net.
 
-    `fix` are the changes of a `Set` command that would try the suggestion, None where there is no such change.
+    `fix` are the changes of a `Set` command that would try the suggestion, None where there is no such change. `past`:
+    the net began so, and does not show it any more.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     fix: dict[str, int | float | bool | str] | None = None
     layer: int | None = None
     severity: Severity = "warning"
+    past: bool = False
 
 
 class Limit(NamedTuple):
@@ -74,9 +76,8 @@ LIMITS: dict[str, Limit] = {
 }
 
 RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
-RECENT_RATIOS = 5  # and the median of the ratios of as many snapshots
 STARTS = 16  # attempts whose start is remembered
-RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run
+RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run; the rest is noisy too: judge their median
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
 GUIDE = -3.0
 
@@ -116,7 +117,9 @@ _WHY = {
 
 
 class _Run(NamedTuple):
-    """What the rules look at: the latest snapshot, the earliest of the same net, and a smoothed recent past."""
+    """What the rules look at: the latest snapshot, its layers steadied, the earliest of the same net where that is of
+    the start, and a smoothed recent past.
+    """
 
     now: Snapshot
     start: Snapshot | None
@@ -130,21 +133,21 @@ class _Run(NamedTuple):
         recent = self.losses[-RECENT_LOSSES:]
         return sum(recent) / len(recent) if recent else self.now.loss
 
-    def seen(self) -> Iterator[tuple[Snapshot, bool]]:
-        """The snapshots whose layers are judged, each with whether it is of the start."""
-        for snapshot in (self.start, self.now):
-            if snapshot is not None and _finite(snapshot.layers) and (snapshot is self.now or snapshot.step <= START):
-                yield snapshot, snapshot.step <= START
+    @property
+    def early(self) -> bool:
+        """Whether this is the start."""
+        return self.now.step <= START
 
 
 def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Finding, ...]:
-    """What is wrong, the gravest first; `recent` are earlier snapshots, oldest first, as many as there are.
+    """What is wrong, the gravest first, what is past last; `recent` are earlier snapshots, oldest first, as many as
+    there are.
 
     With the first snapshots of a run at hand the initialisation is judged too, and noise is averaged out.
     """
     run = _look(snapshot, recent)
     found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
-    return tuple(sorted(found, key=lambda finding: finding.severity != "serious"))
+    return tuple(sorted(found, key=lambda finding: (finding.past, finding.severity != "serious")))
 
 
 def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
@@ -192,15 +195,37 @@ def _look(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
     same = [s for s in recent if s.attempt == now.attempt and s.step <= now.step and _drawn(s) == _drawn(now)]
     past = [*(s for s in same if s is not now), now]  # a run's last snapshot may come twice, once without its losses
     start = next((s for s in past if s.layers), None)
+    if start is not None and not (start.step <= START and _finite(start.layers)):
+        start = None
+    taken = {s.step if s.layers_step is None else s.layers_step: s for s in past if 2 * s.step >= now.step}
+    latest = list(taken.values())[-RECENT_SNAPSHOTS:]
     values: dict[str, list[float]] = {}
-    for snapshot in [s for s in past if 2 * s.step > now.step][-RECENT_RATIOS:]:
+    for snapshot in latest:
         for weight in snapshot.weights:
             if math.isfinite(weight.update_data_log10) and snapshot.lr == now.lr:
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
-    latest = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]
-    losses = tuple(loss for snapshot in latest for loss in snapshot.losses)
+    whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]  # without a gap
+    losses = tuple(loss for snapshot in whole for loss in snapshot.losses)
     updates = {weight.name: _median(values[weight.name]) for weight in now.weights if weight.name in values}
-    return _Run(now, start, losses, len(losses), updates)
+    steady = _steady(now.layers, [s.layers for s in latest if s.config == now.config])
+    return _Run(msgspec.structs.replace(now, layers=steady), start, losses, len(losses), updates)
+
+
+def _steady(now: Sequence[Layer], recent: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
+    """The latest layers with the medians of what is judged of them; one that is not finite as it is."""
+    values: dict[str, list[tuple[float, float, float]]] = {}
+    for layer in itertools.chain.from_iterable(recent):
+        if _finite([layer]):
+            judged = layer.activation.std, layer.activation.saturated, layer.gradient.std
+            values.setdefault(_row(layer), []).append(judged)
+    out = list(now)
+    for at, layer in enumerate(now):
+        if _finite([layer]) and _row(layer) in values:
+            std, saturated, gradient_std = map(_median, zip(*values[_row(layer)], strict=True))
+            activation = msgspec.structs.replace(layer.activation, std=std, saturated=saturated)
+            gradient = msgspec.structs.replace(layer.gradient, std=gradient_std)
+            out[at] = msgspec.structs.replace(layer, activation=activation, gradient=gradient)
+    return tuple(out)
 
 
 def _drawn(snapshot: Snapshot) -> dict[str, Value]:
@@ -240,22 +265,21 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
 
 
 def _saturated(run: _Run) -> Iterator[Finding]:
-    for snapshot, start in run.seen():
-        worst = max(
-            snapshot.layers, key=lambda layer: layer.activation.saturated - most_saturated(layer, start), default=None
-        )
-        if worst is not None and worst.activation.saturated > most_saturated(worst, start):
-            share = f"{100 * worst.activation.saturated:.0f} %"
-            many = sum(layer.activation.saturated > most_saturated(layer, start) for layer in snapshot.layers)
-            where = f"{share} of {_row(worst)}" + (f", {many} of {len(snapshot.layers)} layers" if many > 1 else "")
-            off = _relu_like(worst)
-            evidence = f"{where} {'off' if off else 'beyond 0.97'}{_at(snapshot, run)}"
-            same = (layer for layer in run.now.layers if (layer.index, layer.kind) == (worst.index, worst.kind))
-            if snapshot is not run.now and (now := next(same, None)) is not None:
-                evidence += f", {100 * now.activation.saturated:.0f} % now"
-            what = "nearly all units are off" if off else "the nonlinearity is saturated"
-            yield _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
-            return
+    then, now = run.start.layers if run.start else (), run.now.layers if _finite(run.now.layers) else ()
+    began = {_row(layer) for layer in then if _excess(layer, True) > 0}  # judged as strictly later
+    for layers in (now, then):
+        sick = {layer: over for layer in layers if (over := _excess(layer, run.early or _row(layer) in began)) > 0}
+        if not sick:
+            continue
+        worst = max(sick, key=sick.__getitem__)
+        off = _relu_like(worst)
+        where = _row(worst) + (f", {len(sick)} of {len(layers)} layers" if len(sick) > 1 else "")
+        evidence = f"{100 * worst.activation.saturated:.0f} % of {where} {'off' if off else 'beyond 0.97'}"
+        what = "nearly all units are off" if off else "the nonlinearity is saturated"
+        found = _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
+        shares = [f"{100 * layer.activation.saturated:.0f} %" for layer in now if _row(layer) == _row(worst)]
+        yield found if layers is now else _past(found, run, "".join(shares))
+        return
 
 
 def _dead_units(run: _Run) -> Iterator[Finding]:
@@ -271,24 +295,66 @@ def _dead_units(run: _Run) -> Iterator[Finding]:
     yield _finding("dead-units", "dead units", evidence, *_smaller(run), layer=worst.index, severity="serious")
 
 
+class _Course(NamedTuple):
+    """How a std runs through the depth: the finding that this is, None for none, and the numbers in short."""
+
+    finding: Finding | None
+    ends: str
+
+
 def _spread(run: _Run) -> Iterator[Finding]:
-    for snapshot, start in run.seen():
-        layers = snapshot.layers
-        if len(layers) < 3 or layers[0].activation.std <= 0:
-            continue
-        # one layer that differs is no trend: of a deep net its last quarter is judged
-        end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
-        first, last = layers[0].activation.std, _median([layer.activation.std for layer in end])
-        ratio, steps = last / first, len(layers) - 1
-        if _one_step(layers):
-            continue
-        shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"].value
-        if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"].value:
-            continue
-        name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
-        evidence = f"std {first:.2g} → {last:.2g}, × {ratio ** (1 / steps):.2f} a layer{_at(snapshot, run)}"
-        yield _finding(name, f"the spread {what} with depth", evidence, *_right_gain(run), layer=layers[-1].index)
-        return
+    yield from _then_and_now(run, _spread_of)
+
+
+def _gradient_flow(run: _Run) -> Iterator[Finding]:
+    yield from _then_and_now(run, _gradients_of)
+
+
+def _then_and_now(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Course]) -> Iterator[Finding]:
+    """What is wrong now, and what else was at the start; a net that began sick is judged as strictly later."""
+    then = course(run, run.start.layers, True).finding if run.start else None
+    now, ends = None, ""
+    if _finite(run.now.layers):
+        now, ends = course(run, run.now.layers, run.early or then is not None)
+    if now:
+        yield now
+    if then and not (now and now.name == then.name):
+        yield _past(then, run, ends)
+
+
+def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
+    # one layer that differs is no trend: of a deep net its last quarter is judged
+    end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
+    first, last = layers[0].activation.std, _median([layer.activation.std for layer in end])
+    ends = f"{first:.2g} → {last:.2g}"
+    if len(layers) < 3 or first <= 0 or _one_step(layers):
+        return _Course(None, ends)
+    ratio = last / first
+    shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"].value
+    if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"].value:
+        return _Course(None, ends)
+    name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
+    evidence = f"std {ends}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
+    return _Course(_finding(name, f"the spread {what} with depth", evidence, *_right_gain(run),
+                            layer=layers[-1].index), ends)  # fmt: skip
+
+
+def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
+    del start  # a gradient's course is judged alike whenever it is
+    first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
+    ends = f"{last:.1e} → {first:.1e}"
+    if len(layers) < 3 or not (first > 0 and last > 0):
+        return _Course(None, ends)
+    total = abs(math.log(first / last))
+    uneven = total / steps > math.log(LIMITS["gradient_layer"].value)
+    if not (uneven and total > math.log(LIMITS["gradient_total"].value)) and total <= math.log(
+        LIMITS["gradient_depth"].value
+    ):
+        return _Course(None, ends)
+    name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
+    evidence = f"std {ends} from last to first, × {(first / last) ** (1 / steps):.2f} a layer"
+    return _Course(_finding(name, f"gradients {what} towards the input", evidence, *_right_gain(run),
+                            layer=layers[0].index), ends)  # fmt: skip
 
 
 def _one_step(layers: Sequence[Layer]) -> bool:
@@ -298,25 +364,6 @@ def _one_step(layers: Sequence[Layer]) -> bool:
     steps = [math.log(b.activation.std / a.activation.std) for a, b in itertools.pairwise(layers)]
     total = sum(steps)
     return max(step * math.copysign(1, total) for step in steps) > 0.75 * abs(total)
-
-
-def _gradient_flow(run: _Run) -> Iterator[Finding]:
-    for snapshot, _ in run.seen():
-        layers = snapshot.layers
-        if len(layers) < 3 or not all(layer.gradient.std > 0 for layer in (layers[0], layers[-1])):
-            continue
-        first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
-        total = abs(math.log(first / last))
-        uneven = total / steps > math.log(LIMITS["gradient_layer"].value)
-        if (uneven and total > math.log(LIMITS["gradient_total"].value)) or total > math.log(
-            LIMITS["gradient_depth"].value
-        ):
-            name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
-            ratio = (first / last) ** (1 / steps)
-            evidence = f"std {last:.1e} → {first:.1e} from last to first, × {ratio:.2f} a layer{_at(snapshot, run)}"
-            fix = _right_gain(run)
-            yield _finding(name, f"gradients {what} towards the input", evidence, *fix, layer=layers[0].index)
-            return
 
 
 def _last_layer(run: _Run) -> Iterator[Finding]:
@@ -493,10 +540,12 @@ def _other_rate(run: _Run, ratio: float) -> Advice:
 
 
 def _slower(run: _Run) -> Advice:
-    grows = run.start is not None and run.start.step <= START and _finite(run.start.layers) and len(
-        run.start.layers) >= 3 and run.start.layers[-1].activation.std > LIMITS[
-        "grow_at_start"].value * run.start.layers[0].activation.std  # fmt: skip
-    return _right_gain(run) if grows else _rate(run, 0.1, "to keep it from blowing up")
+    began = _spread_of(run, run.start.layers, True).finding if run.start else None
+    return (
+        _right_gain(run)
+        if began and began.name == "activations-grow"
+        else _rate(run, 0.1, "to keep it from blowing up")
+    )
 
 
 def _faster(run: _Run) -> Advice:
@@ -527,8 +576,11 @@ def _finding(name: str, what: str, evidence: str, suggestion: str, fix: Mapping[
                    fix=None if fix is None else dict(fix), layer=layer, severity=severity)  # fmt: skip
 
 
-def _at(snapshot: Snapshot, run: _Run) -> str:
-    return f", at step {snapshot.step:,}" if snapshot is not run.now else ""
+def _past(finding: Finding, run: _Run, now: str) -> Finding:
+    """The finding of the start, beside the numbers of `now`, where there are any."""
+    assert run.start
+    evidence = f"{finding.evidence}, at step {run.start.step:,}" + (f", {now} now" if now else "")
+    return msgspec.structs.replace(finding, what=f"at the start {finding.what}", evidence=evidence, past=True)
 
 
 def _row(layer: Layer) -> str:
@@ -546,6 +598,10 @@ def _relu_like(layer: Layer) -> bool:
 def most_saturated(layer: Layer, start: bool) -> float:
     """The share (0..1) of this layer that may be saturated at most, at the start or later."""
     return LIMITS["off" if _relu_like(layer) else "saturated_at_start" if start else "saturated"].value
+
+
+def _excess(layer: Layer, start: bool) -> float:
+    return layer.activation.saturated - most_saturated(layer, start)
 
 
 def _finite(layers: Sequence[Layer]) -> bool:

@@ -268,11 +268,51 @@ def test_a_chart_remembers_how_the_run_began() -> None:
         layers = tuple(msgspec.structs.replace(row, activation=past[0].layers[0].activation) for row in later.layers)
         chart.see(msgspec.structs.replace(later, step=step, layers=layers, losses=(2.5,) * 100))
     (finding,) = [finding for finding in chart.findings() if finding.name == "activations-shrink"]
-    assert finding.evidence.endswith("at step 1")
+    assert finding.evidence.endswith("at step 1, 0.62 → 0.62 now")
+    assert (finding.what, finding.past) == ("at the start the spread shrinks with depth", True)
     chart.see(msgspec.structs.replace(later, attempt=1, step=0, layers=(), weights=()))
     assert chart.findings() == ()
     chart.see(msgspec.structs.replace(later, attempt=2, origin=0, step=20_000, layers=layers, losses=()))
     assert finding in chart.findings()
+
+
+def with_gradients(*stds: float, **changes: object) -> Snapshot:
+    snapshot = foreign(**changes)  # type: ignore[arg-type]
+    pairs = zip(snapshot.layers, stds, strict=True)
+    layers = (msgspec.structs.replace(a, gradient=msgspec.structs.replace(a.gradient, std=b)) for a, b in pairs)
+    return msgspec.structs.replace(snapshot, layers=tuple(layers))
+
+
+def test_what_is_sick_the_other_way_now_is_told_before_the_start() -> None:
+    then, now = with_gradients(1e-1, 1e-2, 1e-3, 1e-4, step=1), with_gradients(1e-7, 1e-6, 1e-5, 1e-4)
+    assert [(found.name, found.past) for found in findings(now, [then])] == [
+        ("gradients-shrink", False),
+        ("gradients-grow", True),
+    ]
+
+
+def test_a_layer_that_began_saturated_is_judged_as_strictly_later() -> None:
+    then = with_layer(foreign(step=1), 1, saturated=0.6)
+    (still,) = findings(with_layer(foreign(), 1, saturated=0.4), [then])
+    assert (still.evidence, still.past) == ("40 % of layer 1 Mish beyond 0.97", False)
+    (over,) = findings(with_layer(with_layer(foreign(), 0, saturated=0.4), 1, saturated=0.2), [then])
+    assert over.what == "at the start the nonlinearity is saturated"
+    assert (over.evidence, over.past) == ("60 % of layer 1 Mish beyond 0.97, at step 1, 20 % now", True)
+
+
+def test_noise_round_a_limit_makes_no_finding_come_and_go() -> None:
+    for usual, sick in ((0.73, False), (0.77, True)):
+        chart, found = doctor.Chart(), []
+        for at in range(40):
+            noise = 0.02 * ((2, -1, 0, 1, -2)[at % 5])
+            chart.see(with_layer(foreign(step=6000 + 100 * at), 1, saturated=usual + noise))
+            found.append(bool(chart.findings()))
+        assert found[3:] == [sick] * 37
+
+
+def test_what_was_before_a_change_is_no_part_of_the_median() -> None:
+    before = [with_layer(foreign(step=5000 + at, config={"lr": 1.0}), 1, saturated=0.9) for at in range(9)]
+    assert findings(foreign(config={"lr": 0.1}), before) == ()
 
 
 def test_a_past_that_comes_after_the_present() -> None:

@@ -19,6 +19,7 @@ from app.views.answers import stretched
 from app.views.batchnorm import normalised
 from app.views.curve import Axis
 from app.views.deadmap import flags
+from app.views.doctor import examined
 from app.views.lines import text_of, width
 from app.views.state import Pressed, View, selected
 from makemore_core import dataset
@@ -411,6 +412,16 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     assert "std 0.62 → 0.32" in shown
     assert "gain 1.667 → 1.667" in shown
     assert "nothing to report" in words(replace(view("doctor"), findings=()))
+
+
+def test_the_finding_under_the_cursor_stays_there_when_another_comes_above_it() -> None:
+    other = msgspec.structs.replace(canned.FOUND, name="saturated", fix={"norm": "batch"})
+    state = examined(view("doctor"), (other, canned.FOUND))
+    assert command(state, "enter") == Set({"gain": 5 / 3})
+    assert command(examined(state, (canned.FOUND,)), "enter") == Set({"gain": 5 / 3})
+    assert command(examined(state, (other,)), "enter") == Set({"norm": "batch"})
+    unseen = examined(replace(view("doctor"), screen="dashboard"), (other, canned.FOUND))
+    assert command(replace(unseen, screen="doctor"), "enter") == Set({"norm": "batch"})
 
 
 def test_what_enter_does_is_told_on_a_small_screen_and_not_where_it_may_not() -> None:

@@ -234,17 +234,19 @@ def test_what_is_no_number_is_a_word() -> None:
     assert "not finite from step 2,050" in picture
 
 
-def test_hidden_layers_are_counted() -> None:
+def test_hidden_layers_are_counted_and_the_sick_among_them() -> None:
     state = view([canned.snapshot(canned.HUNDRED)])
+    ill = []
     for cursor in (0, 1, 7, 50, 95, 101):
         picture = text_of(draw(replace(state, cursor=cursor), 80, 24))
-        above = next((int(line.split()[1]) for line in picture if line.endswith("more above")), 0)
-        below = next((int(line.split()[1]) for line in picture if line.endswith("more below")), 0)
         head = next(at for at, line in enumerate(picture) if line.lstrip().startswith("layer"))
         rule = next(at for at, line in enumerate(picture) if line.startswith("─ loss"))
-        shown = rule - head - 1 - (above > 0) - (below > 0)
-        assert above + shown + below == 102
+        hidden = [line.split() for line in picture[head:rule] if " more " in line]
+        shown = [line for line in picture[head + 1 : rule] if " more " not in line]
+        assert sum(int(words[1]) for words in hidden) + len(shown) == 102
         assert any(line.startswith("▸") for line in picture)
+        ill.append(sum(int(words[4]) for words in hidden if words[-1] == "!") + sum("!" in line for line in shown))
+    assert set(ill) == {max(ill)} != {0}
 
 
 @pytest.mark.parametrize(("count", "height"), [(102, 10), (5, 5), (6, 5), (7, 5), (3, 1), (1, 1), (50, 2)])
@@ -327,6 +329,24 @@ def test_a_finding_that_is_cut_off_says_so() -> None:
     long = structs.replace(canned.FOUND, suggestion=" ".join(["so much to do"] * 30))
     assert "…" in "".join(text_of(side_column(view(NETS["healthy"](), findings=(long,)), 26, 15))[-1])
     assert "…" not in "".join(text_of(side_column(view(NETS["healthy"](), findings=(long,)), 38, 40)))
+    many = tuple(structs.replace(long, what=f"trouble {at}") for at in range(4))
+    shown = text_of(side_column(view(NETS["healthy"](), findings=many), 38, 15))
+    assert all(any(line == f"!trouble {at}" for line in shown) for at in range(4))
+    assert len(shown) == 15
+    assert "…" in shown[shown.index("!trouble 1") - 1]
+    many = tuple(structs.replace(long, what=f"trouble {at} of the kind that is long") for at in range(4))
+    assert [line[:10] for line in text_of(side_column(view(NETS["healthy"](), findings=many), 26, 9))[-4:]] == [
+        f"!trouble {at}" for at in range(4)
+    ]
+
+
+def test_what_was_at_the_start_only_is_told_quietly() -> None:
+    for past, style in ((True, "dim"), (False, "sick")):
+        found = structs.replace(canned.FOUND, past=past)
+        (line,) = (
+            line for line in side_column(view(NETS["healthy"](), findings=(found,)), 38, 20) if "!" in line[0][0]
+        )
+        assert {of for text, of in line if text.strip()} == {style}
 
 
 def test_the_head_of_the_meter_is_that_of_the_units() -> None:

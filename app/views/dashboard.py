@@ -9,9 +9,9 @@ from app import glyphs as glyph
 from app.views.curve import Course, lines_over_steps, loss_curve
 from app.views.lines import Line, beside, block, heading
 from app.views.lines import width as width_of
-from app.views.state import UPDATE_HIGH, UPDATE_LOW, Row, View, rows
+from app.views.state import UPDATE_HIGH, UPDATE_LOW, Row, View, rows, style_of
 from app.views.table import needed, table, tallest
-from makemore_core.doctor import GUIDE
+from makemore_core.doctor import GUIDE, Finding
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
 LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
@@ -90,15 +90,14 @@ def side_column(view: View, width: int, height: int) -> list[Line]:
     """Sampled names above, findings below."""
     if view.findings is None:
         return names(view, width, height)
-    told = findings(view, width)
-    room = max(min(4, height - 1), height - len(told))
-    return [*names(view, width, room), *_cut(told, height - room, width, view.glyphs)]
+    told = findings(view, width, height - min(4, height - 1))
+    return [*names(view, width, height - len(told)), *told]
 
 
 def _cut(lines: list[Line], height: int, width: int, g: glyph.Glyphs) -> list[Line]:
-    """The first lines, with a sign at their end where more was said; a heading alone says it itself."""
-    if len(lines) <= height or height < 2:
-        return lines[:height]
+    """The first lines, with a sign at their end where more was said."""
+    if len(lines) <= height or height < 1:
+        return lines[: max(0, height)]
     *before, (text, style) = lines[height - 1]
     return [*lines[: height - 1], [*before, (glyph.clip(f"{text} {g.ellipsis}", width - width_of(before), g), style)]]
 
@@ -129,19 +128,28 @@ def names(view: View, width: int, height: int) -> list[Line]:
     return block(lines, width, height, g)
 
 
-def findings(view: View, width: int) -> list[Line]:
-    """What the doctor has found; nothing is good news."""
+def findings(view: View, width: int, height: int) -> list[Line]:
+    """What the doctor has found, in `height` lines at most: all the titles, and as much about them, the first ones
+    first, as has room. Nothing is good news.
+    """
     g = view.glyphs
     found = view.findings or ()
-    lines = [heading("doctor", "" if not found else f"{len(found)} finding{'s' * (len(found) > 1)}", width, g)]
-    if not found:
-        lines.append([(" nothing to report", "good")])
-    for finding in found:
-        title, *rest = _wrapped(finding.what, width - 2, g) or [""]
-        lines.append([("!", "sick"), (title, "sick")])
-        lines += [[(" " + line, "sick")] for line in rest]
-        lines += [[(" " + line, "dim")] for line in _wrapped(f"{finding.evidence}; {finding.suggestion}", width - 2, g)]
-    return lines
+    head = heading("doctor", "" if not found else f"{len(found)} finding{'s' * (len(found) > 1)}", width, g)
+    lines: list[Line] = [] if found else [[(" nothing to report", "good")]]
+    titles = [_title(finding, width, g) for finding in found]
+    if sum(map(len, titles)) > height - 1:
+        titles = [_cut(title, 1, width, g) for title in titles]
+    room = height - 1 - sum(map(len, titles))
+    for finding, title in zip(found, titles, strict=True):
+        about = [[(" " + line, "dim")] for line in _wrapped(f"{finding.evidence}; {finding.suggestion}", width - 2, g)]
+        lines += [*title, *_cut(about, room, width, g)]
+        room -= len(about)
+    return [head, *_cut(lines, height - 1, width, g)]
+
+
+def _title(finding: Finding, width: int, g: glyph.Glyphs) -> list[Line]:
+    words = _wrapped(finding.what, width - 2, g)
+    return [[(" " if at else "!", style_of(finding)), (line, style_of(finding))] for at, line in enumerate(words)]
 
 
 def _wrapped(text: str, width: int, g: glyph.Glyphs) -> list[str]:

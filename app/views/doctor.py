@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View, listed
+from app.views.state import Pressed, View, listed, style_of
 from makemore_core.command import Set, say
 from makemore_core.doctor import Finding
 
@@ -20,6 +22,14 @@ def press(view: View, key: str) -> Pressed | None:
         fix = _selected(view, found).fix if found else None
         return Pressed(view, Set(fix) if fix else None)
     return None
+
+
+def examined(view: View, found: tuple[Finding, ...]) -> View:
+    """The view with new findings; while they are looked at, the one under the cursor stays there if it is found."""
+    names = [finding.name for finding in found]
+    if view.screen == "doctor" and view.findings and (name := _selected(view, view.findings).name) in names:
+        view = keep(view, doctor_row=names.index(name))
+    return replace(view, findings=found)
 
 
 def _selected(view: View, found: tuple[Finding, ...]) -> Finding:
@@ -46,7 +56,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         def row(at: int) -> list[Line]:
             here = found[at] is chosen_one
             title = glyph.escape(found[at].what, ascii=g.ascii)
-            return [[(f"{g.cursor if here else ' '}!{title}", "cursor" if here else "sick")]]
+            return [[(f"{g.cursor if here else ' '}!{title}", "cursor" if here else style_of(found[at]))]]
 
         lines += listed(len(found), found.index(chosen_one), max(1, room - len(about)), row, g)
         lines += [[]] * (len(lines) + len(about) < height - 1)
@@ -61,7 +71,11 @@ def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line
     """In so many lines; where they are too few, what `enter` does and what to try come before the reasons."""
     snapshot = view.history.snapshot
     change = say(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
-    rows = [("seen", finding.evidence, "sick"), ("why", finding.why, ""), ("try", finding.suggestion, "good")]
+    rows = [
+        ("seen", finding.evidence, style_of(finding)),
+        ("why", finding.why, ""),
+        ("try", finding.suggestion, "good"),
+    ]
     rows += [("enter", change, "note")] if view.obeyed else []
     parts: dict[str, list[Line]] = {}
     for label, words, style in rows:

@@ -50,7 +50,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             (_times(gradient.std, trace.first.gradient.std, g), "dim"),
         ], width, g)]  # fmt: skip
 
-    lines += listed(len(found), cursor, room // tall, row, g)
+    lines += listed(len(found), cursor, room // tall, row, g, lambda at: gradient_sick(found[at], against.gradient_std))
     if plot >= 5:
         plot = max(plot, height - len(lines) - 1)
         lines += [[]] * (height - plot - len(lines))

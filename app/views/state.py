@@ -105,15 +105,24 @@ def window(count: int, cursor: int, height: int) -> tuple[int, int]:
     return first, last
 
 
-def listed(count: int, cursor: int, height: int, row: Callable[[int], Sequence[Line]], g: Glyphs) -> list[Line]:
-    """As many of `count` rows round the cursor as fit, and how many are hidden; `row` gives the lines of one."""
+def listed(
+    count: int, cursor: int, height: int, row: Callable[[int], Sequence[Line]], g: Glyphs,
+    sick: Callable[[int], bool] = lambda _: False,
+) -> list[Line]:  # fmt: skip
+    """As many of `count` rows round the cursor as fit, and how many are hidden, how many of them `sick`; `row` gives
+    the lines of one.
+    """
     first, last = window(count, cursor, height)
-    lines: list[Line] = [[(f" {g.above} {first} more above", "dim")]] if first > 0 else []
+
+    def hidden(rows: range, sign: str, where: str) -> list[Line]:
+        told: Line = [(f" {sign} {len(rows)} more {where}", "dim")]
+        ill = sum(map(sick, rows))
+        return [[*told, (f", {ill} of them !", "sick")] if ill else told] if rows else []
+
+    lines = hidden(range(first), g.above, "above")
     for at in range(first, last):
         lines += row(at)
-    if last < count:
-        lines.append([(f" {g.below} {count - last} more below", "dim")])
-    return lines
+    return lines + hidden(range(last, count), g.below, "below")
 
 
 # From the lectures: where a number stops looking like that of a net that learns.
@@ -154,6 +163,11 @@ def update_sick(value: float, weight: Weight) -> bool:
     """Weights that move too fast, too slowly, or not at all, by the doctor's limits; the last layer's may be faster."""
     ahead = LIMITS["last_layer"].value if weight.layer is None else 0.0
     return not LIMITS["updates_small"].value <= value <= LIMITS["updates_large"].value + ahead
+
+
+def style_of(finding: Finding) -> str:
+    """What was at the start only is told quietly."""
+    return "dim" if finding.past else "sick"
 
 
 def is_bounded(row: Row) -> bool:

@@ -253,6 +253,10 @@ class Sick(NamedTuple):
     gradient: bool
 
 
+def _sick(row: Row, against: Norms) -> Sick:
+    return Sick(spread_sick(row, against.first_std), saturated_sick(row), gradient_sick(row, against.gradient_std))
+
+
 Block: TypeAlias = tuple[tuple[Span, ...], ...]  # the lines of one cell of the table, top first
 
 
@@ -344,11 +348,8 @@ def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, tall:
     weight_columns = tuple(column for column in plan.columns if column[0] in OF_WEIGHT)
     if row.layer is not None:
         scale = 1.0 if is_bounded(row) else history.activation_scale or 1.0
-        sick = Sick(
-            spread_sick(row, against.first_std), saturated_sick(row), gradient_sick(row, against.gradient_std)
-        )  # fmt: skip
         scales = scale, history.gradient_scale or 1.0
-        blocks += _layer_cells(row.layer, row.layer.version, layer_columns, tall, scales, sick, g)
+        blocks += _layer_cells(row.layer, row.layer.version, layer_columns, tall, scales, _sick(row, against), g)
     else:
         blocks += [_blank(cells, tall) for _, cells in layer_columns]
         if row.weight is not None and layer_columns and "shape" not in dict(plan.columns):
@@ -386,7 +387,13 @@ def table(view: View, width: int, height: int, tall: int = 1) -> list[Line]:
     def row(at: int) -> list[Line]:
         return _row(view, found[at], plan, against, at == cursor, tall)
 
-    lines += listed(len(found), cursor, room // tall, row, g)
+    def sick(at: int) -> bool:
+        layer, weight = found[at]
+        dead = bool(layer and layer.layer.activation.dead)
+        moves_badly = bool(weight and update_sick(weight.weight.update_data_log10, weight.weight))
+        return dead or moves_badly or any(_sick(found[at], against))
+
+    lines += listed(len(found), cursor, room // tall, row, g, sick)
     if view.filter:
         everything = len(rows(replace(view, filter="")))
         word = glyph.clip(glyph.escape(view.filter, ascii=g.ascii), 20, g)

@@ -95,7 +95,11 @@ def draw(view: View, width: int, height: int) -> list[Line]:
                 part += [(" " * (width_of(line) - width_of(part) + 1), ""), *spans]
         return [fit(part, width, g) for part in (*above, line)]
 
-    lines += listed(len(found), cursor, room // tall, row, g)
+    def sick(at: int) -> bool:
+        trace = found[at].weight
+        return trace is not None and update_sick(trace.weight.update_data_log10, trace.weight)
+
+    lines += listed(len(found), cursor, room // tall, row, g, sick)
     if plot >= 5:
         plot = max(plot, height - len(lines) - 1)
         lines += [[]] * (height - plot - len(lines))
