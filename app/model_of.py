@@ -16,7 +16,7 @@ from makemore_core.command import Checkpoint
 from makemore_core.control import ControlClient
 from makemore_core.snapshot import to_json
 
-SAVING = 10.0  # seconds that a trainer may take to save
+ANSWERING = 10.0  # seconds that a trainer may take to save and to say so
 
 
 def saved(folder: Path) -> Path:
@@ -24,8 +24,10 @@ def saved(folder: Path) -> Path:
     if rundir.trainer(folder) is not None:
         client = ControlClient(folder)
         try:
-            client.request(Checkpoint(), SAVING)
-        except ValueError as error:  # it hangs, or cannot be reached: what it saved before has to do
+            reply = client.request(Checkpoint(), ANSWERING)
+            if not reply.ok:
+                raise ValueError(reply.error)
+        except ValueError as error:  # it hangs, cannot be reached or cannot save: what it saved before has to do
             click.echo(f"not as it is now but as it was last saved: {error}", err=True)
         finally:
             client.close()

@@ -389,6 +389,25 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
     assert (ended.status, ended.err) == (2, "makemore: never: has no checkpoint yet\n")
 
 
+def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_taken(
+    trained: Commands, few_names_file: Path
+) -> None:
+    folder = new_run(
+        trained.cwd / "runs/refuses", SMALL.replace({"norm": "none", "nonlinearity": "identity"}), few_names_file
+    )
+    opened(folder, Order(0, 30, Stop())).run()
+    trainer = trainer_process(folder, [Order(0, 30, Set({"lr": 1e6}))], stay=True)
+    try:
+        wait_for(lambda: rundir.liveness(folder) == "diverged", "its end")
+        ended = trained.run("sample", "refuses", "-n", "1")
+    finally:
+        trainer.kill()
+        trainer.join()
+    assert (ended.status, ended.out.count("\n")) == (0, 1)
+    refused = "the run is diverged: there is nothing worth saving"
+    assert ended.err == f"not as it is now but as it was last saved: {refused}\n"
+
+
 def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:
     data = trained.cwd / "mine.txt"
     data.write_bytes(few_names_file.read_bytes())
