@@ -190,7 +190,10 @@ class Worker:
 
             self.session = open_run(self._folder, self._channel, watch=self._watch, stay=self._stay)
             self.session.stay = self._stay  # which may have changed meanwhile
-            self.session.run()
+            try:
+                self.session.run()
+            except ValueError as error:  # all input was checked before
+                raise RuntimeError(f"the training failed: {error}") from error
         except BaseException as error:
             self.error = error
 

@@ -18,11 +18,14 @@ from typing import NoReturn
 import pytest
 
 from app import launch
+from app.headless import train_headless
 from makemore_core import checkpoint, control, rundir
+from makemore_core.command import Channel
 from makemore_core.config import Config
 from makemore_core.dataset import read
 from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer
+from makemore_core.session import Session
 from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.watch import Watch
 from tests.commands import ROOT, Commands, commands
@@ -214,6 +217,17 @@ def test_no_folder_is_left_where_the_manifest_finds_no_room(tmp_path: Path, monk
     with pytest.raises(ValueError, match=r"^run=.*/run: cannot be written: No space left on device$"):
         launch.begin(launch.plan(None, {}, None), str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_training_is_not_taken_for_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(_: Session) -> NoReturn:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(Session, "run", mistaken)
+    folder = launch.begin(launch.plan(None, {}, None), str(tmp_path / "run"))
+    with pytest.raises(RuntimeError, match=r"^the training failed: not enough values to unpack$") as told:
+        train_headless(folder, False, Watch(), True, Channel())
+    assert isinstance(told.value.__cause__, ValueError)
 
 
 def test_minibatches_that_do_not_fit_are_told_in_one_line(makemore: Commands) -> None:
