@@ -254,7 +254,8 @@ def examine_run(run: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(msgspec.json.encode({"run": folder.name, "findings": found}))
     elif not found:
-        click.echo(f"{folder.name}: nothing to report")
+        say(f"{folder.name}: nothing to report")
     for finding in () if as_json else found:
-        click.echo(f"{finding.what}\n    {finding.evidence}\n    {finding.why}\n    try: {finding.suggestion}")
+        for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {finding.suggestion}"):
+            say(text)
     return Exit.FINDINGS if found else Exit.DONE

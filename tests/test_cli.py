@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 from app.cli import cli
@@ -26,6 +27,8 @@ from makemore_core.dataset import Dataset
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.recorder import load_trainer
+from makemore_core.snapshot import to_json
+from tests import canned
 from tests.commands import ROOT, Commands, commands
 from tests.trainers import Order, new_run, opened, trainer_process, wait_for
 
@@ -354,13 +357,16 @@ def test_a_hostile_run_is_listed_safely(makemore: Commands) -> None:
     folder = makemore.cwd / "runs" / f"x{HOSTILE}"
     folder.mkdir()
     (folder / rundir.MANIFEST).write_bytes((makemore.cwd / "runs/done" / rundir.MANIFEST).read_bytes())
+    sick = canned.snapshot(canned.SICK)
+    weights = tuple(msgspec.structs.replace(weight, name=weight.name + HOSTILE) for weight in sick.weights)
+    rundir.write_state(folder, to_json(msgspec.structs.replace(sick, weights=weights)))
     try:
-        ended = makemore.run("runs")
+        ended = [makemore.run(*argv) for argv in (["runs"], ["show", str(folder)], ["doctor", str(folder)])]
     finally:
-        (folder / rundir.MANIFEST).unlink()
-        folder.rmdir()
-    assert ended.status == 0
-    assert all(line.isprintable() for line in ended.out.splitlines())
+        shutil.rmtree(folder)
+    assert [one.status for one in ended] == [0, 0, 1]
+    assert all("C\\x1b[31m" in one.out for one in ended[1:])
+    assert all(line.isprintable() for one in ended for line in one.out.splitlines())
 
 
 def test_presets_and_settings(makemore: Commands) -> None:
