@@ -226,12 +226,12 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     try:
         reply = client.request(command, timeout)
     except NoAnswerError as error:
-        click.echo(visible(f"makemore: {error}; it may still be applied"), err=True)
-        return Exit.FINDINGS
+        raise click.ClickException(f"{error}; it may still be applied") from None
     finally:
         client.close()
-    if not reply.ok:
-        raise ValueError(f"{folder.name}: {reply.error}")
+    if not reply.ok:  # saving is never asked for wrongly
+        refused = click.ClickException if isinstance(command, Checkpoint) else ValueError
+        raise refused(f"{folder.name}: {reply.error}")
     fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
     begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step or 0:,}"
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):

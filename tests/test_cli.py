@@ -406,12 +406,14 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
     try:
         wait_for(lambda: rundir.liveness(folder) == "diverged", "its end")
         ended = trained.run("sample", "refuses", "-n", "1")
+        asked = trained.run("ctl", "refuses", "checkpoint")
     finally:
         trainer.kill()
         trainer.join()
     assert (ended.status, ended.out.count("\n")) == (0, 1)
     refused = "the run is diverged: there is nothing worth saving"
     assert ended.err == f"not as it is now but as it was last saved: {refused}\n"
+    assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
 
 
 def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:
