@@ -139,7 +139,7 @@ class Studio(App[int]):
         if self.history.version != version:
             self.place_cursor()
             self.point_at_twin()
-            self.settle_pending()
+        self.settle_pending()
         self.examine()
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)
