@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOG = "trainer.log"
 STARTING = 30.0  # seconds that a trainer in the background may take until it answers
+SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
 class Plan(NamedTuple):
