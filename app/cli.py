@@ -15,9 +15,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from app.terminal import Exit, report, tell, visible
+from app.terminal import Exit, report, tell
 from makemore_core import __version__
 from makemore_core.command import COLDEST, HOTTEST, Channel, Command
+from makemore_core.config import printable
 from makemore_core.watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -452,5 +453,5 @@ def leave(status: int) -> NoReturn:
 def complain(text: str, status: int = Exit.BAD_INPUT) -> int:
     """One line for people, of characters that every terminal may be sent; the exit status."""
     line = " ".join(text.split())
-    sys.stderr.write(f"makemore: {visible(line)}\n")
+    sys.stderr.write(f"makemore: {printable(line)}\n")
     return status

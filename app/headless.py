@@ -20,11 +20,11 @@ from app.terminal import (
     is_dumb,
     stopped_by_signals,
     tell,
-    visible,
     without_terminal_if_lost,
 )
 from makemore_core import rundir
 from makemore_core.command import Channel, Stop
+from makemore_core.config import printable
 from makemore_core.snapshot import Snapshot, to_json
 from makemore_core.watch import Watch
 
@@ -118,7 +118,7 @@ def remark(text: str, printer: Printer) -> None:
     if text:
         with without_terminal_if_lost():
             printer.clear()
-        tell(f"{visible(text)}\n")
+        tell(f"{printable(text)}\n")
 
 
 class JsonLines:
@@ -173,7 +173,7 @@ def line(snapshot: Snapshot) -> str:
         parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
     if snapshot.twin is not None:
         val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
-        parts.append(f"({visible(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
+        parts.append(f"({printable(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
     return "  ".join([*parts, snapshot.state])
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 
 from app.headless import number
-from app.terminal import Exit, visible
+from app.terminal import Exit
 from makemore_core import rundir
 from makemore_core.command import Checkpoint
+from makemore_core.config import printable
 from makemore_core.control import ControlClient
 from makemore_core.snapshot import to_json
 
@@ -46,7 +47,7 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
     if not names:
         raise ValueError("the model has diverged: its logits are not finite, so there is nothing to sample from")
     for name in names:
-        click.echo(visible(name))
+        click.echo(printable(name))
     return Exit.DONE
 
 

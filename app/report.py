@@ -15,7 +15,7 @@ import msgspec
 
 from app.glyphs import clip, short, width_of
 from app.headless import line, number
-from app.terminal import Exit, visible
+from app.terminal import Exit
 from makemore_core import config as settings
 from makemore_core import rundir
 from makemore_core.command import (
@@ -34,6 +34,7 @@ from makemore_core.command import (
     decayed,
     shown,
 )
+from makemore_core.config import printable
 from makemore_core.control import ControlClient, NoAnswerError
 from makemore_core.doctor import Chart
 from makemore_core.presets import DEFAULT, PRESETS, preset_of
@@ -51,7 +52,7 @@ def newest(folder: Path) -> Snapshot:
     rundir.read_manifest(folder)
     snapshot = rundir.read_state(folder) or last_recorded(folder)
     if snapshot is None:
-        raise ValueError(f"{visible(folder.name)}: nothing has been recorded yet")
+        raise ValueError(f"{printable(folder.name)}: nothing has been recorded yet")
     return msgspec.structs.replace(snapshot, state=rundir.liveness(folder))
 
 
@@ -62,7 +63,7 @@ def last_recorded(folder: Path) -> Snapshot | None:
 
 def say(text: str) -> None:
     """Print a line, whatever the names in it are made of."""
-    click.echo(visible(text))
+    click.echo(printable(text))
 
 
 def show_run(run: str | None, as_json: bool) -> int:
@@ -99,7 +100,7 @@ def list_all(as_json: bool) -> int:
     """`makemore runs`."""
     found = [run_row(folder) for folder in rundir.list_runs()]
     if not found:
-        click.echo(f"no runs in {visible(str(rundir.runs_folder()))} yet", err=True)
+        click.echo(f"no runs in {printable(str(rundir.runs_folder()))} yet", err=True)
     elif as_json:
         for row in found:
             click.echo(to_json(row))
@@ -137,7 +138,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         known = [f"{row['step']:,}/{row['steps']:,}", number(row["smoothed_loss"]), number(row["val"])]
         known.append(short(row["val_step"]) if row["val_step"] is not None else "")
     preset = "" if row["state"] == "damaged" else row["preset"] or "own settings"
-    return [visible(row["run"]), row["state"], *known, ago(row["age"]), preset]
+    return [printable(row["run"]), row["state"], *known, ago(row["age"]), preset]
 
 
 def in_columns(rows: list[list[str]], width: int | None, least: Sequence[int]) -> Iterator[str]:

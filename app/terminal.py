@@ -29,6 +29,7 @@ from enum import IntEnum
 from types import FrameType
 
 from makemore_core.command import Channel, Stop
+from makemore_core.config import printable
 
 
 class Exit(IntEnum):
@@ -199,11 +200,6 @@ def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | i
     return [iflag, oflag | termios.OPOST | termios.ONLCR, cflag, lflag, input_speed, output_speed, characters]
 
 
-def visible(text: str) -> str:
-    """Text from anywhere as a terminal may be sent it: characters that are none to be seen are spelt out."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def report(error: BaseException) -> None:
     """Tell a person of an unexpected error in one line on stderr; the traceback goes into a file that it names."""
     tell(f"makemore: {in_one_line(error)}; details in {write_details(error)}\n")
@@ -218,8 +214,7 @@ def tell(text: str) -> None:
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
     """`ValueError: what it says`, without line breaks and control characters, cut at `most` characters."""
-    said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    said = "".join(character if character.isprintable() else "?" for character in said)
+    said = printable(" ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":"))
     return said if len(said) <= most else said[: most - 1] + "…"
 
 
