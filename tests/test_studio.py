@@ -21,10 +21,9 @@ from app.keys import KEYS
 from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
-from app.views.lines import text_of
 from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
 from makemore_core.snapshot import Event
-from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
+from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
 DEADLINE = 20.0
 
