@@ -15,9 +15,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from app.terminal import Exit, report, tell, visible
+from app.terminal import Exit, report, tell
 from makemore_core import __version__
 from makemore_core.command import COLDEST, HOTTEST, Channel, Command
+from makemore_core.config import printable
 from makemore_core.watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -392,7 +393,10 @@ def reset() -> int:
 
 
 def main() -> None:
-    """Run the command; bad input is one line on stderr and exit 2, anything unexpected one line and exit 3."""
+    """Run the command; bad input is one line on stderr and exit 2, anything unexpected one line and exit 3.
+
+    A plain `ClickException` is what could not be done, though it was rightly asked for: one line and exit 1.
+    """
     open_streams()
     warnings.simplefilter("ignore")  # torch's are about statistics of one number, and would land on the screen
     status: int | str | None
@@ -400,7 +404,7 @@ def main() -> None:
         status = cli.main(standalone_mode=False, prog_name="makemore")
         sys.stdout.flush()
     except click.ClickException as error:
-        status = complain(error.format_message())
+        status = complain(error.format_message(), error.exit_code)
     except ValueError as error:
         status = complain(str(error))
     except click.Abort:
@@ -446,8 +450,8 @@ def leave(status: int) -> NoReturn:
     sys.exit(status)
 
 
-def complain(text: str) -> int:
-    """One line for people, of characters that every terminal may be sent; exit status 2."""
+def complain(text: str, status: int = Exit.BAD_INPUT) -> int:
+    """One line for people, of characters that every terminal may be sent; the exit status."""
     line = " ".join(text.split())
-    sys.stderr.write(f"makemore: {visible(line)}\n")
-    return Exit.BAD_INPUT
+    sys.stderr.write(f"makemore: {printable(line)}\n")
+    return status

@@ -5,29 +5,32 @@ It is the smallest front end: a loop over the stream, which ends when the run do
 
 from __future__ import annotations
 
-import errno
 import re
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Protocol
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.launch import Worker
-from app.terminal import Exit, ascii_wanted, by_signal, is_dumb, is_gone, outlive_terminal, visible
+from app.launch import SAVING, Worker
+from app.terminal import (
+    Exit,
+    ascii_wanted,
+    by_signal,
+    is_dumb,
+    stopped_by_signals,
+    tell,
+    without_terminal_if_lost,
+)
 from makemore_core import rundir
 from makemore_core.command import Channel, Stop
+from makemore_core.config import printable
 from makemore_core.snapshot import Snapshot, to_json
 from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
 TICK = 0.1
 NAME_CELLS = 20  # of a run's name before the bar
-SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
 class Printer(Protocol):
@@ -82,15 +85,15 @@ def follow(
         for event in channel.drain():
             if isinstance(event, Snapshot):
                 if newest is None:
-                    tell(how_it_begins(event, before), printer)
+                    remark(how_it_begins(event, before), printer)
                 with without_terminal_if_lost(lost):
                     printer.show(event)
                 if event.message and what(event.message) != what(newest.message if newest else ""):
-                    tell(f"{event.state}: {event.message}", printer)
+                    remark(f"{event.state}: {event.message}", printer)
                 newest = event
         if newest is not None and newest.state == "finished" and worker.unsaved() and not (ended or waits):
             waits = True
-            tell("waiting for space to save it; ctrl-c gives up", printer)
+            remark("waiting for space to save it; ctrl-c gives up", printer)
     with without_terminal_if_lost(lost):
         printer.close()
     return newest
@@ -110,59 +113,12 @@ def what(message: str) -> str:
     return re.sub(r"[\d,]+ records? (?=lost)", "", message)
 
 
-def tell(text: str, printer: Printer) -> None:
-    """Say something to people, if there is something to say."""
+def remark(text: str, printer: Printer) -> None:
+    """Tell people something between what is printed, if there is something to tell."""
     if text:
         with without_terminal_if_lost():
             printer.clear()
-            sys.stderr.write(f"{visible(text)}\n")
-            sys.stderr.flush()
-
-
-@contextmanager
-def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
-    """Meanwhile the signals that end a program ask the run to stop instead; what was caught is in the list.
-
-    Where SIGHUP tells that the terminal is gone, the run goes on without it.
-    """
-    caught: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> None:
-        caught.append(number)
-        channel.send(Stop())
-
-    def hung_up(number: int, frame: FrameType | None) -> None:
-        if any(is_gone(fd) for fd in (0, 1, 2)):
-            outlive_terminal()
-        else:
-            stop(number, frame)
-
-    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: hung_up}
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # started by nohup, or the terminal went before
-        del handlers[signal.SIGHUP]
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield caught
-    finally:
-        for number, was in before.items():
-            if signal.getsignal(number) == handlers[number]:
-                signal.signal(number, was)
-
-
-@contextmanager
-def without_terminal_if_lost(lost: list[OSError] | None = None) -> Iterator[None]:
-    """What cannot be shown does not stop the training.
-
-    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again,
-    and what it has cost goes into `lost`.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EIO, errno.EPIPE):
-            outlive_terminal()
-        elif lost is not None:
-            lost.append(error)
+        tell(f"{printable(text)}\n")
 
 
 class JsonLines:
@@ -217,7 +173,7 @@ def line(snapshot: Snapshot) -> str:
         parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
     if snapshot.twin is not None:
         val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
-        parts.append(f"({visible(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
+        parts.append(f"({printable(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
     return "  ".join([*parts, snapshot.state])
 
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel, Command, Set
-from makemore_core.config import Config, Value, check_twin, parse
-from makemore_core.presets import DEFAULT, preset
+from makemore_core.config import Config, Value, parse
+from makemore_core.presets import DEFAULT, preset, twin_changes
 from makemore_core.watch import Watch
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOG = "trainer.log"
 STARTING = 30.0  # seconds that a trainer in the background may take until it answers
+SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
 class Plan(NamedTuple):
@@ -62,19 +63,6 @@ def naming(option: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise ValueError(f"{option} {error}") from None
-
-
-def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
-    """In what a twin differs: `KEY=VALUE` settings, or presets, whose every difference counts. Raises ValueError."""
-    twin = config
-    for word in words:
-        name, equals, value = word.partition("=")
-        twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
-    changes = config.changes_to(twin)
-    if words and not changes:
-        raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")
-    check_twin(config, twin)
-    return changes
 
 
 def begin(plan: Plan, run: str | None) -> Path:
@@ -190,7 +178,10 @@ class Worker:
 
             self.session = open_run(self._folder, self._channel, watch=self._watch, stay=self._stay)
             self.session.stay = self._stay  # which may have changed meanwhile
-            self.session.run()
+            try:
+                self.session.run()
+            except ValueError as error:  # all input was checked before
+                raise RuntimeError(f"the training failed: {error}") from error
         except BaseException as error:
             self.error = error
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 
 from app.headless import number
-from app.terminal import Exit, visible
+from app.terminal import Exit
 from makemore_core import rundir
 from makemore_core.command import Checkpoint
+from makemore_core.config import printable
 from makemore_core.control import ControlClient
 from makemore_core.snapshot import to_json
 
-SAVING = 10.0  # seconds that a trainer may take to save
+ANSWERING = 10.0  # seconds that a trainer may take to save and to say so
 
 
 def saved(folder: Path) -> Path:
@@ -24,8 +25,10 @@ def saved(folder: Path) -> Path:
     if rundir.trainer(folder) is not None:
         client = ControlClient(folder)
         try:
-            client.request(Checkpoint(), SAVING)
-        except ValueError as error:  # it hangs, or cannot be reached: what it saved before has to do
+            reply = client.request(Checkpoint(), ANSWERING)
+            if not reply.ok:
+                raise ValueError(reply.error)
+        except ValueError as error:  # it hangs, cannot be reached or cannot save: what it saved before has to do
             click.echo(f"not as it is now but as it was last saved: {error}", err=True)
         finally:
             client.close()
@@ -44,7 +47,7 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
     if not names:
         raise ValueError("the model has diverged: its logits are not finite, so there is nothing to sample from")
     for name in names:
-        click.echo(visible(name))
+        click.echo(printable(name))
     return Exit.DONE
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from app.glyphs import clip, short, width_of
 from app.headless import line, number
-from app.terminal import Exit, visible
+from app.terminal import Exit
 from makemore_core import config as settings
 from makemore_core import rundir
 from makemore_core.command import (
@@ -34,6 +34,7 @@ from makemore_core.command import (
     decayed,
     shown,
 )
+from makemore_core.config import printable
 from makemore_core.control import ControlClient, NoAnswerError
 from makemore_core.doctor import Chart
 from makemore_core.presets import DEFAULT, PRESETS, preset_of
@@ -51,7 +52,7 @@ def newest(folder: Path) -> Snapshot:
     rundir.read_manifest(folder)
     snapshot = rundir.read_state(folder) or last_recorded(folder)
     if snapshot is None:
-        raise ValueError(f"{visible(folder.name)}: nothing has been recorded yet")
+        raise ValueError(f"{printable(folder.name)}: nothing has been recorded yet")
     return msgspec.structs.replace(snapshot, state=rundir.liveness(folder))
 
 
@@ -62,7 +63,7 @@ def last_recorded(folder: Path) -> Snapshot | None:
 
 def say(text: str) -> None:
     """Print a line, whatever the names in it are made of."""
-    click.echo(visible(text))
+    click.echo(printable(text))
 
 
 def show_run(run: str | None, as_json: bool) -> int:
@@ -99,7 +100,7 @@ def list_all(as_json: bool) -> int:
     """`makemore runs`."""
     found = [run_row(folder) for folder in rundir.list_runs()]
     if not found:
-        click.echo(f"no runs in {visible(str(rundir.runs_folder()))} yet", err=True)
+        click.echo(f"no runs in {printable(str(rundir.runs_folder()))} yet", err=True)
     elif as_json:
         for row in found:
             click.echo(to_json(row))
@@ -137,7 +138,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         known = [f"{row['step']:,}/{row['steps']:,}", number(row["smoothed_loss"]), number(row["val"])]
         known.append(short(row["val_step"]) if row["val_step"] is not None else "")
     preset = "" if row["state"] == "damaged" else row["preset"] or "own settings"
-    return [visible(row["run"]), row["state"], *known, ago(row["age"]), preset]
+    return [printable(row["run"]), row["state"], *known, ago(row["age"]), preset]
 
 
 def in_columns(rows: list[list[str]], width: int | None, least: Sequence[int]) -> Iterator[str]:
@@ -226,12 +227,12 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     try:
         reply = client.request(command, timeout)
     except NoAnswerError as error:
-        click.echo(visible(f"makemore: {error}; it may still be applied"), err=True)
-        return Exit.FINDINGS
+        raise click.ClickException(f"{error}; it may still be applied") from None
     finally:
         client.close()
-    if not reply.ok:
-        raise ValueError(f"{folder.name}: {reply.error}")
+    if not reply.ok:  # saving is never asked for wrongly
+        refused = click.ClickException if isinstance(command, Checkpoint) else ValueError
+        raise refused(f"{folder.name}: {reply.error}")
     fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
     begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step or 0:,}"
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):
@@ -254,7 +255,8 @@ def examine_run(run: str | None, as_json: bool) -> int:
     if as_json:
         click.echo(msgspec.json.encode({"run": folder.name, "findings": found}))
     elif not found:
-        click.echo(f"{folder.name}: nothing to report")
+        say(f"{folder.name}: nothing to report")
     for finding in () if as_json else found:
-        click.echo(f"{finding.what}\n    {finding.evidence}\n    {finding.why}\n    try: {finding.suggestion}")
+        for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {finding.suggestion}"):
+            say(text)
     return Exit.FINDINGS if found else Exit.DONE

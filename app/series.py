@@ -31,7 +31,6 @@ class Series:
         self.stride = 1
         self.start: int | None = None
         self.end = 0
-        self.last = math.nan
         self.broken: int | None = None  # the first step with a number that is not finite
         self._buckets: list[_Sums | None] = []
         self._bounds: tuple[float, float] | None = None  # of all buckets but the last
@@ -52,7 +51,7 @@ class Series:
             self.start = step
         elif step < self.end:
             return
-        self.end, self.last = step + 1, value
+        self.end = step + 1
         self._put(step, (value,))
 
     def extend(self, first: int, values: Sequence[float]) -> None:
@@ -61,7 +60,7 @@ class Series:
             values, first = values[self.end - first :], self.end
         if not values:
             return
-        self.end, self.last = first + len(values), values[-1]
+        self.end = first + len(values)
         if self.start is None:
             self.start = first
         at = 0
@@ -77,7 +76,7 @@ class Series:
             first, span = self.end, span - (self.end - first)
         if not values or span <= 0:
             return
-        self.end, self.last = first + span, values[-1]
+        self.end = first + span
         if self.start is None:
             self.start = first
         for i, value in enumerate(values):

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import click
+
 from app import launch
 from app.driver import run_app
-from app.headless import SAVING, stopped_by_signals, without_terminal_if_lost
 from app.studio import Studio
-from app.terminal import Exit, by_signal
+from app.terminal import Exit, by_signal, stopped_by_signals, without_terminal_if_lost
 from makemore_core import rundir
 from makemore_core.aside import Aside
 from makemore_core.attach import Attached, recorded
@@ -88,17 +89,19 @@ def run_studio(studio: Studio, on_lost: Callable[[], None]) -> int:
 
 def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_over: bool) -> None:
     """Wait until the run has stopped, have a background trainer go on with it if asked to, and tell."""
-    stopped = worker.join(SAVING)
+    stopped = worker.join(launch.SAVING)
     if worker.error is not None:
         raise worker.error
     if not stopped:
-        raise ValueError(f"{folder.name}: did not stop within {SAVING:g} s; its last checkpoint is in the folder")
+        raise click.ClickException(
+            f"{folder.name}: did not stop within {launch.SAVING:g} s; its last checkpoint is in the folder"
+        )
     if hand_over:
         pid = launch.in_background(folder, watch._replace(pace=None, paused=False))  # nobody follows the steps
         said = f"training goes on in the background, process {pid}; to look: makemore attach {rundir.called(folder)}"
     elif worker.unsaved():
         again = f"makemore resume {rundir.called(folder)}"
-        raise ValueError(f"{folder.name}: could not be saved; {again} goes on from its last checkpoint")
+        raise click.ClickException(f"{folder.name}: could not be saved; {again} goes on from its last checkpoint")
     elif launch.forget(folder):
         said = "nothing was trained yet, so no run is kept"
     elif not rundir.checkpoints(folder):  # diverged before the first

@@ -20,7 +20,6 @@ from textual.driver import Driver
 from app.glyphs import ASCII, UNICODE, clip, escape
 from app.history import History
 from app.keys import KEYS, bindings
-from app.launch import twin_changes
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen, scrolled
@@ -45,6 +44,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
 from makemore_core.doctor import GAINS, Finding, division
+from makemore_core.presets import twin_changes
 from makemore_core.snapshot import ENDED, Event, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
@@ -140,7 +140,7 @@ class Studio(App[int]):
         if self.history.version != version:
             self.place_cursor()
             self.point_at_twin()
-            self.settle_pending()
+        self.settle_pending()
         self.examine()
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)

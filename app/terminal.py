@@ -1,4 +1,4 @@
-"""The terminal and the exit status as the command line sees them: is there one, put it back, say what went wrong.
+"""The terminal and the exit status as the command line sees them: find it, put it back, outlive it, say what failed.
 
 Stands apart from the driver because commands without a screen need these too, without loading textual.
 
@@ -14,6 +14,7 @@ Stands apart from the driver because commands without a screen need these too, w
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import select
@@ -22,9 +23,13 @@ import sys
 import tempfile
 import termios
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import IntEnum
+from types import FrameType
+
+from makemore_core.command import Channel, Stop
+from makemore_core.config import printable
 
 
 class Exit(IntEnum):
@@ -124,6 +129,52 @@ def is_gone(fd: int) -> bool:
     return bool(terminal.poll(0))
 
 
+@contextmanager
+def stopped_by_signals(channel: Channel) -> Iterator[list[int]]:
+    """Meanwhile the signals that end a program ask the run to stop instead; what was caught is in the list.
+
+    Where SIGHUP tells that the terminal is gone, the run goes on without it.
+    """
+    caught: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        caught.append(number)
+        channel.send(Stop())
+
+    def hung_up(number: int, frame: FrameType | None) -> None:
+        if any(is_gone(fd) for fd in (0, 1, 2)):
+            outlive_terminal()
+        else:
+            stop(number, frame)
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: hung_up}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # started by nohup, or the terminal went before
+        del handlers[signal.SIGHUP]
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield caught
+    finally:
+        for number, was in before.items():
+            if signal.getsignal(number) == handlers[number]:
+                signal.signal(number, was)
+
+
+@contextmanager
+def without_terminal_if_lost(lost: list[OSError] | None = None) -> Iterator[None]:
+    """What cannot be shown does not stop the training.
+
+    Where the terminal or the reader of a pipe is gone it is not missed later either; a full disk may have room again,
+    and what it has cost goes into `lost`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.EPIPE):
+            outlive_terminal()
+        elif lost is not None:
+            lost.append(error)
+
+
 def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
     """Terminal attributes after which lines are read, echoed and ended as usual; the rest is kept."""
     iflag, oflag, cflag, lflag, input_speed, output_speed, characters = attributes
@@ -149,11 +200,6 @@ def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | i
     return [iflag, oflag | termios.OPOST | termios.ONLCR, cflag, lflag, input_speed, output_speed, characters]
 
 
-def visible(text: str) -> str:
-    """Text from anywhere as a terminal may be sent it: characters that are none to be seen are spelt out."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
 def report(error: BaseException) -> None:
     """Tell a person of an unexpected error in one line on stderr; the traceback goes into a file that it names."""
     tell(f"makemore: {in_one_line(error)}; details in {write_details(error)}\n")
@@ -168,8 +214,7 @@ def tell(text: str) -> None:
 
 def in_one_line(error: BaseException, most: int = 200) -> str:
     """`ValueError: what it says`, without line breaks and control characters, cut at `most` characters."""
-    said = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    said = "".join(character if character.isprintable() else "?" for character in said)
+    said = printable(" ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":"))
     return said if len(said) <= most else said[: most - 1] + "…"
 
 

@@ -11,12 +11,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from app.launch import twin_changes
 from app.session_view import advice
 from app.studio import Studio
 from makemore_core import dataset
 from makemore_core.command import Channel, Stop
-from makemore_core.presets import PRESETS
+from makemore_core.presets import PRESETS, twin_changes
 from makemore_core.session import Session
 from makemore_core.watch import Watch
 

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from makemore_core.config import printable
 from makemore_core.files import read_file, sync_folder, write_file
 from makemore_core.rundir import CHECKPOINTS, checkpoints
 from makemore_core.snapshot import Json
@@ -141,7 +142,7 @@ def _checked(path: Path) -> dict[str, bytes]:
 
 def _line(text: str) -> str:
     """An error in one line that can be shown anywhere."""
-    return "".join(c if c.isprintable() else " " for c in text)[:200] or "it cannot be read"
+    return printable(text, 200) or "it cannot be read"
 
 
 def _prune(folder: Path, keep: Collection[int]) -> None:

@@ -255,6 +255,10 @@ def _finite(value: float) -> bool:
 
 def _shown(value: object) -> str:
     """A value from anywhere, on one short line."""
-    text = str(value) if not isinstance(value, int) or abs(value) < 10**20 else "a huge number"
-    text = text if text.isprintable() else repr(text)
+    text = printable(str(value)) if not isinstance(value, int) or abs(value) < 10**20 else "a huge number"
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def printable(text: str, most: int | None = None) -> str:
+    """Text from anywhere, on one line that no terminal obeys: what is not to be seen is spelt out. Cut at `most`."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])[:most]

@@ -19,11 +19,13 @@ import msgspec
 
 from makemore_core.address import connect, folder_id
 from makemore_core.command import Command
+from makemore_core.config import printable
 from makemore_core.snapshot import State
 
 PATIENCE = 0.5  # seconds to wait for the answer to a ping
 LONGEST_BACKLOG = 256 * 1024  # of commands that a trainer does not read, or of its answers
 PIECE = 64 * 1024  # bytes taken from it at a time
+LONGEST_ERROR = 300  # characters
 
 
 class Request(msgspec.Struct):
@@ -54,11 +56,6 @@ class Reply(msgspec.Struct, omit_defaults=True):
 
 
 _replies = msgspec.json.Decoder(Reply)
-
-
-def one_line(text: str, most: int = 300) -> str:
-    """Text from elsewhere, safe to show: no control characters, no line ends, at most `most` characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[:most])
 
 
 class ControlClient:
@@ -120,7 +117,7 @@ class ControlClient:
             with contextlib.suppress(msgspec.MsgspecError, RecursionError):
                 reply = _replies.decode(line)
                 self._open.discard(reply.id if isinstance(reply.id, int) else -1)
-                reply.error = one_line(reply.error)
+                reply.error = printable(reply.error, LONGEST_ERROR)
                 if reply.id != 0:
                     heard.append(reply)
         return heard

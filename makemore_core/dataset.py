@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from makemore_core.config import printable
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -114,7 +116,7 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
         raise ValueError("data: the name of a file is needed")
     path = embedded_names() if path is None else Path(path)
     raw = _bytes(path)
-    shown = _printable(path)
+    shown = printable(str(path))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -144,7 +146,7 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
 
 
 def _bytes(path: Path) -> bytes:
-    shown = _printable(path)
+    shown = printable(str(path))
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -156,12 +158,6 @@ def _bytes(path: Path) -> bytes:
         raise ValueError(f"{shown}: no such file") from None
     except OSError as error:
         raise ValueError(f"{shown}: cannot be read: {error.strerror}") from None
-
-
-def _printable(path: Path) -> str:
-    """The path for people: a file may be called anything, and a terminal obeys what it is sent."""
-    text = os.fspath(path)
-    return text if text.isprintable() else ascii(text)
 
 
 def _offset(raw: bytes, error: UnicodeDecodeError) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from makemore_core.config import Config
 from makemore_core.dataset import Split, distinct
-from makemore_core.layers import BatchNorm1d, Linear, Residual
+from makemore_core.layers import BatchNorm1d, Linear
 from makemore_core.looking import OWN_SEED, Data, Options, Parts, floats, present_batch, real, whole
 from makemore_core.model import EVALUATION_BATCH, Model, evaluation
 from makemore_core.snapshot import Json
@@ -67,19 +67,15 @@ def _norms(net: Model) -> list[BatchNorm1d]:
 
 def calibrate(net: Model, x: Tensor) -> Parts[Model]:
     """The same net with the mean and variance over all of `x` (N, T) for running statistics (part 3), in place."""
-    outs = [net.embedding.infer(part) for part in torch.split(x, EVALUATION_BATCH)]
-    for layer in net.layers:
-        entered = outs
-        for leaf in layer.leaves():
-            if isinstance(leaf, BatchNorm1d):
-                whole_split = torch.cat(outs)
-                leaf.running_mean, leaf.running_var = whole_split.mean(0), whole_split.var(0)
-            inputs, outs = outs, []
-            for part in inputs:
-                outs.append(leaf.infer(part))
-                yield
-        if isinstance(layer, Residual):
-            outs = [before + after for before, after in zip(entered, outs, strict=True)]
+    walks, outs = [net.infer_by_brick(part) for part in torch.split(x, EVALUATION_BATCH)], list[Tensor]()
+    for leaf in net.leaves():
+        if isinstance(leaf, BatchNorm1d):  # stands behind another brick, also in a residual connection
+            whole_split = torch.cat(outs)
+            leaf.running_mean, leaf.running_var = whole_split.mean(0), whole_split.var(0)
+        outs = []
+        for walk in walks:
+            outs.append(next(walk)[2])
+            yield
     return net
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from makemore_core.config import Config, Value
+from makemore_core.config import Config, Value, check_twin
 
 
 class Preset(NamedTuple):
@@ -172,3 +172,16 @@ def preset(name: str) -> Preset:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         raise ValueError(f"{name}: no such preset; " + (f"did you mean {near[0]}?" if near else "see makemore presets"))
     return PRESETS[name]
+
+
+def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
+    """In what a twin differs: `KEY=VALUE` settings, or presets, whose every difference counts. Raises ValueError."""
+    twin = config
+    for word in words:
+        name, equals, value = word.partition("=")
+        twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
+    changes = config.changes_to(twin)
+    if words and not changes:
+        raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")
+    check_twin(config, twin)
+    return changes

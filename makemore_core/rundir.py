@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from makemore_core import control
-from makemore_core.config import Value
+from makemore_core.config import Value, printable
 from makemore_core.files import open_regular, opened, read_file, replace_file
 from makemore_core.snapshot import ENDED, Snapshot, State, from_json
 
@@ -102,7 +102,7 @@ def new_run(name_or_path: str | None, preset: str) -> Path:
             allowed = "begins with a letter, a digit or _ and has these, blanks and .,+=@- in it"
             if len(folder.name) > LONGEST_NAME:
                 allowed = f"has at most {LONGEST_NAME} characters, not {len(folder.name)}"
-            raise ValueError(f"run={control.one_line(name_or_path)}: a name {allowed}")
+            raise ValueError(f"run={printable(name_or_path)}: a name {allowed}")
         _make(folder)
         return folder
     number = 1 + max(
@@ -160,7 +160,7 @@ def find_run(name_or_path: str | None) -> Path:
     runs = list_runs()
     near = difflib.get_close_matches(name_or_path, [run.name for run in runs], n=1)
     hint = f"; did you mean {near[0]}?" if near else "; makemore runs lists them" if runs else "; there is none yet"
-    raise ValueError(f"run={control.one_line(name_or_path)}: no such run{hint}")
+    raise ValueError(f"run={printable(name_or_path)}: no such run{hint}")
 
 
 def list_runs() -> list[Path]:

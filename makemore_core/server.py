@@ -21,7 +21,8 @@ import msgspec
 
 from makemore_core import address
 from makemore_core.command import Command, Look, command_from_json
-from makemore_core.control import Request, one_line
+from makemore_core.config import printable
+from makemore_core.control import LONGEST_ERROR, Request
 from makemore_core.snapshot import State
 
 LONGEST_LINE = 64 * 1024
@@ -233,7 +234,7 @@ class ControlServer:
             self._token += 1
             self._waiting[self._token] = (client, request.id)
             try:
-                refusal = self._handle(command, one_line(request.who, 80) or "somebody", self._token)
+                refusal = self._handle(command, printable(request.who, 80) or "somebody", self._token)
             except Exception as error:  # whatever it is, the door stays open for others, and the asker is told
                 refusal = f"{type(error).__name__}: {error}"
             if refusal is not None:
@@ -274,7 +275,7 @@ class ControlServer:
         self._flush(client)
 
     def _refuse(self, client: _Client, error: str, name: msgspec.Raw | None = None) -> None:
-        self._say(client, {"ok": False, "id": name, "error": one_line(error)})
+        self._say(client, {"ok": False, "id": name, "error": printable(error, LONGEST_ERROR)})
 
     def _say(self, client: _Client, reply: dict[str, object]) -> None:
         client.outbox += msgspec.json.encode(reply) + b"\n"

@@ -10,9 +10,10 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from app.views.lines import Line
 from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, say
 from makemore_core.config import LIVE_FIELDS, Config
 from makemore_core.doctor import Finding
@@ -219,6 +220,11 @@ def course(shape: Shape = HEALTHY, until: int = 20_000, every: int = 500, **fiel
     """A run up to a step, a snapshot after its first update and then `every` so many."""
     steps = [1, *range(every, until + 1, every)]
     return [snapshot(shape, step, since=before, **fields) for before, step in itertools.pairwise([0, *steps])]
+
+
+def text_of(lines: Sequence[Line]) -> list[str]:
+    """The bare text of lines, without the blanks at their ends."""
+    return ["".join(text for text, _ in line).rstrip() for line in lines]
 
 
 class FakeStream:

@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import pytest
 
 from app.cli import cli
@@ -26,6 +27,8 @@ from makemore_core.dataset import Dataset
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.recorder import load_trainer
+from makemore_core.snapshot import to_json
+from tests import canned
 from tests.commands import ROOT, Commands, commands
 from tests.trainers import Order, new_run, opened, trainer_process, wait_for
 
@@ -354,13 +357,16 @@ def test_a_hostile_run_is_listed_safely(makemore: Commands) -> None:
     folder = makemore.cwd / "runs" / f"x{HOSTILE}"
     folder.mkdir()
     (folder / rundir.MANIFEST).write_bytes((makemore.cwd / "runs/done" / rundir.MANIFEST).read_bytes())
+    sick = canned.snapshot(canned.SICK)
+    weights = tuple(msgspec.structs.replace(weight, name=weight.name + HOSTILE) for weight in sick.weights)
+    rundir.write_state(folder, to_json(msgspec.structs.replace(sick, weights=weights)))
     try:
-        ended = makemore.run("runs")
+        ended = [makemore.run(*argv) for argv in (["runs"], ["show", str(folder)], ["doctor", str(folder)])]
     finally:
-        (folder / rundir.MANIFEST).unlink()
-        folder.rmdir()
-    assert ended.status == 0
-    assert all(line.isprintable() for line in ended.out.splitlines())
+        shutil.rmtree(folder)
+    assert [one.status for one in ended] == [0, 0, 1]
+    assert all("C\\x1b[31m" in one.out for one in ended[1:])
+    assert all(line.isprintable() for one in ended for line in one.out.splitlines())
 
 
 def test_presets_and_settings(makemore: Commands) -> None:
@@ -387,6 +393,27 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
 
     ended = trained.run("sample", "never")
     assert (ended.status, ended.err) == (2, "makemore: never: has no checkpoint yet\n")
+
+
+def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_taken(
+    trained: Commands, few_names_file: Path
+) -> None:
+    folder = new_run(
+        trained.cwd / "runs/refuses", SMALL.replace({"norm": "none", "nonlinearity": "identity"}), few_names_file
+    )
+    opened(folder, Order(0, 30, Stop())).run()
+    trainer = trainer_process(folder, [Order(0, 30, Set({"lr": 1e6}))], stay=True)
+    try:
+        wait_for(lambda: rundir.liveness(folder) == "diverged", "its end")
+        ended = trained.run("sample", "refuses", "-n", "1")
+        asked = trained.run("ctl", "refuses", "checkpoint")
+    finally:
+        trainer.kill()
+        trainer.join()
+    assert (ended.status, ended.out.count("\n")) == (0, 1)
+    refused = "the run is diverged: there is nothing worth saving"
+    assert ended.err == f"not as it is now but as it was last saved: {refused}\n"
+    assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
 
 
 def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:

@@ -58,7 +58,7 @@ def test_every_command_comes_back_as_it_was(command: Command) -> None:
         (b'{"type":"pace","per_second":0}', "pace 0: has to be at least 0.1 and at most 1,000,000 steps a second"),
         (b'{"type":"sample","n":1000001}', "n=1000001: has to be at least 1 and at most 1,000,000"),
         (b'{"type":"set","changes":{"lr":-1}}', "lr=-1.0: has to be a number above 0 and at most 1e+06"),
-        (b'{"type":"set","changes":{"bias":"\\u001b["}}', r"bias='\x1b[': has to be auto, on, off"),
+        (b'{"type":"set","changes":{"bias":"\\u001b["}}', r"bias=\x1b[: has to be auto, on, off"),
         (b'{"type":"set","changes":{"lrr":1}}', "lrr: no such setting; did you mean lr?"),
     ],
 )  # fmt: skip

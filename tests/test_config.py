@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from makemore_core import config as module
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value, allowed, describe, field, parse
+from makemore_core.config import (
+    LIVE_FIELDS,
+    LIVE_IF_ASKED_FIELDS,
+    Config,
+    Value,
+    allowed,
+    describe,
+    field,
+    parse,
+    printable,
+)
 
 FIELDS = Config.__struct_fields__
 
@@ -81,7 +91,7 @@ def test_values_as_people_write_them(name: str, text: Value, value: Value) -> No
         ("steps", 10**400, "steps=a huge number: has to be a whole number at least 0 and at most 1,000,000,000,000"),
         ("lr", 10**400, "lr=a huge number: has to be a number above 0 and at most 1e+06"),
         ("gain", 10**400, "gain=a huge number: has to be a number or auto"),
-        ("norm", "a\x1b[31m\nb", r"norm='a\x1b[31m\nb': has to be none, batch, layer, group"),
+        ("norm", "a\x1b[31m\nb", r"norm=a\x1b[31m\nb: has to be none, batch, layer, group"),
         ("norm", "x" * 500, f"norm={'x' * 59}…: has to be none, batch, layer, group"),
     ],
 )
@@ -168,6 +178,13 @@ def test_garbage_is_refused_with_nothing_but_a_line_of_text(name: str, value: Va
     else:
         assert parse(name, parsed) == parsed
         assert type(parsed) in (int, float, bool, str)
+
+
+def test_what_is_not_to_be_seen_is_spelt_out_and_letters_stay() -> None:
+    assert printable("a\x1bé\u202eb\n") == "a\\x1bé\\u202eb\\n"
+    assert printable("日\ud800", 5) == "日\\ud8"
+    with pytest.raises(ValueError, match=r"^é\\x1b: no such setting"):
+        parse("é\x1b", "1")
 
 
 @given(st.dictionaries(st.sampled_from(FIELDS), ANYTHING, max_size=4))

@@ -203,6 +203,8 @@ def test_a_hostile_file_name_is_told_in_one_printable_line(tmp_path: Path) -> No
         with pytest.raises(ValueError, match="no such file") as caught:
             read(tmp_path / name)
         assert str(caught.value).isprintable()
+    with pytest.raises(ValueError, match=r"/é\\x1b: no such file$"):
+        read(tmp_path / "é\x1b")
 
 
 @given(content=st.binary(max_size=200))

@@ -20,7 +20,7 @@ from app.views.batchnorm import normalised
 from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.doctor import examined
-from app.views.lines import text_of, width
+from app.views.lines import width
 from app.views.state import Pressed, View, selected
 from makemore_core import dataset
 from makemore_core.command import Command, Look, Set
@@ -33,6 +33,7 @@ from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Exhibit, Snapshot, from_json, to_json
 from makemore_core.trainer import Trainer
 from tests import canned
+from tests.canned import text_of
 
 SCREENS = ("dead-map", "backward", "find-lr", "batchnorm", "gain", "presets", "doctor", "explain")
 

@@ -286,13 +286,14 @@ def test_calibration_is_the_statistics_of_the_whole_split() -> None:
     assert shown["losses"]["calibrated"]["train"] < shown["losses"]["running"]["train"]
 
 
-def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs() -> None:
-    trainer = trained("deep-batchnorm", 50)
+@pytest.mark.parametrize("residual", [False, True])
+def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs(residual: bool) -> None:
+    trainer = trained("deep-batchnorm", 50, residual=residual)
     net = at_once(calibrate(trainer.model.clone(), trainer.train.x))
     outs = trainer.train.x
-    for brick in [net.embedding, *net.layers[:4]]:
+    for brick in [net.embedding, *net.layers[:-1]]:
         outs = brick.infer(outs)
-    assert net.layers[4].running_mean.tolist() == pytest.approx(outs.mean(0).tolist(), abs=1e-5)
+    assert net.layers[-1].running_mean.tolist() == pytest.approx(outs.mean(0).tolist(), abs=1e-5)
 
 
 def test_the_losses_of_batchnorm_are_over_the_same_examples() -> None:

@@ -18,11 +18,14 @@ from typing import NoReturn
 import pytest
 
 from app import launch
+from app.headless import train_headless
 from makemore_core import checkpoint, control, rundir
+from makemore_core.command import Channel
 from makemore_core.config import Config
 from makemore_core.dataset import read
 from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_trainer
+from makemore_core.session import Session
 from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.watch import Watch
 from tests.commands import ROOT, Commands, commands
@@ -216,10 +219,29 @@ def test_no_folder_is_left_where_the_manifest_finds_no_room(tmp_path: Path, monk
     assert not (tmp_path / "run").exists()
 
 
-def test_minibatches_that_do_not_fit_are_told_in_one_line(makemore: Commands) -> None:
-    huge = ["--set", "batch_size=1000000", "--set", "n_hidden=2000", "--set", "n_layer=1", "--engine", "plain"]
-    ended = makemore.run("train", "--headless", *huge, "--run", "huge", memory=6_000_000_000)
-    assert (ended.status, ended.err) == (2, "makemore: not enough memory for a net and minibatches of this size\n")
+def test_a_mistake_in_training_is_not_taken_for_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def mistaken(_: Session) -> NoReturn:
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(Session, "run", mistaken)
+    folder = launch.begin(launch.plan(None, {}, None), str(tmp_path / "run"))
+    with pytest.raises(RuntimeError, match=r"^the training failed: not enough values to unpack$") as told:
+        train_headless(folder, False, Watch(), True, Channel())
+    assert isinstance(told.value.__cause__, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("n_hidden", "complaint"),
+    [
+        (16384, r"there can be no such net here: it takes at least [\d,.]+ GiB of memory, and [\d,.]+ GiB are free"),
+        (50, "not enough memory for a net and minibatches of this size"),
+    ],
+)
+def test_minibatches_that_do_not_fit_are_told_in_one_line(makemore: Commands, n_hidden: int, complaint: str) -> None:
+    huge = ["--set", "batch_size=1000000", "--set", f"n_hidden={n_hidden}", "--set", "n_layer=1", "--engine", "plain"]
+    ended = makemore.run("train", "--headless", *huge, "--run", "huge", memory=2_500_000_000)
+    assert ended.status == 2
+    assert re.fullmatch(f"makemore: {complaint}\n", ended.err)
 
 
 def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import click
 import pytest
 
 from app import session_view
@@ -89,6 +90,18 @@ def test_quitting_before_the_training_begins_leaves_no_run(
     save_and_leave(run, Worker(run, Channel(), watch=Watch(), stay=True), Watch(), hand_over=False)
     assert capsys.readouterr().out == "nothing was trained yet, so no run is kept\n"
     assert not run.exists()
+
+
+@pytest.mark.parametrize(("stopped", "said"), [(False, "did not stop within 30 s"), (True, "could not be saved")])
+def test_what_could_not_be_saved_on_leaving_is_no_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, said: str
+) -> None:
+    worker = Worker(tmp_path, Channel(), watch=Watch(), stay=True)
+    monkeypatch.setattr(worker, "join", lambda _: stopped)
+    monkeypatch.setattr(worker, "unsaved", lambda: True)
+    with pytest.raises(click.ClickException, match=said) as told:
+        save_and_leave(tmp_path, worker, Watch(), hand_over=False)
+    assert told.value.exit_code == Exit.FINDINGS
 
 
 def test_a_run_that_was_stopped_from_elsewhere_says_so_and_one_without_a_checkpoint_is_not_called_saved(

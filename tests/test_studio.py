@@ -19,13 +19,12 @@ from textual.pilot import Pilot
 
 from app.keys import KEYS
 from app.panel import LOOKS, colour
-from app.studio import GAIN_LADDER, Studio, neighbour, next_lr
+from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
-from app.views.lines import text_of
 from app.views.state import selected
 from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
 from makemore_core.snapshot import Event
-from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot
+from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
 DEADLINE = 20.0
 
@@ -101,6 +100,16 @@ async def test_two_presses_before_the_trainer_answers_are_two_rungs() -> None:
             {"gain": 1.5}, {"gain": 5 / 3}, {"lr": 0.05}, {"lr": 0.02},
         ]  # fmt: skip
         assert app.state.message == "lr 0.05 → 0.02"
+
+
+async def test_what_is_not_carried_out_is_given_up_though_nothing_comes() -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = list  # type: ignore[method-assign]
+        await pilot.press("G")
+        assert app.setting("gain") == 1.5
+        asked = app.clock()
+        app.clock = lambda: asked + PENDING_SECONDS
+        await until(pilot, lambda: app.setting("gain") == 1.0)
 
 
 async def test_fan_in_comes_back_as_the_net_had_it() -> None:

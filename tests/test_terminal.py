@@ -97,7 +97,7 @@ def test_exit_status_and_message_of_the_app_reach_the_shell(record: Path, key: s
 @pytest.mark.parametrize(
     ("key", "where", "message"),
     [
-        ("h", "key_h", "RuntimeError: cannot handle ?[31mthis"),
+        ("h", "key_h", "RuntimeError: cannot handle \\x1b[31mthis"),
         ("d", "render", "RuntimeError: cannot draw"),
         ("w", "fail", "ValueError: n=3: has to be odd"),
         ("t", "fail", "ValueError: n=3: has to be odd"),
@@ -389,14 +389,15 @@ def test_a_log_of_stderr_gets_no_escape_codes(record: Path, tmp_path: Path) -> N
         terminal.press("h")
         assert terminal.wait_end() == Exit.ERROR
         assert terminal.not_restored() == []
-        assert (tmp_path / "log").read_text().startswith("makemore: RuntimeError: cannot handle ?[31mthis; details in")
+        said = (tmp_path / "log").read_text()
+        assert said.startswith("makemore: RuntimeError: cannot handle \\x1b[31mthis; details in")
 
 
 # Words and tables
 
 
 def test_an_error_is_said_in_one_printable_line() -> None:
-    assert in_one_line(ValueError("lr=0:\n has\tto be \x1b[31m> 0")) == "ValueError: lr=0: has to be ?[31m> 0"
+    assert in_one_line(ValueError("lr=0:\n has\tto be \x1b[31m> 0")) == "ValueError: lr=0: has to be \\x1b[31m> 0"
     assert in_one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
     assert len(in_one_line(ValueError("x" * 1000))) == 200
 

@@ -23,13 +23,14 @@ from app.views.curve import Axis, _ticks, line, loss_axis, loss_curve, tick_text
 from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps
 from app.views.gradients import over_steps
 from app.views.layer import _bars
-from app.views.lines import Line, cut, text_of, width
+from app.views.lines import Line, cut, width
 from app.views.state import View, rows, update_sick, window
 from app.views.table import header, layout, per_column, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Weight
 from tests import canned
+from tests.canned import text_of
 
 DRAWN = {"faint", "band", "guide", "progress"}  # styles of what has no letters
 SIZES = ((80, 24), (160, 48), (40, 12), (220, 60), (20, 5), (3, 2))

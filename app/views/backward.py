@@ -19,7 +19,7 @@ from app.views.answers import (
     taken_at,
 )
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View, listed
+from app.views.state import MOVES, Pressed, View, listed
 from makemore_core.command import Look
 
 NAME = "backward"
@@ -36,7 +36,7 @@ def press(view: View, key: str) -> Pressed | None:
     if key == "enter":
         return Pressed(view)
     data = answer(view, NAME, Backward)
-    by = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10, "home": -(10**6), "end": 10**6}.get(key)
+    by = MOVES.get(key)
     if data is None or by is None:
         return None
     last = len(data.gradients) + len(data.one_expression) - 1

@@ -115,8 +115,3 @@ def runs(chars: tuple[str, ...], styles: tuple[str, ...]) -> tuple[Span, ...]:
         out.append(("".join(chars[at : at + size]), style))
         at += size
     return tuple(out)
-
-
-def text_of(lines: Sequence[Line]) -> list[str]:
-    """The bare text of lines, without the blanks at their ends."""
-    return ["".join(text for text, _ in line).rstrip() for line in lines]
