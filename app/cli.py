@@ -162,7 +162,11 @@ def train(
 
 @cli.command()
 @click.argument(RUN, required=False)
-@click.option("--steps", metavar="N", help="Updates of the whole run, more than it has: go on up to there.")
+@click.option(
+    "--steps",
+    metavar="N",
+    help="Updates of the whole run, for one that has finished or was stopped: go on up to there.",
+)
 @watching
 def resume(
     run: str | None,

@@ -43,11 +43,12 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
 
     trainer = load_trainer(saved(folder))
     seed = SAMPLING_SEED if seed is None else seed
-    names = sample(trainer.model, trainer.dataset, trainer.config.block_size, count, seed, temperature)
-    if not names:
-        raise ValueError("the model has diverged: its logits are not finite, so there is nothing to sample from")
-    for name in names:
+    drawn = 0
+    for name in sample(trainer.model, trainer.dataset, trainer.config.block_size, count, seed, temperature):
         click.echo(printable(name))
+        drawn += 1
+    if drawn < count:
+        raise ValueError("the model has diverged: its logits are not finite, so there is nothing to sample from")
     return Exit.DONE
 
 

@@ -255,27 +255,25 @@ def sample(
     seed: int = SAMPLING_SEED,
     temperature: float = 1.0,
     longest: int = LONGEST_NAME,
-) -> list[str]:
-    """`n` names, drawn as the lecture draws them (part 3), with a generator of their own.
+) -> Iterator[str]:
+    """`n` names, drawn as the lecture draws them (part 3), with a generator of their own; each as soon as it is drawn.
 
     `temperature` divides the logits. A net whose logits are not finite gives no names. A name is cut at `longest`
-    characters, for nets that never end one.
+    characters, for nets that never end one. Raises ValueError for a temperature that is not above 0.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: has to be above 0")
     device = model.embedding.weight.device
     generator = torch.Generator().manual_seed(seed)
-    names = []
     for _ in range(n):
         context, drawn = [EDGE] * block_size, list[int]()
         while len(drawn) < longest:
             logits = model.infer(torch.tensor([context], device=device)).cpu() / temperature
             if not bool(torch.isfinite(logits).all()):
-                return []
+                return
             index = int(torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator))
             if index == EDGE:
                 break
             drawn.append(index)
             context = [*context[1:], index]
-        names.append(dataset.text(drawn))
-    return names
+        yield dataset.text(drawn)

@@ -102,9 +102,8 @@ class Watched:
 
     def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED, temperature: float = 1.0) -> None:
         """Fresh names."""
-        self.names = sample(
-            self.trainer.model, self.dataset, self.config.block_size, n, seed, temperature, longest=LONGEST_SHOWN
-        )
+        net = self.trainer.model, self.dataset, self.config.block_size
+        self.names = list(sample(*net, n, seed, temperature, longest=LONGEST_SHOWN))
         self.names_temperature = temperature
         self.names_step = self.trainer.step
 

@@ -125,7 +125,7 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
             watched.probe({})
         if round_ % 4 == 0:
             evaluate(watched.model, watched.val)
-            sample(watched.model, dataset, 3, n=2)
+            list(sample(watched.model, dataset, 3, n=2))
             dead = DeadUnits(watched.model)
             dead.look(watched.train.x)
             copy = watched.model.clone()

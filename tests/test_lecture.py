@@ -297,7 +297,7 @@ def test_the_deep_nets_losses_and_names_are_the_notebooks_bit_for_bit(
     for weight, p in zip(statistics.weights, matrices, strict=True):
         assert weight.grad_data_ratio == pytest.approx((p.grad.std() / p.std()).item(), rel=1e-6)
 
-    assert sample(ours.model, names, 3) == net.samples(20)
+    assert list(sample(ours.model, names, 3)) == net.samples(20)
 
 
 @pytest.mark.parametrize("name", ["mlp-original", "mlp-softmax", "mlp-tanh"])

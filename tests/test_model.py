@@ -330,7 +330,7 @@ def test_evaluation_and_sampling_leave_no_trace(
     trainer = trained(few_names, norm=norm)
     before = untouched(trainer)
     evaluate(trainer.model, trainer.train)
-    sample(trainer.model, few_names, 3, n=5)
+    list(sample(trainer.model, few_names, 3, n=5))
     assert untouched(trainer) == before
 
 
@@ -378,7 +378,7 @@ def test_sampling_draw_for_draw_at_a_temperature_in_any_alphabet(tmp_path: Path)
             word += dataset.alphabet[index - 1]
             context = [context[1], index]
         expected.append(word)
-    assert sample(trainer.model, dataset, 2, n=10, seed=11, temperature=0.7) == expected
+    assert list(sample(trainer.model, dataset, 2, n=10, seed=11, temperature=0.7)) == expected
 
 
 def test_a_net_that_never_ends_a_name_is_cut(few_names: Dataset) -> None:
@@ -392,10 +392,10 @@ def test_a_net_that_never_ends_a_name_is_cut(few_names: Dataset) -> None:
 def test_a_net_that_diverged_has_no_names(value: float, few_names: Dataset) -> None:
     trainer = trained(few_names)
     trainer.model.embedding.weight.fill_(value)
-    assert sample(trainer.model, few_names, 3) == []
+    assert not list(sample(trainer.model, few_names, 3))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_temperature_has_to_be_above_0(temperature: float, few_names: Dataset) -> None:
     with pytest.raises(ValueError, match=r"temperature=.*above 0"):
-        sample(net(), few_names, 3, temperature=temperature)
+        list(sample(net(), few_names, 3, temperature=temperature))

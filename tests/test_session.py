@@ -636,9 +636,8 @@ def test_names_are_sampled_at_the_temperature_asked_for(few_names: Dataset) -> N
     assert script.snapshots[-1].names_temperature == 0.25
     asked = ran.net.trainer
     seed = watched.SAMPLING_SEED + 1
-    assert list(script.snapshots[-1].names) == sample(
-        asked.model, few_names, asked.config.block_size, 5, seed, 0.25, longest=watched.LONGEST_SHOWN
-    )
+    net = asked.model, few_names, asked.config.block_size
+    assert list(script.snapshots[-1].names) == list(sample(*net, 5, seed, 0.25, longest=watched.LONGEST_SHOWN))
 
 
 def test_the_smoothed_loss_is_the_mean_at_first_and_then_of_the_latest(few_names: Dataset) -> None:
