@@ -22,7 +22,6 @@ MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
 MOST_TRACES = 4  # of them with the curves of every layer
 SHOWING = 120  # snapshots: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
-BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 COMPARABLE = 10.0  # scales of a run and its twin that are not further apart become one
 UNBOUNDED_STDS = 3
@@ -82,8 +81,6 @@ class History:
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
         self.version = 0
-        self._count = 0
-        self.beat = 0  # counts the times at which plots are worth drawing anew
 
     def still(self) -> History:
         """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
@@ -138,8 +135,6 @@ class History:
                     setattr(self, name, large)
                     setattr(self.twin, name, large)
         self.snapshot = snapshot
-        self._count += 1
-        self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0
 
     def _go_back(self, snapshot: Snapshot) -> None:
         """The run goes on from a checkpoint: what an earlier life did after it comes again, or comes another way."""
@@ -147,6 +142,8 @@ class History:
             again = self.past.get(snapshot.attempt)
             self.past = {number: past for number, past in self.past.items() if number < snapshot.attempt}
             self._show(again.still() if again else Attempt(snapshot.attempt, frozenset({snapshot.attempt})))
+        else:
+            self.attempt = self.attempt.still()  # what was drawn of the earlier life is not this one's
         self.attempt.cut(snapshot.step)
 
     def _leave(self) -> None:
