@@ -20,7 +20,7 @@ from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
 MOST_GHOSTS = 4  # earlier attempts that are drawn
 MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
 MOST_TRACES = 4  # of them with the curves of every layer
-SHOWING = 120  # snapshots: what came before so many is less than a hundredth of what is shown
+SHOWING = 120  # looks at the layers: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
 GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
 COMPARABLE = 10.0  # scales of a run and its twin that are not further apart become one
@@ -118,7 +118,7 @@ class History:
                 share = _share(before, snapshot, RATE)
             self.rate += (snapshot.steps_per_second - self.rate) * share
         seen = self._seen
-        if (snapshot.layers or snapshot.weights) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
+        if _looked(snapshot) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
             share = 1.0 if still or seen is None else _share(seen, snapshot, SMOOTHING)
             self._take_layers(snapshot, share, shows)
             self._take_weights(snapshot, share, shows)
@@ -257,14 +257,21 @@ def _numbered_anew(traces: dict[Key, Trace], keys: list[Key]) -> dict[Key, Trace
 
 
 def _ends(events: Iterable[Event], size: int) -> Iterator[tuple[Event, bool]]:
-    """The events, each with whether it is among the last so many."""
+    """The events, each with whether it is among the last so many that have layers or weights, or came after them."""
     waiting: deque[Event] = deque()
+    looks = 0
     for event in events:
         waiting.append(event)
-        if len(waiting) > size:
+        looks += _looked(event)
+        while looks > size:
+            looks -= _looked(waiting[0])
             yield waiting.popleft(), False
     for event in waiting:
         yield event, True
+
+
+def _looked(event: Event) -> bool:
+    return isinstance(event, Snapshot) and bool(event.layers or event.weights)
 
 
 BOUNDED = ("tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid", "softmax")

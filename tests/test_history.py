@@ -188,6 +188,19 @@ def test_a_long_record_read_at_once_shows_what_a_live_view_shows() -> None:
     assert live.gradient_scale == replayed.gradient_scale
 
 
+def test_the_newest_layers_are_shown_however_long_ago_they_were_looked_at() -> None:
+    course = canned.course(until=200_000, every=1000)
+    record = [*course[:20], *(msgspec.structs.replace(event, layers=(), weights=()) for event in course[20:])]
+    live, replayed = History(), History()
+    for snapshot in record:
+        live.feed([snapshot])
+    replayed.feed(record)
+    for key, layer in live.layers.items():
+        assert (replayed.layers[key].layer, replayed.layers[key].smooth) == (layer.layer, layer.smooth)
+    for name, weight in live.weights.items():
+        assert (replayed.weights[name].weight, replayed.weights[name].newest) == (weight.weight, weight.newest)
+
+
 def test_layers_that_are_numbered_anew_keep_their_own_past() -> None:
     history = History()
     history.feed(canned.course(until=5000))
