@@ -22,9 +22,8 @@ MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
 MOST_TRACES = 4  # of them with the curves of every layer
 SHOWING = 120  # looks at the layers: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
-GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
-COMPARABLE = 10.0  # scales of a run and its twin that are not further apart become one
-UNBOUNDED_STDS = 3
+STDS = 3  # of the median layer that a scale reaches at most: less far than was counted
+COMPARABLE = 4.0  # scales of a run and its twin that are not further apart become one
 RATE = 2.0  # seconds: as steady as steps a second are shown
 STILL = ("paused", *ENDED)
 
@@ -132,8 +131,8 @@ class History:
             for name in ("gradient_scale", "activation_scale"):
                 small, large = sorted((getattr(self, name), getattr(self.twin, name)))
                 if large <= COMPARABLE * small:
-                    setattr(self, name, large)
-                    setattr(self.twin, name, large)
+                    setattr(self, name, small)  # beyond which nothing may have been counted of the one
+                    setattr(self.twin, name, small)
         self.snapshot = snapshot
 
     def _go_back(self, snapshot: Snapshot) -> None:
@@ -226,13 +225,13 @@ class History:
     def _rescale(self) -> None:
         """Scales that all layers share: kept until the net has left them clearly, so that shapes can be compared."""
         stds = [t.layer.gradient.std for t in self.layers.values()]
-        self.gradient_scale = _scale(self.gradient_scale, GRADIENT_STDS, stds)
+        self.gradient_scale = _scale(self.gradient_scale, stds)
         open_ended = [
-            abs(t.layer.activation.mean) + t.layer.activation.std
+            math.hypot(t.layer.activation.mean, t.layer.activation.std)
             for t in self.layers.values()
             if not bounded(t.layer.kind)
         ]
-        self.activation_scale = _scale(self.activation_scale, UNBOUNDED_STDS, open_ended)
+        self.activation_scale = _scale(self.activation_scale, open_ended)
 
     def reset_scales(self) -> None:
         """Choose all scales anew, for the present attempt alone."""
@@ -282,21 +281,21 @@ def bounded(kind: str) -> bool:
     return kind.lower() in BOUNDED
 
 
-def _scale(now: float, times: int, sizes: Iterable[float]) -> float:
+def _scale(now: float, sizes: Iterable[float]) -> float:
     finite = [size for size in sizes if math.isfinite(size) and size > 0]
     if not finite:
         return now
-    wanted = times * median(finite)
-    return now if now and 0.5 * now <= wanted <= 1.25 * now else round_up(wanted)
+    wanted = STDS * median(finite)
+    return now if now and 0.87 * now <= wanted <= 1.5 * now else round_down(wanted)
 
 
-def round_up(value: float) -> float:
-    """The next number above with a plain first digit or two: 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and so on."""
+def round_down(value: float) -> float:
+    """The next number below with a plain first digit or two: 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and so on."""
     if not value > 0 or not math.isfinite(value):
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
     return next(
-        (float(f"{k * unit:.6g}") for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if k * unit >= value * 0.999), value
+        (float(f"{k * unit:.6g}") for k in (10, 8, 6, 5, 4, 3, 2.5, 2, 1.5, 1.2, 1) if k * unit <= value * 1.001), value
     )
 
 

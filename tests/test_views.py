@@ -104,7 +104,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     picture = text_of(draw(state, 80, 24))
     assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,990/s  eta 0:36          training"
     assert picture[1] == "━━────────────────────  loss 2.227  val 2.218 at 20k    ln V 3.296  probes 1.1 %"
-    head = "act −1..1 mean std sat. grad±0.01 std g:d upd:data now"
+    head = "act −1..1 mean std sat. gr ±0.006 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
     assert picture[4].split()[:2] == ["2", "Tanh"]
