@@ -127,13 +127,16 @@ def progress(share: float, width: int, glyphs: Glyphs = UNICODE) -> tuple[str, s
 
 
 @functools.lru_cache(1024)
-def _overlaps(low: float, high: float, bins: int, to_low: float, to_high: float, cells: int) -> tuple[
-    tuple[tuple[int, int, float], ...], ...
-]:  # fmt: skip
+def _overlaps(
+    low: float, high: float, bins: int, to_low: float, to_high: float, cells: int, limited: bool
+) -> tuple[tuple[tuple[int, int, float], ...], ...]:
     """For each bin the cells it falls into, as (bin, cell, share of the bin); outside goes to the edge cells."""
-    rows = []
+    rows: list[tuple[tuple[int, int, float], ...]] = []
     step, cell = (high - low) / bins, (to_high - to_low) / cells
     for b in range(bins):
+        if not limited and b in (0, bins - 1):
+            rows.append(((b, cells - 1 if b else 0, 1.0),))
+            continue
         left, right = low + b * step, low + (b + 1) * step
         parts: dict[int, float] = {}
         first = math.floor((left - to_low) / cell + 1e-9)
@@ -154,12 +157,13 @@ def _overlaps(low: float, high: float, bins: int, to_low: float, to_high: float,
 
 
 def rebin(
-    counts: Sequence[float], low: float, high: float, to_low: float, to_high: float, cells: int
-) -> list[float]:  # fmt: skip
+    counts: Sequence[float], low: float, high: float, to_low: float, to_high: float, cells: int, *, limited: bool = True
+) -> list[float]:
     """Shares (of 1) in `cells` equal cells of `to_low..to_high`, from counts in equal bins of `low..high`.
 
-    A bin that straddles cells is divided among them; what lies outside is counted in the edge cells. All zero where
-    nothing was counted or a bound is not finite.
+    A bin that straddles cells is divided among them; what lies outside is counted in the edge cells. Not
+    `limited`: the first and the last bin hold what lies outside, and go to the edge cells whole. All zero where nothing
+    was counted or a bound is not finite.
     """
     shares = [0.0] * cells
     total = sum(counts)
@@ -169,23 +173,28 @@ def rebin(
         at = min(cells - 1, max(0, math.floor((low - to_low) / (to_high - to_low) * cells)))
         shares[at] = 1.0
         return shares
-    for parts in _overlaps(low, high, len(counts), to_low, to_high, cells):
+    for parts in _overlaps(low, high, len(counts), to_low, to_high, cells, limited):
         for b, c, share in parts:
             shares[c] += counts[b] * share
     return [share / total for share in shares]
 
 
-def heights(shares: Sequence[float]) -> list[float]:
-    """Shares of a histogram as levels 0..7, alike in all rows: a flat histogram is 2.1 high, five times that is full.
+def height(flat: float) -> float:
+    """The level, 7 for a full bar, of so many times the share of a flat histogram: of five times a full bar.
 
     The power 3/4 of the share is drawn, so that a tail stays visible beside a peak, and a full bar leaves the top
-    eighth free, so that rows do not grow into each other. What is there at all is at least a level high, what is less
-    than a thousandth of a flat histogram is not there.
+    eighth free, so that rows do not grow into each other.
+    """
+    return float((flat / 5) ** 0.75) * (LEVELS - 1)
+
+
+def heights(shares: Sequence[float]) -> list[float]:
+    """Shares of a histogram as levels 0..7, alike in all rows: a flat histogram is 2.1 high.
+
+    What is there at all is at least a level high, what is less than a thousandth of a flat histogram is not there.
     """
     cells, full = len(shares), LEVELS - 1
-    return [
-        min(full, max(1.0, (share * cells / 5) ** 0.75 * full)) if share * cells > 1e-3 else 0.0 for share in shares
-    ]  # fmt: skip
+    return [min(full, max(1.0, height(share * cells))) if share * cells > 1e-3 else 0.0 for share in shares]
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

@@ -20,12 +20,10 @@ from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
 MOST_GHOSTS = 4  # earlier attempts that are drawn
 MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
 MOST_TRACES = 4  # of them with the curves of every layer
-SHOWING = 120  # snapshots: what came before so many is less than a hundredth of what is shown
+SHOWING = 120  # looks at the layers: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
-BEAT = 4  # snapshots: a curve of a whole run need not be drawn with each
-GRADIENT_STDS = 4  # the gradient scale reaches so many stds of the median layer
-COMPARABLE = 10.0  # scales of a run and its twin that are not further apart become one
-UNBOUNDED_STDS = 3
+STDS = 3  # of the median layer that a scale reaches at most: less far than was counted
+COMPARABLE = 4.0  # scales of a run and its twin that are not further apart become one
 RATE = 2.0  # seconds: as steady as steps a second are shown
 STILL = ("paused", *ENDED)
 
@@ -82,8 +80,6 @@ class History:
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
         self.version = 0
-        self._count = 0
-        self.beat = 0  # counts the times at which plots are worth drawing anew
 
     def still(self) -> History:
         """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
@@ -121,7 +117,7 @@ class History:
                 share = _share(before, snapshot, RATE)
             self.rate += (snapshot.steps_per_second - self.rate) * share
         seen = self._seen
-        if (snapshot.layers or snapshot.weights) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
+        if _looked(snapshot) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
             share = 1.0 if still or seen is None else _share(seen, snapshot, SMOOTHING)
             self._take_layers(snapshot, share, shows)
             self._take_weights(snapshot, share, shows)
@@ -135,11 +131,9 @@ class History:
             for name in ("gradient_scale", "activation_scale"):
                 small, large = sorted((getattr(self, name), getattr(self.twin, name)))
                 if large <= COMPARABLE * small:
-                    setattr(self, name, large)
-                    setattr(self.twin, name, large)
+                    setattr(self, name, small)  # beyond which nothing may have been counted of the one
+                    setattr(self.twin, name, small)
         self.snapshot = snapshot
-        self._count += 1
-        self.beat += still or before is None or before.state != snapshot.state or self._count % BEAT == 0
 
     def _go_back(self, snapshot: Snapshot) -> None:
         """The run goes on from a checkpoint: what an earlier life did after it comes again, or comes another way."""
@@ -147,6 +141,8 @@ class History:
             again = self.past.get(snapshot.attempt)
             self.past = {number: past for number, past in self.past.items() if number < snapshot.attempt}
             self._show(again.still() if again else Attempt(snapshot.attempt, frozenset({snapshot.attempt})))
+        else:
+            self.attempt = self.attempt.still()  # what was drawn of the earlier life is not this one's
         self.attempt.cut(snapshot.step)
 
     def _leave(self) -> None:
@@ -229,13 +225,13 @@ class History:
     def _rescale(self) -> None:
         """Scales that all layers share: kept until the net has left them clearly, so that shapes can be compared."""
         stds = [t.layer.gradient.std for t in self.layers.values()]
-        self.gradient_scale = _scale(self.gradient_scale, GRADIENT_STDS, stds)
+        self.gradient_scale = _scale(self.gradient_scale, stds)
         open_ended = [
-            abs(t.layer.activation.mean) + t.layer.activation.std
+            math.hypot(t.layer.activation.mean, t.layer.activation.std)
             for t in self.layers.values()
             if not bounded(t.layer.kind)
         ]
-        self.activation_scale = _scale(self.activation_scale, UNBOUNDED_STDS, open_ended)
+        self.activation_scale = _scale(self.activation_scale, open_ended)
 
     def reset_scales(self) -> None:
         """Choose all scales anew, for the present attempt alone."""
@@ -260,14 +256,21 @@ def _numbered_anew(traces: dict[Key, Trace], keys: list[Key]) -> dict[Key, Trace
 
 
 def _ends(events: Iterable[Event], size: int) -> Iterator[tuple[Event, bool]]:
-    """The events, each with whether it is among the last so many."""
+    """The events, each with whether it is among the last so many that have layers or weights, or came after them."""
     waiting: deque[Event] = deque()
+    looks = 0
     for event in events:
         waiting.append(event)
-        if len(waiting) > size:
+        looks += _looked(event)
+        while looks > size:
+            looks -= _looked(waiting[0])
             yield waiting.popleft(), False
     for event in waiting:
         yield event, True
+
+
+def _looked(event: Event) -> bool:
+    return isinstance(event, Snapshot) and bool(event.layers or event.weights)
 
 
 BOUNDED = ("tanh", "sigmoid", "softsign", "hardtanh", "hardsigmoid", "softmax")
@@ -278,21 +281,21 @@ def bounded(kind: str) -> bool:
     return kind.lower() in BOUNDED
 
 
-def _scale(now: float, times: int, sizes: Iterable[float]) -> float:
+def _scale(now: float, sizes: Iterable[float]) -> float:
     finite = [size for size in sizes if math.isfinite(size) and size > 0]
     if not finite:
         return now
-    wanted = times * median(finite)
-    return now if now and 0.5 * now <= wanted <= 1.25 * now else round_up(wanted)
+    wanted = STDS * median(finite)
+    return now if now and 0.87 * now <= wanted <= 1.5 * now else round_down(wanted)
 
 
-def round_up(value: float) -> float:
-    """The next number above with a plain first digit or two: 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and so on."""
+def round_down(value: float) -> float:
+    """The next number below with a plain first digit or two: 1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8 and so on."""
     if not value > 0 or not math.isfinite(value):
         return 1.0
     unit = 10.0 ** math.floor(math.log10(value))
     return next(
-        (float(f"{k * unit:.6g}") for k in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if k * unit >= value * 0.999), value
+        (float(f"{k * unit:.6g}") for k in (10, 8, 6, 5, 4, 3, 2.5, 2, 1.5, 1.2, 1) if k * unit <= value * 1.001), value
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from app.glyphs import rebin
+from app.glyphs import height, rebin
 from app.series import Series
 from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Weight
 
@@ -220,12 +220,12 @@ def _mix_counts(
     if (was.low, was.high) != (now.low, now.high):
         total, before = sum(smooth), sum(shown)
         cells = len(smooth)
-        smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells)]
-        shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells)]
+        smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells, limited=False)]
+        shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells, limited=False)]
     smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
-    flat = (sum(smooth) or 1.0) * 5 / max(1, len(smooth))  # what fills a bar: five times a flat histogram
+    flat = (sum(smooth) or 1.0) / max(1, len(smooth))
     return smooth, [
-        a if abs((b / flat) ** 0.75 - (a / flat) ** 0.75) * 8 < STEADY_LEVEL and (b == 0) == (a == 0) else b
+        a if abs(height(b / flat) - height(a / flat)) < STEADY_LEVEL and (b == 0) == (a == 0) else b
         for a, b in zip(shown, smooth, strict=True)
     ]
 

@@ -19,7 +19,9 @@ from makemore_core.layers import Brick, Linear, Nonlinearity, Sigmoid, Tanh
 from makemore_core.model import Model
 from makemore_core.snapshot import BINS, FLAT, SATURATED, Activation, Gradient, Histogram, Layer, Weight
 
-SPREAD = 3.0  # histograms without bounds of their own reach this many standard deviations of the median layer
+# Histograms without bounds of their own reach this many standard deviations of the median layer: further than the
+# scale they are drawn on, so that each count has its place on it.
+SPREAD = 4.0
 CACHED = 196_608  # numbers that are measured in one pass: larger temporaries cost more in memory traffic than calls
 
 
@@ -131,12 +133,12 @@ def moments(x: Tensor) -> Tensor:
     return torch.cat([mean, spread / (x.shape[-1] - 1) ** 0.5], -1)
 
 
-def reach(stds: Tensor) -> Tensor:
+def reach(stds: Tensor, spread: float = SPREAD) -> Tensor:
     """(..., n) -> (...), float32: half the width of a histogram that is the same for n tensors of these spreads.
 
     1 where nothing is spread or finite.
     """
-    high = (SPREAD * stds.nanmedian(-1).values).float()
+    high = (spread * stds.nanmedian(-1).values).float()
     return torch.where((high > 0) & (high < torch.inf), high, 1.0)
 
 

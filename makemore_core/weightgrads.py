@@ -20,7 +20,7 @@ def weight_gradients(trainer: Trainer, _: Options) -> Data:
     net = trainer.model.clone()
     train_pass(net, *present_batch(trainer))
     gradients = {name: gradient_of(tensor) for name, tensor in net.named_tensors() if tensor.dim() == 2}
-    high = float(reach(torch.stack([moments(gradient.flatten())[1] for gradient in gradients.values()])))
+    high = float(reach(torch.stack([moments(gradient.flatten())[1] for gradient in gradients.values()]), 3.0))
     return {
         "reach": high,
         "counts": {

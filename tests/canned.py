@@ -116,7 +116,8 @@ def layer(shape: Shape, at: int, noise: random.Random) -> Layer:
     limit = math.atanh(0.97)
     saturated = (1 - math.erf(limit / max(spread, 1e-6) / math.sqrt(2))) * noise.gauss(1, 0.05) if bounded else 0.5
     grad = shape.gradient * shape.gradient_growth ** (shape.layers - 1 - at) * noise.gauss(1, 0.04)
-    bins = gaussian(grad, -4 * shape.gradient, 4 * shape.gradient, False, 3200, noise)
+    reach = 4 * shape.gradient * shape.gradient_growth ** ((shape.layers - 1) / 2)  # stds of the median layer
+    bins = gaussian(grad, -reach, reach, False, 3200, noise)
     return Layer(
         2 + 3 * at,
         shape.kind,

@@ -79,8 +79,8 @@ def test_the_numbers_of_a_layer(norm: str, nonlinearity: str, few_names: Dataset
     leaves = trainer.model.leaves()
     indices = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Nonlinearity)]
     assert [layer.index for layer in layers] == indices
-    reach = 3 * torch.stack([taps.outs[index].std() for index in indices]).median().item()
-    gradient_reach = 3 * torch.stack([taps.gradients[index].std() for index in indices]).median().item()
+    reach = 4 * torch.stack([taps.outs[index].std() for index in indices]).median().item()
+    gradient_reach = 4 * torch.stack([taps.gradients[index].std() for index in indices]).median().item()
     for layer in layers:
         brick = leaves[layer.index]
         assert isinstance(brick, Nonlinearity)
@@ -212,7 +212,7 @@ def test_gradients_that_vanish_still_have_a_spread() -> None:
 
 def test_a_scale_is_a_number_of_float32_however_large_the_spread() -> None:
     stds = torch.tensor([[1e-46, 1e-46], [0.5, math.nan], [2e38, 2e38]], dtype=torch.float64)
-    assert diagnostics.reach(stds).tolist() == [1.0, 1.5, 1.0]
+    assert diagnostics.reach(stds).tolist() == [1.0, 2.0, 1.0]
 
 
 def test_large_activations_are_measured_without_a_copy_of_all(

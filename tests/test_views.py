@@ -19,8 +19,8 @@ from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.views import SCREENS, draw
-from app.views.curve import Axis, _ticks, line, loss_axis, loss_curve, tick_texts
-from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps
+from app.views.curve import Axis, Frame, _ticks, line, loss_axis, loss_curve, tick_texts
+from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps, updates_over_steps
 from app.views.gradients import over_steps
 from app.views.layer import _bars
 from app.views.lines import Line, cut, width
@@ -107,7 +107,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     picture = text_of(draw(state, 80, 24))
     assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,990/s  eta 0:36          training"
     assert picture[1] == "━━──────────────  loss 2.227    val 2.218 at 20k    ln V 3.296  probes 1.1%"
-    head = "act −1..1 mean std sat. grad±0.01 std g:d upd:data now"
+    head = "act −1..1 mean std sat. gr ±0.006 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
     assert picture[4].split()[:2] == ["2", "Tanh"]
@@ -583,6 +583,24 @@ def test_the_numbers_of_a_row_are_not_those_of_an_earlier_picture() -> None:
     picture = text_of(table(View(watched), 160, 20))
     assert picture == text_of(table(View(fresh), 160, 20))
     assert all(now != then for now, then in zip(picture[1:], text_of(table(View(first), 160, 20))[1:], strict=True))
+
+
+def test_the_curves_are_those_of_the_present_step() -> None:
+    """However often they were drawn before, and though the run has gone back and done other things since."""
+    again = [canned.snapshot(canned.SHRINKING, step, since=step - 500) for step in (5000, 5500, 6000)]
+    events = [*canned.course(until=6000), *again]
+    watched = History()
+    for n, event in enumerate(events, 1):
+        watched.feed([event])
+        fresh = History()
+        fresh.feed(events[:n])
+        for draw_curves in (loss_curve, updates_over_steps, stds_over_steps):
+            picture = text_of(draw_curves(View(watched), 70, 14))
+            assert picture == text_of(draw_curves(View(fresh), 70, 14))
+            frame = Frame.of(70, 14, event.step, UNICODE)
+            assert frame is not None
+            end = max(len(line[6:].rstrip(" ┄─")) for line in picture[:-1] if "ln V" not in line)
+            assert event.step == 1 or abs(end - event.step / frame.per_cell) <= 1.5
 
 
 def saturated(snapshot: Snapshot) -> Snapshot:

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
-from app.history import Attempt
+from app.history import STILL, Attempt
 from app.series import Bucket, Series
 from app.views.lines import Line, runs
 from app.views.state import View
@@ -174,7 +174,7 @@ def line(
 
     `drawn` is the line of fewer of the same buckets on the same axis: it is gone on with.
     """
-    start = min(len(drawn), len(buckets) - 2)
+    start = min(len(drawn), len(buckets)) - 2  # the last of them may not have been whole
     while start > 0 and buckets[start - 1] is None:
         start -= 1
     out: list[Reach] = list(drawn[: max(0, start)])
@@ -359,6 +359,15 @@ class Frame(NamedTuple):
         """Steps to a cell."""
         return self.per_dot * grain(self.glyphs).across / self.wide
 
+    def drawn(self, step: int, view: View) -> int:
+        """How many columns of a run up to `step` are drawn at most: all where it stands, else those of whole cells.
+
+        The mean of a column that has only begun is noise, and a cell is sent once.
+        """
+        snapshot, columns = view.history.snapshot, max(1, grain(self.glyphs).across // self.wide)
+        standing = snapshot is None or snapshot.state in STILL
+        return step if standing else step // (columns * self.per_dot) * columns
+
     def canvas(self, trails: Sequence[Trail]) -> Canvas:
         """The trails, a reach for each `per_dot` steps, drawn in it."""
         return Canvas(self.cells, self.rows, [trail.wider(self.wide) for trail in trails], self.glyphs)
@@ -391,27 +400,27 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     axis = loss_axis([*ghosts, now], snapshot.expected_loss, frame.dots, view.log)
     if axis is None:
         return [[(" " * frame.gutter + "no loss yet", "dim")]]
-    # all that the picture depends on: between two beats of the history it is not drawn again
-    key = (
-        history.beat,
+    key = (  # all that the picture depends on
         tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
         history.marks, snapshot.first_loss, snapshot.expected_loss,
     )  # fmt: skip
-    return _loss_curve(now, ghosts, axis, frame, key)
+    return _loss_curve(now, ghosts, axis, frame, frame.drawn(snapshot.step, view), key)
 
 
 _Key: TypeAlias = tuple[object, ...]
 
 
 @functools.lru_cache(8)
-def _loss_curve(now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, frame: Frame, key: _Key) -> list[Line]:
+def _loss_curve(
+    now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, frame: Frame, drawn: int, key: _Key
+) -> list[Line]:
     marks, first, expected = key[-3:]
     assert isinstance(marks, tuple)
     assert first is None or isinstance(first, float)
     assert expected is None or isinstance(expected, float)
     cells, rows_, g = frame.cells, frame.rows, frame.glyphs
-    columns = now.loss.columns(frame.per_dot)
-    trails = [Trail(line_of(now.loss, frame.per_dot, axis), "loss")]
+    columns = now.loss.columns(frame.per_dot)[:drawn]
+    trails = [Trail(line_of(now.loss, frame.per_dot, axis)[:drawn], "loss")]
     trails += [Trail(line_of(ghost.loss, frame.per_dot, axis), "ghost") for ghost in reversed(ghosts)]
     trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
     trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
@@ -498,25 +507,26 @@ def lines_over_steps(
 
     What is not on the scale is drawn at its edge.
     """
-    frame = Frame.of(width, height, max([1, *(course.series.end for course in courses)]), view.glyphs)
+    end = max([1, *(course.series.end for course in courses)])
+    frame = Frame.of(width, height, end, view.glyphs)
     if frame is None:
         return []
-    return _lines_over_steps(tuple(courses), tuple(guides), Axis(low, high, frame.dots, log), frame, view.history.beat)
+    axis = Axis(low, high, frame.dots, log)
+    return _lines_over_steps(tuple(courses), tuple(guides), axis, frame, frame.drawn(end, view))
 
 
 @functools.lru_cache(16)
 def _lines_over_steps(
-    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, frame: Frame, beat: int
+    courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, frame: Frame, drawn: int
 ) -> list[Line]:
-    del beat
     g = frame.glyphs
     canvas = frame.canvas(
-        [Trail(line_of(course.series, frame.per_dot, axis, joined=True), course.style) for course in courses]
+        [Trail(line_of(course.series, frame.per_dot, axis, joined=True)[:drawn], course.style) for course in courses]
     )
     for value, style in guides:
         canvas.put(frame.row(value, axis), 0, g.guide * frame.cells, style, over=False)
     for course in courses if not g.coloured else ():
-        columns = course.series.columns(frame.per_dot)
+        columns = course.series.columns(frame.per_dot)[:drawn]
         if columns and (end := columns[-1]) is not None:
             at = min(frame.cells - 1, (len(columns) * frame.wide - 1) // grain(g).across)
             canvas.put(frame.row(end.mean, axis), at, course.letter, "title")

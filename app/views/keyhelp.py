@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from app import glyphs as glyph
-from app.history import GRADIENT_STDS, SMOOTHING
+from app.history import SMOOTHING, STDS
 from app.keys import CHANGING, GROUPS, KEYS
 from app.views.lines import Line, beside, heading
 from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, View
@@ -40,7 +40,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
     (
         "gradient",
         (
-            f"histogram of the loss's derivative by those outputs; the scale is {GRADIENT_STDS} stds "
+            f"histogram of the loss's derivative by those outputs; the scale is up to {STDS} stds "
             "of the median layer, what lies outside is in the edge bars"
         ),
     ),

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 from app import glyphs as glyph
 from app.glyphs import LEVELS, Glyphs
+from app.history import bounded
 from app.series import Bucket
 from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line, Span, fit, runs
@@ -161,17 +162,20 @@ def _label(name: str, cells: int, digits: int, index: int | None, g: Glyphs) -> 
 
 
 def histogram(
-    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, g: Glyphs
-) -> list[str]:  # fmt: skip
-    """Counts as bars on the scale `-scale..scale`, `tall` lines high, the top line first."""
-    shares = glyph.rebin(counts, box.low, box.high, -scale, scale, cells)
+    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, g: Glyphs, *, limited: bool = False
+) -> list[str]:
+    """Counts as bars on the scale `-scale..scale`, `tall` lines high, the top line first.
+
+    What lies outside the scale, or the bins of values that are not `limited` to them, is drawn in the edge bars.
+    """
+    shares = glyph.rebin(counts, box.low, box.high, -scale, scale, cells, limited=limited)
     return glyph.tower(glyph.heights(shares), tall, g)
 
 
 def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
     """update:data over the whole run on the fixed scale -5..-1, with a line at -3, its middle, where no bar stands.
 
-    Bars that end above -2 or below -4 are in the colour of a warning.
+    Bars beyond the doctor's limits are in the colour of a warning.
     """
     eighths = LEVELS * tall
     shown: list[int] = []
@@ -282,7 +286,8 @@ def _layer_cells(
         room = cells - 1
         if column == "activation":
             style = "sick" if sick.saturated or sick.spread else "activation"
-            rows_ = histogram(trace.activation_counts, activation.histogram, scales[0], room, tall, g)
+            limited = bounded(trace.layer.kind)
+            rows_ = histogram(trace.activation_counts, activation.histogram, scales[0], room, tall, g, limited=limited)
             out.append(tuple(((" ", ""), (row, style)) for row in rows_))
         elif column == "gradient":
             style = "sick" if sick.gradient else "gradient"
