@@ -46,7 +46,12 @@ class Commands(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done; 1 a finding, a run that diverged or does not answer, or something could not be "
+    "written; 2 bad input; 3 an unexpected error; 4 the terminal was lost; 128 + n ended by signal n.",
+)
 @click.version_option(__version__, prog_name="makemore")
 def cli() -> None:
     """Train a small character model in your terminal and see inside every layer, live.
@@ -92,7 +97,12 @@ def watching(function: Function) -> Function:
         click.option("--json", "as_json", is_flag=True, help="With --headless: one JSON object a line."),
         click.option("--probe-every", type=click.IntRange(1), metavar="N", help="Look every N steps, not by time."),
         click.option("--fps", type=Number(0.1, 60), default=10.0, help="Looks and pictures a second."),
-        click.option("--budget", type=Number(0.001, 1), default=0.03, help="Share of time for looking."),
+        click.option(
+            "--budget",
+            type=Number(0.001, 1),
+            default=0.03,
+            help="Share of time for looking, after the first look at a net.",
+        ),
         click.option("--pace", type=Number(0.1, 1e6), metavar="N", help="Begin in slow motion, N steps a second."),
         click.option("--paused", is_flag=True, help="Wait after the first update, to see the net as initialised."),
         click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII),
@@ -182,11 +192,11 @@ def resume(
 ) -> int:
     """Go on from the last good checkpoint of a run."""
     from app import launch
-    from makemore_core.rundir import find_run, read_manifest, trainer
+    from makemore_core.rundir import find_run, held_by, read_manifest
 
     folder = find_run(run)
     read_manifest(folder)
-    if holder := trainer(folder):
+    if holder := held_by(folder):
         raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}")
     check_json(headless, as_json)
     if not headless:

@@ -88,7 +88,7 @@ def begin(plan: Plan, run: str | None) -> Path:
 
 def forget(folder: Path) -> bool:
     """Remove the folder of a run that never began, so that nobody takes it for one; whether it was such a run."""
-    never = not rundir.is_recorded(folder) and rundir.trainer(folder) is None
+    never = not rundir.is_recorded(folder) and rundir.held_by(folder) is None
     if never:
         shutil.rmtree(folder, ignore_errors=True)
     return never

@@ -22,7 +22,7 @@ ANSWERING = 10.0  # seconds that a trainer may take to save and to say so
 
 def saved(folder: Path) -> Path:
     """The folder of a run, after its trainer, if there is one, has saved what it has."""
-    if rundir.trainer(folder) is not None:
+    if rundir.held_by(folder) is not None:
         client = ControlClient(folder)
         try:
             reply = client.request(Checkpoint(), ANSWERING)

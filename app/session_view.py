@@ -138,7 +138,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
 
 def absent(folder: Path) -> str:
     """That nobody trains the run in the folder, and what to do about it; nothing where somebody does."""
-    if rundir.trainer(folder) is not None:
+    if rundir.held_by(folder) is not None:
         return ""
     return f"nobody is training it now; `makemore resume {rundir.called(folder)}` goes on"
 

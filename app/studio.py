@@ -39,7 +39,7 @@ from makemore_core.command import (
     Stream,
     Twin,
     decayed,
-    say,
+    in_words,
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
@@ -405,7 +405,7 @@ class Studio(App[int]):
             return
         self.stream.send(asked)
         self.pending |= {name: (value, self.clock() + PENDING_SECONDS) for name, value in command.changes.items()}
-        self.say(say(asked, before) + self.effect(asked))
+        self.say(in_words(asked, before) + self.effect(asked))
 
     def ask(self, prompt: str, question: str, *choices: tuple[str, str]) -> None:
         """A question in a box; the keys pressed are its answers."""
@@ -627,7 +627,7 @@ class Studio(App[int]):
             twin = Twin(changes)
             self.stream.send(twin)
             self.action_screen("twin")
-            self.say(f"{say(twin)}: both from the seed, in lock-step")
+            self.say(f"{in_words(twin)}: both from the seed, in lock-step")
         self.paint()
 
     # --- quitting ---

@@ -39,7 +39,7 @@ class Aside:
             return
         if time.monotonic() - self._asked > AGAIN:
             self._asked = time.monotonic()
-            self._holder = rundir.trainer(self._folder)
+            self._holder = rundir.held_by(self._folder)
         new = self._allowed - processors(self._holder) if self._holder else self._allowed
         if new and new != self._now:
             self._now = new

@@ -33,7 +33,7 @@ def recorded(reader: RecordReader, run: str) -> Iterator[Snapshot]:
             yield snapshot if snapshot.run == run else msgspec.structs.replace(snapshot, run=run)
 
 
-class _Look(threading.Thread):
+class _Liveness(threading.Thread):
     """Finds out what has become of a trainer, in a thread because one that hangs lets the question wait."""
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,7 @@ class Attached:
         self._newest: Snapshot | None = None
         self._told: State | None = None
         self._heard = 0.0  # when the last snapshot was read
-        self._look: _Look | None = None
+        self._look: _Liveness | None = None
         self._exhibited = 0  # when an exhibit was last put into its folder
         self._seen: dict[str, tuple[int, int]] = {}
         self._damaged, self._noticed = 0, 0.0  # records that could not be read, and when there were more of them
@@ -113,7 +113,7 @@ class Attached:
         """A snapshot where the state is no longer the one that the trainer wrote: it crashed, or does not answer."""
         look = self._look
         if look is None or (not look.is_alive() and time.monotonic() - max(self._heard, look.began) > SILENCE):
-            self._look = _Look(self._folder)
+            self._look = _Liveness(self._folder)
         if look is None or look.state in (None, self._told) or self._heard >= look.began:
             return
         if self._newest is None:

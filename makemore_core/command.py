@@ -128,7 +128,7 @@ def check(command: Command) -> None:
             parse(name, value)
 
 
-def say(command: Command, config: Mapping[str, Value] | None = None) -> str:
+def in_words(command: Command, config: Mapping[str, Value] | None = None) -> str:
     """The command in the words of a mark on the loss curve: `lr 0.1 → 0.05`, or the name of an experiment begun."""
     if isinstance(command, Set | Twin):
         before = config or {}

@@ -28,7 +28,7 @@ PIECE = 64 * 1024  # bytes taken from it at a time
 LONGEST_ERROR = 300  # characters
 
 
-class Request(msgspec.Struct):
+class Message(msgspec.Struct):
     """A line from a client."""
 
     id: msgspec.Raw = msgspec.Raw(b"null")

@@ -145,7 +145,7 @@ def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Findi
 
     With the first snapshots of a run at hand the initialisation is judged too, and noise is averaged out.
     """
-    run = _look(snapshot, recent)
+    run = _run_of(snapshot, recent)
     found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
     return tuple(sorted(found, key=lambda finding: (finding.past, finding.severity != "serious")))
 
@@ -191,7 +191,7 @@ class Chart:
         return findings(now, recent if self._start in self._recent else [self._start, *recent])
 
 
-def _look(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
+def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
     same = [s for s in recent if s.attempt == now.attempt and s.step <= now.step and _drawn(s) == _drawn(now)]
     past = [*(s for s in same if s is not now), now]  # a run's last snapshot may come twice, once without its losses
     start = next((s for s in past if s.layers), None)
@@ -237,6 +237,8 @@ def _drawn(snapshot: Snapshot) -> dict[str, Value]:
 
 
 def _diverged(run: _Run) -> Iterator[Finding]:
+    if _alone(run):  # no rate helps
+        return
     loss = run.loss
     broken = next((layer for layer in run.now.layers if not math.isfinite(layer.activation.std)), None)
     if run.now.state == "diverged" or (loss is not None and not math.isfinite(loss)) or broken:
@@ -254,7 +256,9 @@ def _diverged(run: _Run) -> Iterator[Finding]:
 
 def _confidently_wrong(run: _Run) -> Iterator[Finding]:
     first, expected = run.now.first_loss, run.now.expected_loss
-    if first is None or expected is None or first - expected <= LIMITS["first_loss"].value:
+    if first is None or expected is None or not math.isfinite(first):
+        return
+    if first - expected <= LIMITS["first_loss"].value:
         return
     suggestion, fix = "make the last layer's weights small and its bias 0 at the start", None
     if "last_shrink" in run.now.config:
@@ -375,7 +379,7 @@ def _last_layer(run: _Run) -> Iterator[Finding]:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {next_fastest:.1f} in the others"
         fix: dict[str, Value] | None = {"last_shrink": 1.0} if "last_shrink" in run.now.config else None
         times = 10 ** (last - next_fastest)
-        yield _finding("last-layer-fast", f"the last layer learns {times:.0f} times as fast", evidence,
+        yield _finding("last-layer-fast", f"the last layer learns {times:,.0f} times as fast", evidence,
                        "do not make its weights so small at the start, or train on: it catches up", fix)  # fmt: skip
 
 
@@ -445,8 +449,12 @@ def _overfitting(run: _Run) -> Iterator[Finding]:
                        "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
 
 
+def _alone(run: _Run) -> bool:
+    return run.now.config.get("norm") == "batch" and run.now.config.get("batch_size") == 1
+
+
 def _batch_of_one(run: _Run) -> Iterator[Finding]:
-    if run.now.config.get("norm") == "batch" and run.now.config.get("batch_size") == 1:
+    if _alone(run):
         yield _finding("batch-of-one", "BatchNorm with a batch of one", "norm batch, batch_size 1",
                        "batches of 32, or LayerNorm, which needs no company", {"batch_size": 32},
                        severity="serious")  # fmt: skip

@@ -128,6 +128,8 @@ def _make(folder: Path, *, only_new: bool = False) -> bool:
         folder.chmod(0o700)
         for inner in (RECORD, CHECKPOINTS):
             (folder / inner).mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise ValueError(f"run={folder}: {error.filename} is no folder") from None
     except OSError as error:
         raise ValueError(f"run={folder}: {error.strerror or error}") from None
     return True
@@ -184,7 +186,7 @@ def _is_worth_showing(folder: Path) -> bool:
         read_manifest(folder)
     except ValueError:
         return False
-    return is_recorded(folder) or trainer(folder) is not None
+    return is_recorded(folder) or held_by(folder) is not None
 
 
 def is_recorded(folder: Path) -> bool:
@@ -330,7 +332,7 @@ class RunLock:
         name = self._folder.name
         try:
             check_private(self._folder)
-            if holder := trainer(self._folder):
+            if holder := held_by(self._folder):
                 raise ValueError(f"{name}: is being trained already, by process {holder.pid}")
             fd = open_regular(self._folder / LOCK, os.O_RDWR | os.O_CREAT)
         except OSError as error:
@@ -339,7 +341,7 @@ class RunLock:
             fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             os.close(fd)
-            holder = trainer(self._folder)
+            holder = held_by(self._folder)
             raise ValueError(f"{name}: is being trained already, by process {holder.pid if holder else '?'}") from None
         except OSError:  # no locks on this file system: the process id in the file has to do
             pass
@@ -360,7 +362,7 @@ class RunLock:
             self._fd = None
 
 
-def trainer(folder: Path) -> Holder | None:
+def held_by(folder: Path) -> Holder | None:
     """The process that holds the run's lock; None where nobody does."""
     path = folder / LOCK
     try:
@@ -399,7 +401,7 @@ def liveness(folder: Path) -> State:
     reply = control.ping(folder)
     if reply is not None and reply.state is not None:
         return reply.state if (reply.age or 0.0) < STALE or reply.state in ENDED else "unresponsive"
-    holder, beat, snapshot = trainer(folder), read_beat(folder), read_state(folder)
+    holder, beat, snapshot = held_by(folder), read_beat(folder), read_state(folder)
     last: State = snapshot.state if snapshot else "running"
     if holder is None:
         return last if last in ENDED else "crashed"

@@ -22,7 +22,7 @@ import msgspec
 from makemore_core import address
 from makemore_core.command import Command, Look, command_from_json
 from makemore_core.config import printable
-from makemore_core.control import LONGEST_ERROR, Request
+from makemore_core.control import LONGEST_ERROR, Message
 from makemore_core.snapshot import State
 
 LONGEST_LINE = 64 * 1024
@@ -38,7 +38,7 @@ LONGEST_REST = 1.0
 TICK = 1.0
 CHECK_ADDRESS = 5.0
 
-_requests = msgspec.json.Decoder(Request)
+_requests = msgspec.json.Decoder(Message)
 
 
 class _Client:
@@ -220,7 +220,7 @@ class ControlServer:
         else:
             self._misheard(client, "not a request: it has no command, ping or hello")
 
-    def _command(self, client: _Client, request: Request) -> None:
+    def _command(self, client: _Client, request: Message) -> None:
         try:
             command = command_from_json(bytes(request.command))
         except ValueError as error:

@@ -33,7 +33,7 @@ from makemore_core.command import (
     Step,
     Stop,
     Twin,
-    say,
+    in_words,
     shown,
 )
 from makemore_core.config import (
@@ -255,7 +255,9 @@ class Session:
         if self.net.diverged:
             self.state, self._pause_at = "diverged", None
             since = self.net.diverged_at
-            self.message = f"the loss is no number from step {since} on: lower the learning rate or the gain"
+            # before the first update no rate can be the reason
+            what = "lower the learning rate or the gain" if since else "the doctor says why"
+            self.message = f"the loss is no number from step {since} on: {what}"
         elif self.trainer.step >= self.config.steps:
             self._finish()
         elif self._pause_at is not None and self.trainer.step >= self._pause_at:
@@ -393,7 +395,7 @@ class Session:
             self.changes += 1
         except ValueError as error:  # what follows it would not be the same either
             self.replay.clear()
-            self.message = f"{say(command)} cannot be made again: {error}"
+            self.message = f"{in_words(command)} cannot be made again: {error}"
             self._publish()
 
     def _aimed(self, command: Command) -> Command:
@@ -541,7 +543,7 @@ class Session:
         self._survey = None
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
-        self.message = say(what, before)
+        self.message = in_words(what, before)
         if self.state == "paused" and not changed.keys() <= LIVE_FIELDS:
             self.state, self._pause_at = "running", self.trainer.step + 1  # one update, to see what became of the net
         if self.state == "finished" and self.trainer.step < after.steps:
@@ -559,15 +561,15 @@ class Session:
         step = self.trainer.step
         if nets.origin is None:
             self.state, self._pause_at = "running", 1 if waits else None  # the first update shows the net as drawn
-            what = "restarted" if isinstance(command, Restart) else say(command, before)
+            what = "restarted" if isinstance(command, Restart) else in_words(command, before)
             self.message = f"{what}: a new net from the seed"
         else:
             self.state = "finished" if step >= self.config.steps else "paused" if waits else "running"
             self._pause_at = None
-            self.message = f"{say(command)} to the net of attempt {nets.origin}, at step {step:,}"
+            self.message = f"{in_words(command)} to the net of attempt {nets.origin}, at step {step:,}"
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
-        self.interventions.append(Intervention(self.trainer.step, say(command, before), self.attempt))
+        self.interventions.append(Intervention(self.trainer.step, in_words(command, before), self.attempt))
 
     def _mark_decay(self, since: int) -> None:
         """Mark that the learning rate fell as planned, if it did after the step `since`."""
@@ -627,7 +629,7 @@ class Session:
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
-            twin=twin.snapshot(say(Twin(self.nets.twin_changes)), *which) if twin else None,
+            twin=twin.snapshot(in_words(Twin(self.nets.twin_changes)), *which) if twin else None,
         )
 
     def _publish(self) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.views.lines import Line
-from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, say
+from makemore_core.command import Command, Look, Pause, Restart, Resume, Sample, Set, Step, Stop, in_words
 from makemore_core.config import LIVE_FIELDS, Config
 from makemore_core.doctor import Finding
 from makemore_core.snapshot import (
@@ -287,7 +287,7 @@ class FakeStream:
         elif isinstance(command, Stop):
             self.state = "stopped"
         elif isinstance(command, Set | Restart):
-            what = say(command, self.config.as_dict())
+            what = in_words(command, self.config.as_dict())
             if isinstance(command, Set):
                 self.config = self.config.replace(command.changes)
                 if self.state == "finished" and self.step < self.config.steps:

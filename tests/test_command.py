@@ -24,7 +24,7 @@ from makemore_core.command import (
     Step,
     Stop,
     command_from_json,
-    say,
+    in_words,
 )
 from makemore_core.config import Config
 from makemore_core.presets import settings_of
@@ -71,10 +71,10 @@ def test_what_is_no_command_is_refused_in_a_sentence(line: bytes, message: str) 
 
 def test_an_experiment_is_said_by_its_name() -> None:
     before = Config(steps=50, seed=7).as_dict()
-    assert say(Set({"lr": 0.2, "norm": "none"}, fresh=True), before) == "lr 0.1 → 0.2, norm batch → none"
+    assert in_words(Set({"lr": 0.2, "norm": "none"}, fresh=True), before) == "lr 0.1 → 0.2, norm batch → none"
     changes = {key: value for key, value in settings_of("mlp-original").items() if before[key] != value}
-    assert say(Set(changes, fresh=True), before) == "mlp-original"
-    assert say(Set(changes), before).startswith("n_layer 5 → 1, ")
+    assert in_words(Set(changes, fresh=True), before) == "mlp-original"
+    assert in_words(Set(changes), before).startswith("n_layer 5 → 1, ")
 
 
 def test_a_change_is_not_measured_by_the_defaults() -> None:
@@ -114,11 +114,11 @@ def test_garbage_is_a_command_or_a_value_error(line: bytes) -> None:
     ],
 )
 def test_the_words_of_a_mark(command: Command, words: str) -> None:
-    assert say(command, Config().as_dict()) == words
+    assert in_words(command, Config().as_dict()) == words
 
 
 def test_a_change_without_a_before_says_what_is_set() -> None:
-    assert say(Set({"lr": 0.05})) == "lr 0.05"
+    assert in_words(Set({"lr": 0.05})) == "lr 0.05"
 
 
 def test_a_channel_hands_over_in_order_and_once() -> None:

@@ -118,7 +118,7 @@ def test_what_it_suggests_helps(name: str, finding: str) -> None:
 @pytest.mark.filterwarnings("ignore:var")
 def test_settings_that_batchnorm_cannot_bear() -> None:
     healthy = PRESETS["deep-batchnorm"].config()
-    assert {"batch-of-one", "diverged"} <= set(diagnose(healthy.replace({"batch_size": 1}), (1, 2)))
+    assert set(diagnose(healthy.replace({"batch_size": 1}), (1, 2))) == {"batch-of-one"}  # no rate helps
     assert set(diagnose(healthy.replace({"bias": "on"}), (1, 2))) == {"bias-useless"}
     assert "running-statistics" in diagnose(healthy.replace({"batch_size": 4}), (1, 2))
     assert set(diagnose(healthy.replace({"norm_momentum": 1.0}), (1, 2))) == {"running-statistics"}

@@ -20,7 +20,7 @@ from app.views.batchnorm import normalised
 from app.views.curve import Axis
 from app.views.deadmap import flags
 from app.views.doctor import examined
-from app.views.lines import width
+from app.views.lines import cells_of
 from app.views.state import Pressed, View, selected
 from makemore_core import dataset
 from makemore_core.command import Command, Look, Set
@@ -73,7 +73,7 @@ def words(view: View, cells: int = 100, rows: int = 40) -> str:
 def test_any_size(name: str, preset: str, size: tuple[int, int]) -> None:
     for glyphs in (UNICODE, ASCII):
         lines = draw(view(name, preset, glyphs), *size)
-        assert [width(line) for line in lines] == [size[0]] * size[1]
+        assert [cells_of(line) for line in lines] == [size[0]] * size[1]
         if glyphs.ascii:
             assert "".join(text_of(lines)).isascii()
 
@@ -97,7 +97,7 @@ def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
         empty = History()
         empty.exhibits.update(exhibits)
         lines = draw(View(empty, screen=name), 80, 24)
-        assert [width(line) for line in lines] == [80] * 24
+        assert [cells_of(line) for line in lines] == [80] * 24
         asks = screen(name).look
         assert (asks is None) or "…" in "".join(text_of(lines)) or "cannot be read" in "".join(text_of(lines))
 
@@ -267,7 +267,7 @@ def test_the_gradients_of_the_weights_are_drawn_where_there_is_room() -> None:
         assert ("▄▄" in row, "±" in head) == (True, cells > 40)
         assert "±" not in words(unanswered, cells, 24)
     for cells in (20, 40, 60, 80, 160):
-        assert {width(line) for line in draw(shown, cells, 24)} == {cells}
+        assert {cells_of(line) for line in draw(shown, cells, 24)} == {cells}
 
 
 def test_the_slider_moves_one_value_and_normalisation_moves_all() -> None:
@@ -448,7 +448,7 @@ def test_symbols_of_the_alphabet_are_harmless() -> None:
     hostile.history.exhibits["batchnorm"] = Exhibit("batchnorm", 30, {**data, "company": company})
     for cells in (40, 80, 160):
         lines = draw(hostile, cells, 30)
-        assert [width(line) for line in lines] == [cells] * 30
+        assert [cells_of(line) for line in lines] == [cells] * 30
         assert all(char.isprintable() for char in "".join(text_of(lines)))
 
 

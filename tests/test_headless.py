@@ -292,7 +292,7 @@ def test_in_the_background(tmp_path: Path, few_names_file: Path) -> None:
     try:
         reply = control.ping(folder)
         assert reply is not None
-        assert reply.pid == pid == getattr(rundir.trainer(folder), "pid", None)
+        assert reply.pid == pid == getattr(rundir.held_by(folder), "pid", None)
         assert os.getsid(pid) == pid
         log = folder / "trainer.log"
         assert stat.S_IMODE(log.stat().st_mode) == 0o600

@@ -369,7 +369,7 @@ def test_a_run_without_any_good_checkpoint_is_refused(run: Callable[[Config], Pa
         (path / checkpoint.TENSORS).write_bytes(b"")
     with pytest.raises(ValueError, match=r"^run: has no good checkpoint; [^\n]+$"):
         open_run(folder, Channel())
-    assert rundir.trainer(folder) is None  # and the lock was given back
+    assert rundir.held_by(folder) is None  # and the lock was given back
 
 
 def test_data_that_changed_or_went_is_told_in_one_line(tmp_path: Path, few_names_file: Path) -> None:
@@ -387,7 +387,7 @@ def test_data_that_changed_or_went_is_told_in_one_line(tmp_path: Path, few_names
 def test_a_run_that_is_being_trained_is_refused_with_the_process(run: Callable[[Config], Path]) -> None:
     folder = run(SMALL.replace({"steps": 10_000_000}))
     trainer = trainer_process(folder)
-    wait_for(lambda: rundir.trainer(folder) is not None, "a trainer")
+    wait_for(lambda: rundir.held_by(folder) is not None, "a trainer")
     with pytest.raises(ValueError, match=rf"^run: is being trained already, by process {trainer.pid}$"):
         open_run(folder, Channel())
     trainer.kill()

@@ -126,6 +126,11 @@ def test_a_run_is_never_written_over() -> None:
         new_run("emma", "deep-tanh")
 
 
+def test_a_run_cannot_be_in_what_is_no_folder() -> None:
+    with pytest.raises(ValueError, match=r"^run=/dev/null/emma: /dev/null is no folder$"):
+        new_run("/dev/null/emma", "deep-tanh")
+
+
 def test_folders_that_others_can_write_to_are_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
@@ -339,20 +344,20 @@ def test_a_lock_left_by_a_kill_is_taken_over(run: Path, train: Train) -> None:
     first.kill()
     first.wait()
     with locked(run):
-        holder = rundir.trainer(run)
+        holder = rundir.held_by(run)
         assert holder is not None
         assert holder.pid == os.getpid()
-    assert rundir.trainer(run) is None
+    assert rundir.held_by(run) is None
 
 
 def test_looking_does_not_loosen_the_lock_of_this_process(run: Path) -> None:
     with locked(run):
-        assert rundir.trainer(run) is not None
+        assert rundir.held_by(run) is not None
         assert liveness(run) == "running"
         with pytest.raises(ValueError, match=f"by process {os.getpid()}$"):
             RunLock(run).acquire()
-        check = "import sys; from pathlib import Path; from makemore_core.rundir import trainer; "
-        check += "sys.exit(trainer(Path(sys.argv[1])).pid != int(sys.argv[2]))"
+        check = "import sys; from pathlib import Path; from makemore_core.rundir import held_by; "
+        check += "sys.exit(held_by(Path(sys.argv[1])).pid != int(sys.argv[2]))"
         assert subprocess.run([sys.executable, "-c", check, str(run), str(os.getpid())]).returncode == 0
 
 

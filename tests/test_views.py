@@ -23,7 +23,7 @@ from app.views.curve import Axis, Frame, _ticks, line, loss_axis, loss_curve, ti
 from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps, updates_over_steps
 from app.views.gradients import over_steps
 from app.views.layer import _bars
-from app.views.lines import Line, cut, width
+from app.views.lines import Line, cells_of, cut
 from app.views.state import View, rows, update_sick, window
 from app.views.table import header, layout, per_column, table
 from makemore_core.config import Config
@@ -92,7 +92,7 @@ def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> No
         for cells, lines in SIZES if screen == "dashboard" else (*SIZES[::2], SIZES[-1]):
             picture = draw(replace(state, glyphs=glyphs), cells, lines)
             assert len(picture) == lines
-            assert {width(line) for line in picture} <= {cells}
+            assert {cells_of(line) for line in picture} <= {cells}
             text = "".join(text_of(picture))
             assert not [char for char in text if unicodedata.category(char)[0] == "C"]
             assert glyphs is UNICODE or text.isascii(), [char for char in text if not char.isascii()]
@@ -430,7 +430,7 @@ def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> Non
     hundred, healthy, title = view(NETS["hundred-layers"]()), view(NETS["healthy"]()), "update:data"
     for cells in range(40, 200):
         parts = [text.strip() for text, _ in legend(hundred, title, cells)]
-        assert width(legend(hundred, title, cells)) <= cells - len(title) - 4  # so that nothing of it is clipped
+        assert cells_of(legend(hundred, title, cells)) <= cells - len(title) - 4  # so that nothing of it is clipped
         assert ("…" in parts) == (parts[1:] != [] and len(parts) < 2 + 12 + ("…" in parts))  # nor left out unsaid
         assert parts[1:] == [] or (parts[1:3] == [", 12 of 102:", "C"] and parts[-1] == "output")
         assert cells < 60 or len(parts) >= 4
@@ -468,7 +468,7 @@ def test_the_question_lies_over_the_middle() -> None:
     state = view(canned.course(until=1000), prompt="quit", choices=(("s", "stop and save"), ("esc", "cancel: go on")))
     for cells, lines in ((80, 24), (40, 12)):
         picture = draw(state, cells, lines)
-        assert {width(line) for line in picture} == {cells}
+        assert {cells_of(line) for line in picture} == {cells}
         assert any("s     stop and save" in line for line in text_of(picture))
 
 

@@ -25,8 +25,7 @@ from app.views import (
     weights,
 )
 from app.views.dashboard import dashboard
-from app.views.lines import Line, block
-from app.views.lines import width as cells
+from app.views.lines import Line, block, cells_of
 from app.views.state import MOVES, Draw, Screen, View
 from app.views.status import ask, keys_line, message_line, status
 
@@ -95,6 +94,6 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines.append(message_line(replace(view, message=told), width))
     if below:
         live: Line = [("  L live: on", "note")] if view.live and not view.prompt else []
-        keys = [*keys_line(view, width - cells(live)), *live] if cells(live) < width else live
+        keys = [*keys_line(view, width - cells_of(live)), *live] if cells_of(live) < width else live
         lines += block([message_line(view, width) if below == 1 and view.message else keys], width, 1, view.glyphs)
     return ask(view, lines, width, height) if view.prompt in ("untwin", "quit") else lines

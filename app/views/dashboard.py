@@ -7,8 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from app import glyphs as glyph
 from app.views.curve import Course, lines_over_steps, loss_curve
-from app.views.lines import Line, beside, block, heading
-from app.views.lines import width as width_of
+from app.views.lines import Line, beside, block, cells_of, heading
 from app.views.state import UPDATE_HIGH, UPDATE_LOW, Row, View, rows, style_of
 from app.views.table import needed, table, tallest
 from makemore_core.doctor import GUIDE, Finding
@@ -99,7 +98,7 @@ def _cut(lines: list[Line], height: int, width: int, g: glyph.Glyphs) -> list[Li
     if len(lines) <= height or height < 1:
         return lines[: max(0, height)]
     *before, (text, style) = lines[height - 1]
-    return [*lines[: height - 1], [*before, (glyph.clip(f"{text} {g.ellipsis}", width - width_of(before), g), style)]]
+    return [*lines[: height - 1], [*before, (glyph.clip(f"{text} {g.ellipsis}", width - cells_of(before), g), style)]]
 
 
 def names(view: View, width: int, height: int) -> list[Line]:
@@ -192,7 +191,7 @@ def legend(view: View, title: str, width: int, *, by_row: bool = True, layers: b
         named = [("  " + _short_name(curve, by_row, g), curve.style) for curve in thinned(drawn, most)]
         if most < len(drawn):
             named.insert(-1, (" " + g.ellipsis, "dim"))
-        if width_of([*head, *named]) <= width - len(title) - 4:
+        if cells_of([*head, *named]) <= width - len(title) - 4:
             return [*head, *named]
     return scale
 

@@ -8,7 +8,7 @@ from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View, listed, style_of
-from makemore_core.command import Set, say
+from makemore_core.command import Set, in_words
 from makemore_core.doctor import Finding
 
 
@@ -70,7 +70,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line]:
     """In so many lines; where they are too few, what `enter` does and what to try come before the reasons."""
     snapshot = view.history.snapshot
-    change = say(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
+    change = in_words(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
     rows = [
         ("seen", finding.evidence, style_of(finding)),
         ("why", finding.why, ""),

@@ -16,8 +16,7 @@ from app.history import bounded
 from app.series import Series
 from app.traces import LayerTrace, WeightTrace
 from app.views.curve import round_values, tick_texts
-from app.views.lines import Line, beside, block, fit, heading
-from app.views.lines import width as cells
+from app.views.lines import Line, beside, block, cells_of, fit, heading
 from app.views.state import (
     Row,
     View,
@@ -168,7 +167,7 @@ def _facts(facts: Sequence[Fact], width: int) -> list[Line]:
     lines: list[Line] = [[]]
     for name, text, style in facts:
         fact: Line = [(f" {name} ", "dim"), (("!" if style == "sick" else "") + text + " ", style)]
-        if lines[-1] and cells(lines[-1]) + cells(fact) > width:
+        if lines[-1] and cells_of(lines[-1]) + cells_of(fact) > width:
             lines.append([])
         lines[-1] += fact
     return lines

@@ -16,7 +16,7 @@ Span: TypeAlias = tuple[str, str]  # text, name of a style
 Line: TypeAlias = list[Span]
 
 
-def width(line: Line) -> int:
+def cells_of(line: Line) -> int:
     """Cells that the line takes."""
     return sum(width_of(text) for text, _ in line)
 
@@ -49,7 +49,7 @@ def fit(line: Line, cells: int, glyphs: Glyphs) -> Line:
 
 def ends(left: Line, right: Line, cells: int, glyphs: Glyphs) -> Line:
     """One line with something at both its ends; the left end gives way."""
-    size = width(right)
+    size = cells_of(right)
     if size >= cells:
         return fit(right, cells, glyphs)
     return [*fit(left, cells - size, glyphs), *right]
@@ -100,8 +100,8 @@ def heading(title: str, note: str | Line, cells: int, glyphs: Glyphs) -> Line:
     out: Line = [(f"{glyphs.rule} ", "faint"), (title, "title"), (" ", "")]
     if note:
         out += [*([(note, "dim")] if isinstance(note, str) else note), (" ", "")]
-    out = fit(out, cells, glyphs) if width(out) > cells else out
-    left = cells - width(out)
+    out = fit(out, cells, glyphs) if cells_of(out) > cells else out
+    left = cells - cells_of(out)
     return [*out, (glyphs.rule * left, "faint")] if left > 0 else out
 
 

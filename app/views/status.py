@@ -10,7 +10,7 @@ from app import glyphs as glyph
 from app.glyphs import escape
 from app.history import STILL
 from app.keys import footer
-from app.views.lines import Line, Span, cut, ends, fit, width
+from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
 from makemore_core.command import shown
 from makemore_core.config import Value
@@ -86,7 +86,7 @@ def _eta(view: View, snapshot: Snapshot) -> str:
 def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if cells >= 100:
         told = [("  ", ""), *(span for fact in _facts(view, snapshot, cells // 2) for span in (*fact, ("  ", "")))]
-        return [*_first(view, snapshot, [], cells - width(told) - width(badge)), *told, *badge]
+        return [*_first(view, snapshot, [], cells - cells_of(told) - cells_of(badge)), *told, *badge]
     name = glyph.clip(escape(snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs)
     left: Line = [
         (name, "title"),
@@ -114,7 +114,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
     # as much is kept free in a pause as rate and eta take, so that going on moves nothing
-    room = cells - 2 - max(width(middle) + width(badge), len(f"step {steps}") + RUNNING)
+    room = cells - 2 - max(cells_of(middle) + cells_of(badge), len(f"step {steps}") + RUNNING)
     title, run = escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)
     preset, other = goes_by(snapshot)
     preset = glyph.escape(preset, ascii=g.ascii)
@@ -134,9 +134,9 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         told = [part for part in dict.fromkeys(parts) if part]
         most = preset if preset in told else run
         left = [(part + "  ", "title" if part == most or len(told) == 1 else "dim") for part in told]
-        if width(left) <= room:
+        if cells_of(left) <= room:
             break
-    left = fit(left, room + 2, g) if width(left) < room + 2 and cells >= 100 else left
+    left = fit(left, room + 2, g) if cells_of(left) < room + 2 and cells >= 100 else left
     return ends([*left, *middle], badge, cells, g)
 
 
@@ -164,7 +164,7 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
         nets.append([("twin ", "dim"), _loss(snapshot.twin, paused, "twin")])
     # in a pause they have a digit more, and the first a longer name: room for that is kept
     facts: list[Line] = [
-        [*net, (" " * (len("batch 2.1234") - (at > 0) - width(net)), "")] for at, net in enumerate(nets)
+        [*net, (" " * (len("batch 2.1234") - (at > 0) - cells_of(net)), "")] for at, net in enumerate(nets)
     ]
     if cells >= 110 and splits is not None and splits.train is not None:
         facts.append([("train ", "dim"), loss_span(splits.train, snapshot.expected_loss, "")])
@@ -185,7 +185,7 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
         facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
         if cells >= 150:
             facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
-    while sum(width(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
+    while sum(cells_of(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
         facts.pop()
     return facts
 
@@ -194,7 +194,7 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
     """How far, in a share of the width that no figure changes while there is room for all, and the losses."""
     g = view.glyphs
     told: Line = [span for fact in _facts(view, snapshot, cells) for span in [("  ", ""), *fact]]
-    room = max(0, min(cells // 5, cells - width(told)))
+    room = max(0, min(cells // 5, cells - cells_of(told)))
     done, left = glyph.progress(snapshot.step / snapshot.steps if snapshot.steps else 0.0, room, g)
     return fit([(done, "progress"), (left, "faint"), *told], cells, g)
 
@@ -254,7 +254,7 @@ def ask(view: View, lines: Sequence[Line], cells: int, rows: int) -> list[Line]:
     g = view.glyphs
     words: list[Line] = [[(view.question, "title")], []]
     words += [[(f" {key:<6}", "key"), (what, "")] for key, what in view.choices]
-    inner = min(max(width(word) for word in words) + 2, cells - 2)
+    inner = min(max(cells_of(word) for word in words) + 2, cells - 2)
     corners = g.box
     box: list[Line] = [[(corners[0] + corners[1] * inner + corners[2], "title")]]
     box += [[(corners[3], "title"), (" ", ""), *fit(word, inner - 1, g), (corners[3], "title")] for word in words]

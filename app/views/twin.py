@@ -11,7 +11,7 @@ from app.views.lines import Line, beside, block, heading
 from app.views.state import View
 from app.views.status import loss_span
 from app.views.table import needed, table, tallest
-from makemore_core.command import Twin, say
+from makemore_core.command import Twin, in_words
 
 LEAST_CURVE = 6  # rows of the plot and its title, less is not worth drawing
 
@@ -72,4 +72,4 @@ def _name(view: View) -> str:
     if mine is None or twin is None or twin.snapshot is None:
         return "twin"
     differs = {name: value for name, value in twin.snapshot.config.items() if mine.config.get(name) != value}
-    return say(Twin(differs)) if differs else "twin, same as this run"
+    return in_words(Twin(differs)) if differs else "twin, same as this run"

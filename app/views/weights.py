@@ -5,8 +5,7 @@ from __future__ import annotations
 from app import glyphs as glyph
 from app.views.answers import WeightGradients, answer
 from app.views.dashboard import legend, updates_over_steps
-from app.views.lines import Line, fit, heading
-from app.views.lines import width as width_of
+from app.views.lines import Line, cells_of, fit, heading
 from app.views.state import Row, View, listed, rows, update_sick
 from app.views.table import histogram, per_column, spark
 from makemore_core.command import Look
@@ -74,7 +73,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         sick = update_sick(weight.update_data_log10, weight)
         if wide:
             line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
-        above: list[Line] = [[(" " * width_of(line), "")] for _ in range(tall - 1)]
+        above: list[Line] = [[(" " * cells_of(line), "")] for _ in range(tall - 1)]
         if data is not None and bars > 1:
             counts = data.counts.get(weight.name, [])
             for part, text in zip([*above, line], histogram(counts, REACH, 1.0, bars - 1, tall, g), strict=True):
@@ -92,7 +91,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         line += told[-len(numbers) :]
         if cells >= 6:
             for part, spans in zip([*above, line], spark(trace, per_column(step, cells), cells, tall, g), strict=True):
-                part += [(" " * (width_of(line) - width_of(part) + 1), ""), *spans]
+                part += [(" " * (cells_of(line) - cells_of(part) + 1), ""), *spans]
         return [fit(part, width, g) for part in (*above, line)]
 
     def sick(at: int) -> bool:
