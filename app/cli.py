@@ -121,11 +121,24 @@ def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, 
     return changes | {name: value for name, value in named.items() if value is not None}
 
 
+DETACH = click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")
+
+
+def detached(folder: Path, watch: Watch, steps: str | None = None) -> int:
+    """Train a run in the background and say how to attach."""
+    from app import launch
+    from makemore_core import rundir
+
+    pid = launch.in_background(folder, watch, steps)
+    click.echo(f"training in the background, process {pid}; to look: makemore attach {rundir.called(folder)}")
+    return Exit.DONE
+
+
 @cli.command()
 @training
 @click.option("--run", metavar="DIR", help="Name or path of the new run. Default: runs/PRESET-N.")
 @click.option("--twin", multiple=True, metavar="KEY=VALUE|P", help="Train a second net that differs so, in lock-step.")
-@click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")
+@DETACH
 @watching
 def train(
     preset: str | None,
@@ -149,7 +162,6 @@ def train(
 ) -> int:
     """Train a new run: in the studio, without a screen, or in the background."""
     from app import launch
-    from makemore_core import rundir
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
     plan = launch.plan(preset, changes, data, twin)
@@ -162,12 +174,10 @@ def train(
     try:
         if not detach:
             return front_end(folder, headless, as_json, watch, ascii_only)
-        pid = launch.in_background(folder, watch)
+        return detached(folder, watch)
     except BaseException:
         launch.forget(folder)
         raise
-    click.echo(f"training in the background, process {pid}; to look: makemore attach {rundir.called(folder)}")
-    return Exit.DONE
 
 
 @cli.command()
@@ -177,10 +187,12 @@ def train(
     metavar="N",
     help="Updates of the whole run, for one that has finished or was stopped: go on up to there.",
 )
+@DETACH
 @watching
 def resume(
     run: str | None,
     steps: str | None,
+    detach: bool,
     headless: bool,
     as_json: bool,
     probe_every: int | None,
@@ -197,14 +209,16 @@ def resume(
     folder = find_run(run)
     read_manifest(folder)
     if holder := held_by(folder):
-        raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}")
+        raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}; makemore attach shows it")
     check_json(headless, as_json)
-    if not headless:
+    if not headless and not detach:
         from app.terminal import require_terminal
 
         require_terminal("resume --headless")
-    first = launch.longer(folder, steps) if steps is not None else []
-    return front_end(folder, headless, as_json, Watch(probe_every, fps, budget, pace, paused), ascii_only, first)
+    first, watch = launch.longer(folder, steps) if steps else [], Watch(probe_every, fps, budget, pace, paused)
+    if detach:
+        return detached(folder, watch, steps)
+    return front_end(folder, headless, as_json, watch, ascii_only, first)
 
 
 def check_json(headless: bool, as_json: bool) -> None:

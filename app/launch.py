@@ -117,7 +117,7 @@ def torch_version() -> str:
     return told[1] if told else ""
 
 
-def in_background(folder: Path, watch: Watch) -> int:
+def in_background(folder: Path, watch: Watch, steps: str | None = None) -> int:
     """Train a run in a process of its own that outlives this one and its terminal; its process id.
 
     Returns once the trainer answers. Raises ValueError where it ends before that.
@@ -126,6 +126,7 @@ def in_background(folder: Path, watch: Watch) -> int:
     options += [f"--probe-every={watch.every}"] if watch.every else []
     options += [f"--pace={watch.pace}"] if watch.pace else []
     options += ["--paused"] if watch.paused else []
+    options += [f"--steps={steps}"] if steps else []
     with open(folder / LOG, "ab") as log:
         os.fchmod(log.fileno(), 0o600)
         said = log.tell()

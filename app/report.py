@@ -234,7 +234,8 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
         refused = click.ClickException if isinstance(command, Checkpoint) else ValueError
         raise refused(f"{folder.name}: {reply.error}")
     fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
-    begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step or 0:,}"
+    undone = f"; makemore ctl {rundir.called(folder)} back undoes it"
+    begun = f"a new net begins from the seed{undone}" if fresh else f"applied before step {reply.step or 0:,}"
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):
         begun += decayed({**last.config, **command.changes}, reply.step or 0)
     if isinstance(command, Step):

@@ -57,7 +57,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     """
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
     stream = OwnRun(folder, channel, worker)
-    handed_over: list[bool] = []
+    handed_over: list[bool] = []  # whether the run waited then
     stopped = f"the run was stopped; `makemore resume {rundir.called(folder)}` goes on"
     studio = Studio(
         stream,
@@ -65,7 +65,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         ascii=ascii_only,
         fps=watch.per_second,
         start=worker.start,
-        detach=lambda: handed_over.append(True),
+        detach=lambda: handed_over.append(bool(studio.history.snapshot and studio.history.snapshot.state == "paused")),
         absent=lambda: stopped if worker.ended() else "",
         findings=advice(),
     )
@@ -74,7 +74,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         status = run_studio(studio, worker.leave)
         if status != Exit.LOST:
             channel.send(Stop())
-            save_and_leave(folder, worker, watch, hand_over=bool(handed_over))
+            save_and_leave(folder, worker, watch, waits=handed_over[-1] if handed_over else None)
             return status
         worker.join()
         if worker.error is not None:
@@ -87,8 +87,8 @@ def run_studio(studio: Studio, on_lost: Callable[[], None]) -> int:
     return run_app(studio, on_lost=on_lost, on_light=studio.lighten if studio.ground_unknown else None)
 
 
-def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_over: bool) -> None:
-    """Wait until the run has stopped, have a background trainer go on with it if asked to, and tell."""
+def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: bool | None) -> None:
+    """Wait until the run has stopped, and tell. `waits`: a background trainer goes on with it, paused or not."""
     stopped = worker.join(launch.SAVING)
     if worker.error is not None:
         raise worker.error
@@ -96,9 +96,10 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, hand_ov
         raise click.ClickException(
             f"{folder.name}: did not stop within {launch.SAVING:g} s; its last checkpoint is in the folder"
         )
-    if hand_over:
-        pid = launch.in_background(folder, watch._replace(pace=None, paused=False))  # nobody follows the steps
-        said = f"training goes on in the background, process {pid}; to look: makemore attach {rundir.called(folder)}"
+    if waits is not None:
+        pid = launch.in_background(folder, watch._replace(pace=None, paused=waits))  # nobody follows the steps
+        what = "the run waits, paused," if waits else "training goes on at full speed"
+        said = f"{what} in the background, process {pid}; to look: makemore attach {rundir.called(folder)}"
     elif worker.unsaved():
         again = f"makemore resume {rundir.called(folder)}"
         raise click.ClickException(f"{folder.name}: could not be saved; {again} goes on from its last checkpoint")

@@ -190,7 +190,7 @@ class ControlClient:
             selector.select(seconds)
 
 
-_NOBODY = "nobody is training it now"
+_NOBODY = "nobody is training it now; makemore resume goes on"
 
 
 class NoAnswerError(ValueError):

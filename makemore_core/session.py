@@ -187,7 +187,10 @@ class Session:
         try:
             self.recorder.open(self)
             if self.watch.paused and self.state == "running":
-                self._pause_at = self.trainer.step + 1
+                if self.net.probe_step == self.trainer.step:  # it was left in a pause
+                    self.state = "paused"
+                else:
+                    self._pause_at = self.trainer.step + 1
             if self.state == "finished":  # in an earlier life: whoever opens it again may want more steps of it
                 self._obey()
             self._publish()
@@ -198,7 +201,8 @@ class Session:
                     continue
                 if self.state == "running":
                     self._train()
-                    self._look_around()
+                    if self.state == "running":
+                        self._look_around()
                 elif self._alive() and not self._exhibits and not self._catch_up():
                     self.channel.wait(0.05)
                 self._tell_news()
@@ -307,6 +311,7 @@ class Session:
 
     def _finish(self) -> None:
         """The last update is done: the losses over the whole splits, the dead units, fresh names, a checkpoint."""
+        self._survey = None  # one that is under way is of an earlier step
         for net in self.nets:
             for _ in net.survey(whole=True):
                 self.recorder.alive(self)
@@ -566,7 +571,9 @@ class Session:
         else:
             self.state = "finished" if step >= self.config.steps else "paused" if waits else "running"
             self._pause_at = None
-            self.message = f"{in_words(command)} to the net of attempt {nets.origin}, at step {step:,}"
+            changed = {name: value for name, value in self.config.as_dict().items() if value != before[name]}
+            what = in_words(Set(changed), before) if changed else "the same settings"
+            self.message = f"{in_words(command)} to the net at step {step:,}: {what}"
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
         self.interventions.append(Intervention(self.trainer.step, in_words(command, before), self.attempt))

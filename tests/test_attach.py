@@ -142,7 +142,7 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     assert absent(folder) == f"nobody is training it now; `makemore resume {folder}` goes on"
 
     viewer.stream.send(Pause())
-    viewer.wait(lambda s: s.message == "nobody is training it now", "a refusal")
+    viewer.wait(lambda s: s.message == "nobody is training it now; makemore resume goes on", "a refusal")
 
     again = trainer_process(folder, [Order(0, 0, Stop())])
     viewer.wait(lambda s: s.state == "stopped", "the end of its second life")

@@ -154,7 +154,7 @@ def strict(text: str) -> object:
         ("ctl done set lr", "set lr: set needs KEY=VALUE"),
         ("ctl done set lr=fast", "lr=fast: has to be a number"),
         ("ctl done set gian=1", "did you mean gain?"),
-        ("ctl done pause", "done: nobody is training it now"),
+        ("ctl done pause", "done: nobody is training it now; makemore resume goes on"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(makemore: Commands, argv: str, said: str) -> None:
@@ -479,13 +479,16 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     assert ctl("set", "lr_decay_at=1").endswith(f"applied before step {at + 5:,}\n")
     assert ctl("set", "lr=0.2") == f"set lr=0.2: applied before step {at + 5:,}; decayed by now to 0.02\n"
     assert "applied" in ctl("checkpoint")
-    assert ctl("set", "gain=2") == "set gain=2: a new net begins from the seed\n"
+    assert ctl("set", "gain=2") == "set gain=2: a new net begins from the seed; makemore ctl live back undoes it\n"
     wait_for(lambda: stands_at(1), "the new net")
     ended = makemore.run("ctl", "live", "set", "norm=group", "norm_groups=7")
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == "makemore: live: norm_groups=7: has to divide n_hidden=16 without a remainder\n"
     ended = makemore.run("resume", "live", "--headless")
-    assert (ended.status, ended.err) == (2, f"makemore: live: is being trained already, by process {live.pid}\n")
+    assert (ended.status, ended.err) == (
+        2,
+        f"makemore: live: is being trained already, by process {live.pid}; makemore attach shows it\n",
+    )
     assert strict(makemore.run("show", "live", "--json").out)["state"] == "paused"  # type: ignore[index]
     ctl("resume")
     assert live.pid is not None

@@ -358,6 +358,35 @@ def test_the_studio_hands_over_to_the_background_without_a_step_lost_or_done_twi
     assert differing(load_trainer(folder), reference(config, read(few_names_file), changes)) == []
 
 
+def test_a_run_that_is_left_in_a_pause_waits_in_the_background(tmp_path: Path, few_names_file: Path) -> None:
+    argv = [sys.executable, "-m", "app", "train", "--data", str(few_names_file), *ENDLESS, "--paused"]
+    folder = tmp_path / "waiting"
+    with Terminal([*argv, "--run", str(folder)], columns=110) as terminal:
+        terminal.wait_for("paused", 60)
+        terminal.press("d")
+        assert terminal.wait_end(60) == 0
+        said = re.search(r"the run waits, paused, in the background, process (\d+); to look: makemore", terminal.text)
+        assert said
+    try:
+        wait_for(lambda: rundir.liveness(folder) == "paused", "its pause")
+        state = rundir.read_state(folder)
+        assert state is not None
+        assert (state.step, state.layers_step) == (1, 1)
+    finally:
+        os.kill(int(said[1]), signal.SIGTERM)
+        wait_for(lambda: rundir.liveness(folder) == "stopped", "its end")
+
+
+def test_a_run_can_be_resumed_in_the_background(makemore: Commands) -> None:
+    folder = makemore.cwd / "runs/again"
+    assert makemore.run(*train("--steps", "20", run="again")).status == 0
+    ended = makemore.run("resume", "again", "--steps", "40", "--detach")
+    assert (ended.status, ended.err) == (0, "")
+    assert re.fullmatch(r"training in the background, process \d+; to look: makemore attach again\n", ended.out)
+    wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) == 40, "its end")
+    wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
+
+
 def snapshots(folder: Path) -> list[Snapshot]:
     """The snapshots in a run's record."""
     payloads = RecordReader(folder / rundir.RECORD).read()

@@ -87,7 +87,7 @@ def test_quitting_before_the_training_begins_leaves_no_run(
     tmp_path: Path, few_names_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = new_run(tmp_path / "run", Config(), few_names_file)
-    save_and_leave(run, Worker(run, Channel(), watch=Watch(), stay=True), Watch(), hand_over=False)
+    save_and_leave(run, Worker(run, Channel(), watch=Watch(), stay=True), Watch(), waits=None)
     assert capsys.readouterr().out == "nothing was trained yet, so no run is kept\n"
     assert not run.exists()
 
@@ -100,7 +100,7 @@ def test_what_could_not_be_saved_on_leaving_is_no_bad_input(
     monkeypatch.setattr(worker, "join", lambda _: stopped)
     monkeypatch.setattr(worker, "unsaved", lambda: True)
     with pytest.raises(click.ClickException, match=said) as told:
-        save_and_leave(tmp_path, worker, Watch(), hand_over=False)
+        save_and_leave(tmp_path, worker, Watch(), waits=None)
     assert told.value.exit_code == Exit.FINDINGS
 
 

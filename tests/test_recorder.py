@@ -190,7 +190,7 @@ def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Conf
     assert {(s.attempt, s.origin, s.config["n_hidden"]) for s in seen} == {(0, None, 16), (1, None, 12), (2, 0, 16)}
     back = next(s for s in seen if s.attempt == 2)
     assert (back.step, back.layers_step) == (40, 40)
-    assert "back to the net of attempt 0, at step 40" in back.message
+    assert "back to the net at step 40: n_hidden 12 → 16" in back.message
     assert [(mark.step, mark.what) for mark in session.interventions] == [(0, "n_hidden 16 → 12"), (40, "back")]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 import pytest
 import torch
 
-from makemore_core import clock, session, watched
+from makemore_core import clock, model, session, watched
 from makemore_core.clock import CREDIT
 from makemore_core.command import (
     Channel,
@@ -522,6 +522,18 @@ def test_looking_keeps_to_its_budget(
     assert shares[-1] >= 0.3 * budget  # what may be spent is spent
     assert script.snapshots[-1].splits is not None
     assert script.snapshots[-1].names
+
+
+@pytest.mark.parametrize("steps", range(100, 121, 4))
+def test_what_is_told_at_the_end_is_of_the_end(few_names: Dataset, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """A survey that is under way when the last update is done is of an earlier step."""
+    monkeypatch.setattr(clock, "CREDIT", dict.fromkeys(clock.CREDIT, 1e9))
+    monkeypatch.setattr(clock, "FIRST_LOOK", 0.0)
+    monkeypatch.setattr(model, "EVALUATION_BATCH", 100)
+    _, script = play(few_names, config=SMALL.replace({"steps": steps}), watch=Watch(every=1), stay=True)
+    last = script.snapshots[-1]
+    assert last.splits is not None
+    assert (last.splits.step, last.names_step, last.splits.test is None) == (steps, steps, False)
 
 
 def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
