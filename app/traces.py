@@ -117,6 +117,7 @@ class WeightTrace:
     newest: Weight
     smooth: list[float]
     seen: int = 0
+    step: int = 0
     version: int = 0
     update: Series = field(default_factory=_short)
     grad: Series = field(default_factory=_short)
@@ -142,6 +143,7 @@ class WeightTrace:
             self.newest = weight
         else:
             self.seen = 0
+        self.step = step
         self.update.add(step, weight.update_data_log10)
         self.grad.add(step, weight.grad_data_ratio)
 

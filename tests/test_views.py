@@ -211,7 +211,9 @@ def test_a_sick_value_has_a_sign_beside_its_colour() -> None:
 @pytest.mark.parametrize(("value", "sick"), [(-4.1, True), (-3.9, False), (-1.8, False), (-1.7, True)])
 def test_updates_are_signed_where_the_doctor_finds_them_too_large_or_small(value: float, sick: bool) -> None:
     weight = structs.replace(canned.snapshot().weights[1], layer=1)
-    assert update_sick(value, weight) == sick
+    assert update_sick(value, weight, 100) == sick
+    assert not update_sick(value, weight, 99)  # the doctor judges none so early
+    assert update_sick(math.nan, weight, 1)
 
 
 def test_saturation_is_judged_by_how_the_layer_began() -> None:

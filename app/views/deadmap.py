@@ -85,7 +85,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     dead = f"!{count} of {len(data.map)}" if count else "none"
     lines.append([
         (f" {dead} dead on the training split", "sick" if count else "good"), ("; ", ""),
-        (share, "sick" if saturated else ""), (f" in the next minibatch {taken_at(view, NAME)}", ""),
+        (share, "sick" if saturated else ""), (f" in the next batch {taken_at(view, NAME)}", ""),
     ])  # fmt: skip
     followed = _followed(data, view, width, height >= 16)
     room = height - len(lines) - len(followed) - (5 if height >= 12 else 3)

@@ -82,7 +82,10 @@ LEGEND: tuple[tuple[str, str], ...] = (
     ),
     (
         "probes",
-        ("share of the time that goes into looking: probes, evaluations, samples"),
+        (
+            "share of the time that goes into looking: probes, evaluations, names; held to --budget (3 %) over "
+            "time, but the first look at a net may cost more"
+        ),
     ),
     (
         "smoothing",

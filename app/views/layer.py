@@ -200,7 +200,7 @@ def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
         ("grad std", glyph.scientific(weight.grad_std), ""),
         ("grad:data", glyph.scientific(weight.grad_data_ratio), ""),
         ("update:data", glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip(),
-         "sick" if update_sick(weight.update_data_log10, weight) else "update"),
+         "sick" if update_sick(weight.update_data_log10, weight, trace.step) else "update"),
     )  # fmt: skip
     return _facts(facts, width)
 

@@ -159,8 +159,13 @@ def gradient_sick(row: Row, median_std: float) -> bool:
     return not (math.isfinite(std) and median_std / GRADIENT_WITHIN <= std <= median_std * GRADIENT_WITHIN and std > 0)
 
 
-def update_sick(value: float, weight: Weight) -> bool:
-    """Weights that move too fast, too slowly, or not at all, by the doctor's limits; the last layer's may be faster."""
+def update_sick(value: float, weight: Weight, step: int) -> bool:
+    """Weights that move too fast, too slowly, or not at all, by the doctor's limits; the last layer's may be faster.
+
+    The first updates after initialisation are not typical, and only judged where they are no number.
+    """
+    if step < LIMITS["updates_after"].value and math.isfinite(value):
+        return False
     ahead = LIMITS["last_layer"].value if weight.layer is None else 0.0
     return not LIMITS["updates_small"].value <= value <= LIMITS["updates_large"].value + ahead
 

@@ -212,7 +212,7 @@ def keys_line(view: View, cells: int) -> Line:
         asked, typed, keys = (
             ("filter: ", view.filter, "enter keeps it, esc clears it")
             if view.prompt == "filter"
-            else ("twin with ", view.typed, "key=value or an experiment; enter starts both from the seed, esc drops it")
+            else ("twin with ", view.typed, "key=value or an experiment; enter starts both, esc drops it")
         )
         text = glyph.escape(typed, ascii=view.glyphs.ascii)
         return fit([(asked, "title"), (text, ""), ("_", "cursor"), (f"   {keys}", "dim")], cells, view.glyphs)

@@ -121,7 +121,7 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
         "meter": (f"|a|>{SATURATED:g}", f">{SATURATED:g}".replace("0.", "."), "") if kinds == {True} else ("flat", ""),
         "gradient": (
             f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}",
-            f"gr {g.plus_minus}{grad}", f"{g.plus_minus}{grad}", "grad",
+            f"gr {g.plus_minus}{grad}", f"gr{g.plus_minus}{grad}", "grad",
         ),
         "grad std": ("std",), "shape": ("weight",), "grad:data": ("gr:data", "g:d"),
         "spark": (
@@ -182,18 +182,19 @@ def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs)
     columns = trace.update.columns(per_column)[:cells]
     while columns and columns[-1] is None and trace.update.broken is not None:
         columns = columns[:-1]  # not finite any more
-    for bucket in columns:  # between two looks the last one stands
-        shown.append(_spark_level(bucket, eighths, trace.weight) or (shown[-1] if shown else 0))
+    for at, bucket in enumerate(columns, 1):  # between two looks the last one stands
+        level = _spark_level(bucket, eighths, trace.weight, at * per_column)
+        shown.append(level or (shown[-1] if shown else 0))
     return _spark(tuple(shown), cells, tall, g)
 
 
-def _spark_level(bucket: Bucket | None, eighths: int, weight: Weight) -> int:
-    """The height of a bar, 0 for none; negative where it is a warning."""
+def _spark_level(bucket: Bucket | None, eighths: int, weight: Weight, step: int) -> int:
+    """The height of a bar that ends at a step, 0 for none; negative where it is a warning."""
     if bucket is None:
         return 0
     value = min(max(bucket.mean, UPDATE_LOW), UPDATE_HIGH)
     height = max(1, round((value - UPDATE_LOW) / (UPDATE_HIGH - UPDATE_LOW) * eighths))
-    return -height if update_sick(bucket.mean, weight) else height
+    return -height if update_sick(bucket.mean, weight, step) else height
 
 
 @functools.lru_cache(512)
@@ -332,9 +333,8 @@ def _weight_cells(
             out.append(_low(_number(glyph.scientific(ratio, g, room), not math.isfinite(ratio), ""), cells, tall))
         elif column == "update":
             value = weight.update_data_log10
-            out.append(
-                _low(_number(glyph.fixed(value, room, 1, glyphs=g), update_sick(value, weight), ""), cells, tall)
-            )
+            sick = update_sick(value, weight, trace.step)
+            out.append(_low(_number(glyph.fixed(value, room, 1, glyphs=g), sick, ""), cells, tall))
         elif column == "shape":
             text = glyph.safe(g.times.join(str(n) for n in weight.shape), room, g)
             out.append(_low(((" ", ""), (text, "dim")), cells, tall))
@@ -395,7 +395,7 @@ def table(view: View, width: int, height: int, tall: int = 1) -> list[Line]:
     def sick(at: int) -> bool:
         layer, weight = found[at]
         dead = bool(layer and layer.layer.activation.dead)
-        moves_badly = bool(weight and update_sick(weight.weight.update_data_log10, weight.weight))
+        moves_badly = bool(weight and update_sick(weight.weight.update_data_log10, weight.weight, weight.step))
         return dead or moves_badly or any(_sick(found[at], against))
 
     lines += listed(len(found), cursor, room // tall, row, g, sick)

@@ -70,7 +70,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         if trace is None:
             return [line]
         weight = trace.weight
-        sick = update_sick(weight.update_data_log10, weight)
+        sick = update_sick(weight.update_data_log10, weight, trace.step)
         if wide:
             line.append((glyph.safe(g.times.join(str(n) for n in weight.shape), 10, g), "dim"))
         above: list[Line] = [[(" " * cells_of(line), "")] for _ in range(tall - 1)]
@@ -96,7 +96,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
     def sick(at: int) -> bool:
         trace = found[at].weight
-        return trace is not None and update_sick(trace.weight.update_data_log10, trace.weight)
+        return trace is not None and update_sick(trace.weight.update_data_log10, trace.weight, trace.step)
 
     lines += listed(len(found), cursor, room // tall, row, g, sick)
     if plot >= 5:
