@@ -147,6 +147,12 @@ class FolderRecorder(Recorder):
             self._newest = to_json(finished)
             return
         self._newest = to_json(snapshot)
+        if (
+            self._layers and self._layers[0] != snapshot.attempt
+        ):  # of a net that was left: nobody is to take it for this
+            for shown in (self.folder / rundir.EXHIBITS).glob("*.json"):
+                with contextlib.suppress(OSError):
+                    shown.unlink()
         again = snapshot.state == "running" and self._layers == (snapshot.attempt, snapshot.layers_step)
         self._append(to_json(_without_layers(snapshot)) if again else self._newest)
         self._layers = snapshot.attempt, snapshot.layers_step

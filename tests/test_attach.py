@@ -249,6 +249,19 @@ def test_an_exhibit_comes_through_once_and_takes_no_room_in_the_record(tmp_path:
     assert not any(payload.startswith(b'{"type":"exhibit"') for payload in payloads)
 
 
+def test_who_comes_after_a_restart_is_shown_nothing_of_the_net_before(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    first = Viewer(folder)
+    session = opened(folder, Order(0, 30, Look("dead-map")), Order(0, 60, Restart()), Order(1, 90, Stop()))
+    snapshot = session.recorder.snapshot
+    session.recorder.snapshot = lambda one: (snapshot(one), first.look())[0]  # type: ignore[method-assign]
+    session.run()
+    late = Viewer(folder)
+    late.wait(lambda s: s.state == "stopped", "the end")
+    assert any(isinstance(event, Exhibit) for event in first.events)
+    assert not any(isinstance(event, Exhibit) for event in late.events)
+
+
 @pytest.mark.parametrize("steps", [150, 300])
 def test_a_resumed_run_shows_its_past_as_if_attached_to(tmp_path: Path, few_names_file: Path, steps: int) -> None:
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
