@@ -204,7 +204,7 @@ def resume(
 ) -> int:
     """Go on from the last good checkpoint of a run."""
     from app import launch
-    from makemore_core.rundir import find_run, held_by, read_manifest
+    from makemore_core.rundir import find_run, held_by, liveness, read_manifest
 
     folder = find_run(run)
     read_manifest(folder)
@@ -215,7 +215,13 @@ def resume(
         from app.terminal import require_terminal
 
         require_terminal("resume --headless")
-    first, watch = launch.longer(folder, steps) if steps else [], Watch(probe_every, fps, budget, pace, paused)
+    first, watch = (
+        launch.longer(folder, steps) if steps is not None else [],
+        Watch(probe_every, fps, budget, pace, paused),
+    )
+    if detach and not first and liveness(folder) == "finished":
+        click.echo(launch.FINISHED, err=True)
+        return Exit.DONE
     if detach:
         return detached(folder, watch, steps)
     return front_end(folder, headless, as_json, watch, ascii_only, first)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.launch import SAVING, Worker
+from app.launch import FINISHED, SAVING, Worker
 from app.terminal import (
     Exit,
     ascii_wanted,
@@ -104,7 +104,7 @@ def how_it_begins(first: Snapshot, before: Snapshot | None) -> str:
     if before is None:
         return ""
     if first.state == "finished":
-        return "finished already: --steps N trains on up to there"
+        return FINISHED
     return f"going on from step {first.step:,}" if first.step or first.attempt else ""
 
 

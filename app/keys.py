@@ -60,7 +60,7 @@ KEYS: tuple[Key, ...] = (
     Key(("enter",), "enlarge", "enter", "enlarge the layer under the cursor", "enlarge", "move", 21),
     Key(("escape",), "back", "esc", "back: to the dashboard, or to what is explained", "", "move"),
     Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "picture", "look", 43),
-    Key(("d",), "detach", "d", "leave; training goes on in the background", "detach", "look", 26),
+    Key(("d",), "detach", "d", "leave; the run stays, in the background", "detach", "look", 26),
     Key(("q", "ctrl+c", "ctrl+q"), "ask_quit", "q", "quit; asks what becomes of the run", "quit", "look", 5),
     Key(("ctrl+z",), "suspend_process", "ctrl-z", "back to the shell, training stops too; fg returns", "", "look"),
     Key(("1",), "screen('dashboard')", "1", "every layer in a row, loss, names, findings", "", "screens"),

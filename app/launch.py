@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 LOG = "trainer.log"
 STARTING = 30.0  # seconds that a trainer in the background may take until it answers
+FINISHED = "finished already: --steps N trains on up to there"
 SAVING = 30.0  # seconds that a run may take to save and stop; a checkpoint takes a small part of one
 
 
@@ -126,7 +127,7 @@ def in_background(folder: Path, watch: Watch, steps: str | None = None) -> int:
     options += [f"--probe-every={watch.every}"] if watch.every else []
     options += [f"--pace={watch.pace}"] if watch.pace else []
     options += ["--paused"] if watch.paused else []
-    options += [f"--steps={steps}"] if steps else []
+    options += [f"--steps={steps}"] if steps is not None else []
     with open(folder / LOG, "ab") as log:
         os.fchmod(log.fileno(), 0o600)
         said = log.tell()

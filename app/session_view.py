@@ -65,7 +65,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         ascii=ascii_only,
         fps=watch.per_second,
         start=worker.start,
-        detach=lambda: handed_over.append(bool(studio.history.snapshot and studio.history.snapshot.state == "paused")),
+        detach=handed_over.append,
         absent=lambda: stopped if worker.ended() else "",
         findings=advice(),
     )

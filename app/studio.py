@@ -63,7 +63,8 @@ Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
 class Studio(App[int]):
     """Shows a run and lets it be changed. `start` is called once, when the first picture is on the screen.
 
-    `detach` has a run of this process go on in another one; None where it is another one that trains it.
+    `detach` has a run of this process go on in another one, or wait there: its argument. None where it is another one
+    that trains it.
     `absent` says why nobody would obey, in a line; nothing where somebody trains the run.
     """
 
@@ -82,7 +83,7 @@ class Studio(App[int]):
         light: bool | None = None,
         fps: float = 10.0,
         start: Callable[[], None] | None = None,
-        detach: Callable[[], None] | None = None,
+        detach: Callable[[bool], None] | None = None,
         absent: Callable[[], str] = lambda: "",
         findings: Doctor | None = None,
         pictures: Path | None = None,
@@ -280,10 +281,16 @@ class Studio(App[int]):
         if self.history.snapshot.state == "finished":  # train on, for as many steps again
             self.change("steps", 2 * self.last_step() or Config().steps)
             return
-        paused = self.setting("paused") if "paused" in self.pending else self.history.snapshot.state == "paused"
+        paused = self.waits()
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
         self.stream.send(Resume() if paused else Pause())
         self.say("going on" if paused else "pause")
+
+    def waits(self) -> bool:
+        """Whether the run is paused, or has been asked to be."""
+        if "paused" in self.pending:
+            return bool(self.setting("paused"))
+        return self.history.snapshot is not None and self.history.snapshot.state == "paused"
 
     def diverged(self) -> bool:
         """Whether there is nothing left that could be trained on; says so."""
@@ -638,18 +645,21 @@ class Studio(App[int]):
         return bool(self.absent()) or (snapshot is not None and snapshot.state in ENDED)
 
     def action_detach(self) -> None:
-        """Leave, and let the training go on: in a process of its own where it is this one that trains."""
+        """Leave, and let the run go on, or wait: in a process of its own where it is this one that trains."""
         if self.detach_run is not None and not self.over():
-            self.detach_run()
+            self.detach_run(self.waits())
         self.exit(0)
 
     def action_ask_quit(self) -> None:
         if self.history.snapshot is None or self.over() or self.state.readonly:
             self.exit(0)
             return
-        choices = [("s", "stop and save"), ("k", "keep training in the background"), ("esc", "cancel: go on")]
+        waits = self.waits()
+        kept = "keep it in the background, paused" if waits else "keep training in the background"
+        choices = [("s", "stop and save"), ("k", kept), ("esc", "cancel: stay" if waits else "cancel: go on")]
         if self.detach_run is None:
-            choices = [("k", "leave: training goes on"), ("s", "stop the run and save"), ("esc", "cancel: stay")]
+            left = "leave: it waits" if waits else "leave: training goes on"
+            choices = [("k", left), ("s", "stop the run and save"), ("esc", "cancel: stay")]
         self.ask("quit", "Quit: what becomes of the run?", *choices)
 
     def answer(self, event: events.Key) -> None:
@@ -664,7 +674,7 @@ class Studio(App[int]):
             self.exit(0)
         elif key == "k" and key in offered:
             if self.detach_run is not None:
-                self.detach_run()
+                self.detach_run(self.waits())
             self.exit(0)
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")

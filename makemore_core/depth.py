@@ -6,7 +6,7 @@ import torch
 
 from makemore_core.config import Config
 from makemore_core.layers import NONLINEARITIES
-from makemore_core.looking import OWN_SEED, Data, Options, whole
+from makemore_core.looking import OWN_SEED, Data, Options, Parts, whole
 from makemore_core.model import gain
 from makemore_core.snapshot import SATURATED, Json
 from makemore_core.trainer import Trainer
@@ -15,7 +15,7 @@ GAINS = (0.5, 0.75, 1.0, 1.25, 1.5, 5 / 3, 2.0, 2.5, 3.0)
 MOST_UNITS = 200  # in a layer, however many the net has
 
 
-def gains(trainer: Trainer, options: Options) -> Data:
+def gains(trainer: Trainer, options: Options) -> Parts[Data]:
     """Std through the depth for gains from 0.5 to 3, and the value it settles at (part 3).
 
     Option: `depth` in layers (default: the net's own, at least 10). The net's own gain is shown too, and marked, and
@@ -25,16 +25,17 @@ def gains(trainer: Trainer, options: Options) -> Data:
 
 
 @torch.no_grad()
-def through_depth(config: Config, options: Options) -> Data:
+def through_depth(config: Config, options: Options) -> Parts[Data]:
     """The same for a configuration, without a net."""
     depth = whole(options, "depth", max(config.n_layer, 10), 1, 200)
     units, kind = min(max(config.n_hidden, 2), MOST_UNITS), config.nonlinearity
     own, recommended = gain(config), gain(config.replace({"gain": "auto"}))
     shown = sorted({*GAINS, recommended, own})
-    table: list[Json] = [
-        {"gain": value, "recommended": value == recommended, "own": value == own, **_chain(value, depth, units, kind)}
-        for value in shown
-    ]
+    table: list[Json] = []
+    for value in shown:
+        marks = {"gain": value, "recommended": value == recommended, "own": value == own}
+        table.append({**marks, **_chain(value, depth, units, kind)})
+        yield
     return {"depth": depth, "units": units, "nonlinearity": kind, "recommended": recommended, "gains": table}
 
 

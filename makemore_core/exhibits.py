@@ -17,7 +17,7 @@ EXHIBITS: dict[str, Callable[[Trainer, Options], Parts[Data]]] = {
     "dead-map": deadmap.dead_map,
     "backward": in_one(byhand.backward),
     "batchnorm": normed.batchnorm,
-    "gain": in_one(depth.gains),
+    "gain": depth.gains,
     "find-lr": find_lr.learning_rates,
     "weight-gradients": in_one(weightgrads.weight_gradients),
 }

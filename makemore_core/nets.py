@@ -13,6 +13,7 @@ from makemore_core.config import Config, Value, check_twin
 from makemore_core.dataset import Dataset
 from makemore_core.looking import present_batch, train_pass
 from makemore_core.optim import SLOTS
+from makemore_core.trainer import pick_device
 from makemore_core.watched import Watched
 
 
@@ -33,8 +34,7 @@ class Nets:
         """Nets as drawn from the seed. Raises ValueError where there can be none such here."""
         twin = _twin(config, twin_changes)
         with _fitting("there can be no such net here"):
-            for one in (config, twin) if twin_changes else (config,):
-                _find_room(bytes_of(one, dataset.vocabulary))
+            _find_room(*((config, twin) if twin_changes else (config,)), vocabulary=dataset.vocabulary)
             return cls(Watched(config, dataset), Watched(twin, dataset) if twin_changes else None, dict(twin_changes))
 
     def __iter__(self) -> Iterator[Watched]:
@@ -69,7 +69,7 @@ class Nets:
         """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
         with _fitting(f"batch_size={batch_size}: does not fit here"):
             for net in self:
-                _find_room(bytes_of(net.config.replace({"batch_size": batch_size}), net.dataset.vocabulary))
+                _find_room(net.config.replace({"batch_size": batch_size}), vocabulary=net.dataset.vocabulary)
                 train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
 
     def reconfigure(self, config: Config) -> None:
@@ -91,17 +91,20 @@ def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
 
 
 def bytes_of(config: Config, vocabulary: int) -> int:
-    """At least what a net takes while it is trained on the CPU: weights, gradients, the optimiser's and a copy to look
-    at; for each example what a layer's bricks give, what BatchNorm keeps, and as many gradients.
+    """At least what a net takes while it is trained: weights, gradients, the optimiser's and a copy to look at; for
+    each example what a layer gives, and what a norm keeps. Only the compiled engine gets by with that.
     """
     V, C, H = vocabulary, config.n_embd, config.n_hidden
     T, L, B = config.block_size, config.n_layer, config.batch_size
     weights = V * C + T * C * H + (L - 1) * H * H + H * V
-    return 4 * (weights * (3 + SLOTS[config.optimizer]) + 2 * B * (T * C + L * 6 * H + V))
+    return 4 * (weights * (3 + SLOTS[config.optimizer]) + B * (T * C + L * H * (1 if config.norm == "none" else 3) + V))
 
 
-def _find_room(needed: int) -> None:
+def _find_room(*configs: Config, vocabulary: int) -> None:
     """Raises MemoryError where Linux, which promises more than it has, would kill the program later on."""
+    if pick_device(configs[0].device)[0].type != "cpu":
+        return  # which says itself when it is full
+    needed = sum(bytes_of(config, vocabulary) for config in configs)
     with contextlib.suppress(OSError, ValueError, StopIteration):
         with open("/proc/meminfo") as file:
             free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))

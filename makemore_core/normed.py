@@ -67,15 +67,18 @@ def _norms(net: Model) -> list[BatchNorm1d]:
 
 def calibrate(net: Model, x: Tensor) -> Parts[Model]:
     """The same net with the mean and variance over all of `x` (N, T) for running statistics (part 3), in place."""
-    walks, outs = [net.infer_by_brick(part) for part in torch.split(x, EVALUATION_BATCH)], list[Tensor]()
-    for leaf in net.leaves():
-        if isinstance(leaf, BatchNorm1d):  # stands behind another brick, also in a residual connection
-            whole_split = torch.cat(outs)
-            leaf.running_mean, leaf.running_var = whole_split.mean(0), whole_split.var(0)
-        outs = []
+    walks = [net.infer_by_brick(part) for part in torch.split(x, EVALUATION_BATCH)]
+    for behind in [*net.leaves()[1:], None]:
+        total = squares = torch.zeros((), dtype=torch.float64, device=x.device)
         for walk in walks:
-            outs.append(next(walk)[2])
+            out = next(walk)[2].double()
+            if isinstance(behind, BatchNorm1d):  # it stands behind another brick, also in a residual connection
+                total, squares = total + out.sum(0), squares + out.square().sum(0)
             yield
+        if isinstance(behind, BatchNorm1d):
+            mean = total / len(x)
+            behind.running_mean = mean.float()
+            behind.running_var = ((squares - len(x) * mean.square()) / (len(x) - 1)).clamp_min(0.0).float()
     return net
 
 

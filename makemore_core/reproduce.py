@@ -19,6 +19,7 @@ from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.depth import through_depth
 from makemore_core.diagnostics import Probe
+from makemore_core.looking import at_once
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.published import (
@@ -196,7 +197,7 @@ def _span(values: list[float]) -> str:
 
 def fifty_layers() -> Iterator[Row]:
     """Fifty tanh layers at initialisation for three gains."""
-    table = through_depth(PRESETS["fifty-layers"].config(), {})["gains"]
+    table = at_once(through_depth(PRESETS["fifty-layers"].config(), {}))["gains"]
     assert isinstance(table, list)
     for depth in FIFTY_LAYERS:
         row = next(row for row in table if isinstance(row, dict) and row["gain"] == depth.gain)

@@ -45,7 +45,7 @@ from makemore_core.config import (
     parse,
 )
 from makemore_core.dataset import Dataset
-from makemore_core.looking import Data, Parts, still
+from makemore_core.making import Making
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.nets import Nets
 from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
@@ -68,14 +68,6 @@ class Request(NamedTuple):
     command: Command
     who: str
     tell: Callable[[str | None], None]
-
-
-class Making(NamedTuple):
-    """An exhibit that somebody asked for, at which step, and the parts that are still to come of it."""
-
-    command: Look
-    step: int
-    parts: Parts[Data]
 
 
 class Recorder:
@@ -167,7 +159,7 @@ class Session:
         self._clock = Clock()
         self._budget = Budget(self._clock, self.watch)
         self._survey: Iterator[None] | None = None
-        self._exhibits: dict[str, Making] = {}
+        self._making = Making()
         self._due = 0.0  # when the next update may begin, to keep the pace
 
     @property
@@ -203,7 +195,7 @@ class Session:
                     self._train()
                     if self.state == "running":
                         self._look_around()
-                elif self._alive() and not self._exhibits and not self._catch_up():
+                elif self._alive() and not self._making and not self._catch_up():
                     self.channel.wait(0.05)
                 self._tell_news()
         except BaseException:
@@ -235,8 +227,8 @@ class Session:
             return False
         if self.state in ("running", "paused"):
             return True
-        if self.state == "finished" and self.recorder.unsaved():
-            return True  # until there is room, or somebody gives up
+        if self.state == "finished" and (self.recorder.unsaved() or self._making):
+            return True  # until there is room, or somebody gives up; and what was asked for is shown
         return self.stay and self.state in ("finished", "diverged")
 
     def _train(self) -> None:
@@ -545,7 +537,7 @@ class Session:
         self.config = after
         self._mark(what, before)
         self.nets.reconfigure(after)
-        self._survey = None
+        self._survey, self._making = None, Making()  # of the net as it was
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
         self.message = in_words(what, before)
@@ -587,41 +579,23 @@ class Session:
 
     def _exhibit(self, command: Look) -> None:
         """Raises ValueError where there is none to be had."""
-        from makemore_core.exhibits import EXHIBITS  # heavy, and only on request
-
-        if command.name not in EXHIBITS:
-            raise ValueError(f"{command.name}: no such exhibit; there are {', '.join(EXHIBITS)}")
-        begun = self._exhibits.get(command.name)
-        if begun is None or begun.command != command:
-            parts = EXHIBITS[command.name](still(self.trainer), command.options)
-            self._exhibits[command.name] = Making(command, self.trainer.step, parts)
-            self._make(command.name)  # so that whoever asked for what cannot be had is told
+        with self._looking("exhibit"):
+            self._show(self._making.ask(command, self.trainer))
 
     def _go_on_making(self) -> None:
         """A part of each exhibit that was asked for, in turn, for as long as updates get between two looks."""
         until = time.monotonic() + SLICE
-        while self._exhibits and time.monotonic() < until:
+        while self._making and time.monotonic() < until:
             try:
-                self._make(next(iter(self._exhibits)))
+                with self._looking("exhibit"):
+                    self._show(self._making.go_on(self.trainer))
             except ValueError as error:
                 self.message = str(error)
 
-    def _make(self, name: str) -> None:
-        """The next part of an exhibit; it is published after the last. Raises ValueError where there is none."""
-        _, step, parts = making = self._exhibits.pop(name)
-        with self._looking("exhibit"):
-            try:
-                next(parts)
-            except StopIteration as done:
-                exhibit = Exhibit(name, step, dict(done.value))
-                self.channel.publish(exhibit)
-                self.recorder.exhibit(exhibit)
-            except ValueError:
-                raise
-            except Exception as error:  # whatever it is, whoever looks is told, and the training goes on
-                raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
-            else:
-                self._exhibits[name] = making
+    def _show(self, exhibit: Exhibit | None) -> None:
+        if exhibit is not None:
+            self.channel.publish(exhibit)
+            self.recorder.exhibit(exhibit)
 
     # -- snapshots
 

@@ -104,7 +104,7 @@ def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
 
 @pytest.mark.parametrize("gain", [1.0, 200.0, 1e300])
 def test_gains_whose_numbers_grow_without_bound_are_drawn(gain: float) -> None:
-    grown = through_depth(Config(nonlinearity="relu", gain=gain), {"depth": 200})
+    grown = at_once(through_depth(Config(nonlinearity="relu", gain=gain), {"depth": 200}))
     taken = History()
     taken.feed([from_json(to_json(Exhibit("gain", 1, grown)))])
     assert f"{gain:g}" in words(View(taken, screen="gain"))

@@ -385,6 +385,9 @@ def test_a_run_can_be_resumed_in_the_background(makemore: Commands) -> None:
     assert re.fullmatch(r"training in the background, process \d+; to look: makemore attach again\n", ended.out)
     wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) == 40, "its end")
     wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
+    ended = makemore.run("resume", "again", "--detach")
+    assert (ended.status, ended.out, ended.err) == (0, "", "finished already: --steps N trains on up to there\n")
+    assert makemore.run("resume", "again", "--steps", "", "--detach").status == 2
 
 
 def snapshots(folder: Path) -> list[Snapshot]:

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 
 import pytest
 import torch
@@ -380,6 +380,39 @@ def test_training_goes_on_while_an_exhibit_is_made(
     assert exhibit.data == {"step": exhibit.step}
     assert ran.trainer.step == exhibit.step if state == "paused" else len(set(steps)) > 15
     assert script.outcomes[-2].error is None
+
+
+def _slow(parts: int) -> Callable[[Trainer, Mapping[str, Value]], Generator[None, None, dict[str, object]]]:
+    def look(trainer: Trainer, options: Mapping[str, Value]) -> Generator[None, None, dict[str, object]]:
+        norm = trainer.config.norm
+        for _ in range(parts):
+            time.sleep(session.SLICE)
+            yield
+        return {"norm": norm, **options}
+
+    return look
+
+
+def test_an_exhibit_is_never_of_a_net_that_was_changed_meanwhile(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exhibits = pytest.importorskip("makemore_core.exhibits")
+    monkeypatch.setitem(exhibits.EXHIBITS, "slow", _slow(10))
+    moves = at(30, Look("slow")), at(30, Set({"norm": "none"}, live=True)), at(30, Look("slow"))
+    _, script = play(few_names, *moves, config=SMALL.replace({"norm": "batch"}))
+    assert [exhibit.data for exhibit in script.exhibits] == [{"norm": "none"}]  # the run waits for it at its end
+
+
+def test_two_who_ask_for_different_things_are_both_answered(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exhibits = pytest.importorskip("makemore_core.exhibits")
+    monkeypatch.setitem(exhibits.EXHIBITS, "slow", _slow(5))
+    moves = [at(30, Look("slow", {"unit": unit})) for unit in (0, 1, 0, 1, 0, 2)]
+    _, script = play(few_names, *moves)
+    units = [exhibit.data["unit"] for exhibit in script.exhibits]
+    assert (units[0], units[-1]) == (0, 2)
+    assert len(units) < len(moves)  # of those that wait for the first, only the newest follows
 
 
 def test_nothing_is_obeyed_after_a_stop(few_names: Dataset) -> None:

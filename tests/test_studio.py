@@ -359,7 +359,7 @@ async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
 
 async def test_quitting_asks_and_may_be_cancelled() -> None:
     handed: list[bool] = []
-    async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+    async with running(detach=handed.append) as (pilot, app, stream):
         for key in ("ctrl+c", "ctrl+q"):
             await pilot.press(key)
             assert app.state.prompt == "quit"
@@ -378,20 +378,29 @@ async def test_quitting_asks_and_may_be_cancelled() -> None:
 
 async def test_training_may_go_on_in_the_background_where_it_can() -> None:
     handed: list[bool] = []
-    async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+    async with running(detach=handed.append) as (pilot, app, stream):
         await pilot.press("q")
         assert "keep training in the background" in picture(app)
         await pilot.press("k")
         await until(pilot, lambda: app._exit)
-    assert handed == [True]
+    assert handed == [False]
     assert not stream.sent
+
+
+@pytest.mark.parametrize("keys", [["d"], ["q", "k"]], ids=str)
+async def test_a_pause_that_was_just_asked_for_goes_along_into_the_background(keys: list[str]) -> None:
+    handed: list[bool] = []
+    async with running(detach=handed.append) as (pilot, app, _):
+        await pilot.press("space", *keys)
+        await until(pilot, lambda: app._exit)
+    assert handed == [True]
 
 
 @pytest.mark.parametrize("state", ["finished", "diverged"])
 async def test_a_run_that_is_over_is_left_without_a_question_and_not_handed_over(state: str) -> None:
     handed: list[bool] = []
     for key in ("d", "q"):
-        async with running(detach=lambda: handed.append(True)) as (pilot, app, stream):
+        async with running(detach=handed.append) as (pilot, app, stream):
             await pilot.press("q")
             stream.drain = lambda: [snapshot(step=7777, state=state)]  # type: ignore[method-assign]
             await until(pilot, lambda app=app: app.state.prompt == "")
