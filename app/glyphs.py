@@ -51,7 +51,7 @@ class Glyphs(NamedTuple):
     coloured: bool = True
 
     def text(self, text: str) -> str:
-        """Our own words in the characters of this set, no cell more or less; a minus is that of the tables."""
+        """Our own words in the characters of this set, cell by cell but for an ASCII arrow; a minus as in the tables."""
         return text.translate(_ASCII) if self.ascii else _MINUS.sub(self.minus, text)
 
 
@@ -66,7 +66,7 @@ ASCII = Glyphs(
     ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-",
     bar="|", corner="+", tick="|", junction="+", guide="_", dashes="-", low_line="_",
     progress="=", progress_left=".", cursor=">", point="o", mark=":", mark_head="v", above="^", below="v", ellipsis="~",
-    minus="-", times="x", arrow=">", plus_minus="+-", box="+-+|++",
+    minus="-", times="x", arrow="->", plus_minus="+-", box="+-+|++",
     shade=":", dot=".",
 )  # fmt: skip
 
@@ -74,9 +74,9 @@ _MINUS = re.compile(r"(?<![\w)/])-(?=\d)")  # of a number, not of a name, a path
 _ASCII = {
     ord(fancy): plain
     for fancy, plain in zip(
-        "─│└┤┬━▸●┊┄▴▾…−×→±┌┐┘·“”’–—≥≤≈÷█", "-|+|+=>o:-^v~-x>~+++.\"\"'--><~/#", strict=True
+        "─│└┤┬━▸●┊┄▴▾…−×±┌┐┘·“”’–—≥≤≈÷█", "-|+|+=>o:-^v~-x~+++.\"\"'--><~/#", strict=True
     )
-}  # fmt: skip
+} | {ord("→"): "->"}  # fmt: skip
 
 
 def level(value: float, full: float) -> int:

@@ -86,8 +86,8 @@ class Budget:
         """A probe was taken in the slice that began `now`."""
         cost = self.paid("probe")
         pause = cost / (SHARES["probe"] * self._watch.budget)
-        if self._clock.spent("probe") < CREDIT["probe"]:
-            pause = min(pause, EARLY)
+        if self._clock.spent("probe") < CREDIT["probe"]:  # at twice the age each: most happens to a net at first
+            pause = min(pause, EARLY, self._clock.elapsed)
         self._next_probe = now + max(1 / self._watch.per_second, pause)
 
     def paid(self, account: str) -> float:

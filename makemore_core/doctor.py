@@ -264,8 +264,10 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
     if "last_shrink" in run.now.config:
         fix = {"last_shrink": 0.1 if run.now.config.get("fan_in") == "on" else 0.01, "last_bias_init": 0.0}
     evidence = f"first loss {first:.2f}, the uniform guess costs ln V = {expected:.2f}"
-    yield _finding("confidently-wrong", "the first guess is confidently wrong", evidence, suggestion, fix,
-                   severity="serious")  # fmt: skip
+    found = _finding("confidently-wrong", "the first guess is confidently wrong", evidence, suggestion, fix,
+                     severity="serious")  # fmt: skip
+    learnt = run.loss is not None and run.loss - expected <= LIMITS["first_loss"].value
+    yield msgspec.structs.replace(found, past=learnt)
 
 
 def _saturated(run: _Run) -> Iterator[Finding]:
@@ -277,8 +279,8 @@ def _saturated(run: _Run) -> Iterator[Finding]:
             continue
         worst = max(sick, key=sick.__getitem__)
         off = _relu_like(worst)
-        where = _row(worst) + (f", {len(sick)} of {len(layers)} layers" if len(sick) > 1 else "")
-        evidence = f"{100 * worst.activation.saturated:.0f} % of {where} {'off' if off else 'beyond 0.97'}"
+        evidence = f"{100 * worst.activation.saturated:.0f} % of {_row(worst)} {'off' if off else 'beyond 0.97'}"
+        evidence += f", too much in {len(sick)} of {len(layers)} layers" if len(sick) > 1 else ""
         what = "nearly all units are off" if off else "the nonlinearity is saturated"
         found = _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
         shares = [f"{100 * layer.activation.saturated:.0f} %" for layer in now if _row(layer) == _row(worst)]

@@ -167,7 +167,7 @@ def test_every_glyph_of_both_sets_is_one_cell_wide_and_both_say_the_same() -> No
             if isinstance(value, str):
                 assert cell_len(value) == len(value), field
     assert all(value.isascii() for value in ASCII if isinstance(value, str))
-    assert ASCII.text("gain 1 → 5/3 …") == "gain 1 > 5/3 ~"
+    assert ASCII.text("gain 1 → 5/3 …") == "gain 1 -> 5/3 ~"
 
 
 def test_a_number_with_a_power_of_ten_gives_up_a_digit_before_it_overflows() -> None:

@@ -183,7 +183,7 @@ def _layers(data: DeadMap, width: int, view: View) -> Line:
     line: Line = []
     for layer in data.layers:
         mark = view.glyphs.cursor if layer.index == data.layer else " "
-        dead = f" {layer.dead} dead" if layer.dead else ""
+        dead = f" !{layer.dead} dead" if layer.dead else ""
         share = (
             "!" * (layer.index in saturated) + glyph.percent(math.nan if layer.index in lost else layer.share).strip()
         )

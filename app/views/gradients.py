@@ -11,7 +11,7 @@ from app.views.lines import Line, fit, heading
 from app.views.state import View, gradient_sick, listed, rows
 from app.views.table import histogram, norms
 
-_NUMBERS = 34  # cells of the numbers behind the histogram
+_NUMBERS = 38  # cells of the numbers behind the histogram
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:
@@ -28,7 +28,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     scale = history.gradient_scale or 1.0
     note = f"at every layer's output; bars {g.plus_minus}{scale:g}, the rest in the edge bars"
     lines: list[Line] = [heading("gradients", note, width, g)]
-    head = f"{'':{label}}{'':{cells}}{'mean':>9}{'std':>8}{'/median':>8}{'/first':>8}"
+    head = f"{'':{label}}{'':{cells}}{'mean':>10}{'std':>9}{'/median':>9}{'/first':>9}"
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
     tall = max(1, min(3, room // len(found)))
@@ -44,8 +44,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             mark,
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
             (bars[-1], "sick" if sick else "gradient"),
-            (glyph.scientific(gradient.mean, g, 9), "dim"),
-            (("!" * sick + glyph.scientific(gradient.std, g)).rjust(8), "sick" if sick else ""),
+            (glyph.scientific(gradient.mean, g, 10), "dim"),
+            (("!" * sick + glyph.scientific(gradient.std, g)).rjust(9), "sick" if sick else ""),
             (_times(gradient.std, against.gradient_std, g), "dim"),
             (_times(gradient.std, trace.first.gradient.std, g), "dim"),
         ], width, g)]  # fmt: skip
@@ -63,7 +63,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 def _times(value: float, other: float, g: glyph.Glyphs) -> str:
     ratio = value / other if other else math.nan
     text = glyph.scientific(ratio) if 0 < ratio < 0.01 else glyph.fixed(ratio, 5).strip()
-    return (g.times + text).rjust(8)
+    return (g.times + text).rjust(9)
 
 
 def over_steps(view: View, width: int, height: int) -> list[Line]:

@@ -184,7 +184,7 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
         share = glyph.percent(snapshot.overhead).strip()
         facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
         if cells >= 150:
-            facts.append([("batch ", "dim"), (loss_number(snapshot.loss), "")])
+            facts.append([("batch ", "dim"), loss_span(snapshot.loss, snapshot.expected_loss, "")])
     while sum(cells_of(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
         facts.pop()
     return facts
