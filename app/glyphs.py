@@ -51,7 +51,7 @@ class Glyphs(NamedTuple):
     coloured: bool = True
 
     def text(self, text: str) -> str:
-        """Our own words in the characters of this set, cell by cell but for an ASCII arrow; its minus is the tables'."""
+        """Our own words in the characters of this set, cell by cell but for its arrow; its minus is the tables'."""
         return text.translate(_ASCII) if self.ascii else _MINUS.sub(self.minus, text)
 
 
