@@ -22,6 +22,11 @@ def _short() -> Series:
     return Series(SHORT_BUCKETS)
 
 
+def _column(step: int) -> int:
+    """Where a look after so many updates is in a course: beside the loss of the last of them."""
+    return max(0, step - 1)
+
+
 @dataclass
 class Smooth:
     """Running means of a layer's statistics and counts."""
@@ -70,9 +75,10 @@ class LayerTrace:
             self._mix(layer, max(share, 1 / self.seen))
         else:
             self.layer, self.seen = layer, 0
-        self.std.add(step, layer.activation.std)
-        self.saturated.add(step, layer.activation.saturated)
-        self.gradient_std.add(step, layer.gradient.std)
+        at = _column(step)
+        self.std.add(at, layer.activation.std)
+        self.saturated.add(at, layer.activation.saturated)
+        self.gradient_std.add(at, layer.gradient.std)
 
     def _mix(self, layer: Layer, share: float) -> None:
         """Move the row towards the newest statistics; a share of 1 shows them exactly."""
@@ -106,7 +112,7 @@ class LayerTrace:
     def cut(self, step: int) -> None:
         """Forget the course from a step on."""
         for series in (self.std, self.saturated, self.gradient_std):
-            series.cut(step)
+            series.cut(_column(step))
 
 
 @dataclass(eq=False)
@@ -144,8 +150,8 @@ class WeightTrace:
         else:
             self.seen = 0
         self.step = step
-        self.update.add(step, weight.update_data_log10)
-        self.grad.add(step, weight.grad_data_ratio)
+        self.update.add(_column(step), weight.update_data_log10)
+        self.grad.add(_column(step), weight.grad_data_ratio)
 
     def still(self) -> WeightTrace:
         """A copy that stays as it is."""
@@ -153,8 +159,8 @@ class WeightTrace:
 
     def cut(self, step: int) -> None:
         """Forget the course from a step on."""
-        self.update.cut(step)
-        self.grad.cut(step)
+        self.update.cut(_column(step))
+        self.grad.cut(_column(step))
 
 
 def digit(value: float) -> float:

@@ -332,7 +332,7 @@ def test_a_snapshot_between_two_looks_adds_nothing_to_what_was_seen() -> None:
     key, trace = next(iter(history.layers.items()))
     history.feed([msgspec.structs.replace(first, step=step, losses=(), time=first.time + 1) for step in (1500, 2000)])
     assert history.layers[key] is trace
-    assert (trace.std.end, trace.seen, history.snapshot and history.snapshot.step) == (1001, 1, 2000)
+    assert (trace.std.end, trace.seen, history.snapshot and history.snapshot.step) == (1000, 1, 2000)
 
 
 def test_the_rate_of_a_run_that_is_held_to_a_pace_is_shown_at_once() -> None:

@@ -392,9 +392,7 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     if snapshot is None:
         return []
     now, ghosts = history.attempt, tuple(history.ghosts)
-    # behind a loss that is no number there is nothing to see
-    ends = snapshot.step if now.loss.broken is None else now.loss.broken + 1
-    frame = Frame.of(width, height, max(ends, *(ghost.loss.end for ghost in ghosts), 1), view.glyphs)
+    frame = Frame.of(width, height, max(snapshot.step, *(ghost.loss.end for ghost in ghosts), 1), view.glyphs)
     if frame is None:
         return []
     axis = loss_axis([*ghosts, now], snapshot.expected_loss, frame.dots, view.log)
@@ -507,7 +505,8 @@ def lines_over_steps(
 
     What is not on the scale is drawn at its edge.
     """
-    end = max([1, *(course.series.end for course in courses)])
+    step = view.history.snapshot.step if view.history.snapshot else 0
+    end = max([1, step, *(course.series.end for course in courses)])
     frame = Frame.of(width, height, end, view.glyphs)
     if frame is None:
         return []
