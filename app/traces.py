@@ -125,7 +125,7 @@ class WeightTrace:
     seen: int = 0
     step: int = 0
     version: int = 0
-    update: Series = field(default_factory=_short)
+    update: Series = field(default_factory=lambda: Series(SHORT_BUCKETS, logarithms=True))
     grad: Series = field(default_factory=_short)
 
     @classmethod

@@ -18,6 +18,7 @@ from app.glyphs import ASCII, UNICODE
 from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
+from app.traces import WeightTrace
 from app.views import SCREENS, draw
 from app.views.curve import Axis, Frame, _ticks, line, loss_axis, loss_curve, tick_texts
 from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps, updates_over_steps
@@ -25,7 +26,7 @@ from app.views.gradients import over_steps
 from app.views.layer import _bars
 from app.views.lines import Line, cells_of, cut
 from app.views.state import View, rows, update_sick, window
-from app.views.table import header, layout, per_column, table
+from app.views.table import header, layout, per_column, spark, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Weight
@@ -214,6 +215,28 @@ def test_updates_are_signed_where_the_doctor_finds_them_too_large_or_small(value
     assert update_sick(value, weight, 100) == sick
     assert not update_sick(value, weight, 99)  # the doctor judges none so early
     assert update_sick(math.nan, weight, 1)
+
+
+def course(*looks: tuple[int, float]) -> WeightTrace:
+    """A weight's course from its update:data at steps."""
+    weight = canned.snapshot().weights[1]
+    trace = WeightTrace.of(weight)
+    for step, value in looks:
+        trace.see(structs.replace(weight, update_data_log10=value), step, 1.0, True)
+    return trace
+
+
+def test_the_first_updates_are_not_judged_however_many_steps_a_column_has() -> None:
+    for size in (50, 100, 200):
+        (line,) = spark(course(*((step, -4.5) for step in range(1, 401, 50))), size, 8, 1, UNICODE)
+        assert (line[0], line[1][1]) == (("▁" * max(1, 100 // size), "update"), "sick")
+
+
+def test_a_weight_that_does_not_move_has_a_sick_bar_at_the_floor_and_one_that_is_no_number_none() -> None:
+    looks = [(step, -2.0 if step < 200 else -math.inf) for step in range(1, 800, 100)]
+    assert spark(course(*looks), 100, 10, 1, UNICODE)[0] == (("▆▆", "update"), ("▁" * 6, "sick"), ("──", "guide"))
+    gone = course((1, -2.0), (101, math.nan), (201, math.nan))
+    assert spark(gone, 100, 4, 1, UNICODE)[0] == (("▆", "update"), ("───", "guide"))
 
 
 def test_saturation_is_judged_by_how_the_layer_began() -> None:
