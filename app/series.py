@@ -18,6 +18,14 @@ class Bucket(NamedTuple):
     mean: float
 
 
+def bridged(missed: int, at: int) -> bool:
+    """Whether a curve goes on over so many columns before column `at` in which nothing was measured.
+
+    Where they are more than half of the way there, nothing is known of how it came there.
+    """
+    return 2 * missed <= at
+
+
 _Sums: TypeAlias = tuple[float, float, float, float]  # low, high, total, count
 
 

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import STILL, Attempt
-from app.series import Bucket, Series
+from app.series import Bucket, Series, bridged
 from app.views.lines import Line, runs
 from app.views.state import View
 from app.views.status import loss_number
@@ -170,7 +170,8 @@ class Axis(NamedTuple):
 def line(
     buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False, drawn: Sequence[Reach] = ()
 ) -> list[Reach]:
-    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured.
+    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured, where
+    they can be `bridged`.
 
     `drawn` is the line of fewer of the same buckets on the same axis: it is gone on with.
     """
@@ -189,6 +190,8 @@ def line(
                 before = None
             continue
         dot = axis.dot(bucket.mean)
+        if not bridged(missed, len(out)):
+            before = None
         if before is not None and missed:
             for k in range(1, missed + 1):
                 between = before + round((dot - before) * k / (missed + 1))

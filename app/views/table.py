@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from app import glyphs as glyph
 from app.glyphs import LEVELS, Glyphs
 from app.history import bounded
-from app.series import Bucket
+from app.series import Bucket, bridged
 from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line, Span, fit, runs
 from app.views.state import (
@@ -179,12 +179,12 @@ def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs)
     """
     eighths = LEVELS * tall
     shown: list[int] = []
-    columns = trace.update.columns(per_column)[:cells]
-    while columns and columns[-1] is None and trace.update.broken is not None:
-        columns = columns[:-1]  # not finite any more
-    for at, bucket in enumerate(columns):  # between two looks the last one stands
-        level = _spark_level(bucket, eighths, trace.weight, at * per_column)
-        shown.append(level or (shown[-1] if shown else 0))
+    last = -1
+    for at, bucket in enumerate(trace.update.columns(per_column)[:cells]):
+        shown.append(level := _spark_level(bucket, eighths, trace.weight, at * per_column))
+        if level and last >= 0 and bridged(at - last - 1, at):
+            shown[last:at] = [shown[last]] * (at - last)  # between two looks the last one stands
+        last = at if level else last
     return _spark(tuple(shown), cells, tall, g)
 
 
