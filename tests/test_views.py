@@ -525,6 +525,18 @@ def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
     assert line([one, None, None, ten], axis, joined=True) == [(1, 1), None, None, (9, 9)]
 
 
+def test_what_leaves_the_scale_of_a_curve_is_told_at_its_edge() -> None:
+    history = History()
+    first = canned.snapshot(canned.HEALTHY, 1, since=0)
+    history.feed([structs.replace(first, weights=tuple(moved(weight, 1e-9) for weight in first.weights))])
+    assert text_of(updates_over_steps(View(history), 70, 12))[-2].split("▾")[1].split()[:2] == ["to", "−11.4"]
+    (trace, *_) = history.layers.values()
+    trace.gradient_std.add(1, 1e-13)
+    assert text_of(over_steps(View(history), 70, 20))[-2].startswith("1e−13┤")
+    trace.gradient_std.add(2, 1e-30)
+    assert "▾ to 1.0e-30" in text_of(over_steps(View(history), 70, 20))[-2]
+
+
 def test_nothing_is_made_up_of_the_long_way_between_the_first_looks() -> None:
     assert spark(course((1, -4.0), (1000, -2.0), (1500, -2.0)), 100, 16, 1, UNICODE)[0] == (
         ("▂", "update"), ("────────", "guide"), ("▆▆▆▆▆▆", "update"), ("─", "guide"),

@@ -157,7 +157,7 @@ class Axis(NamedTuple):
     def dot(self, value: float) -> int:
         """The dot a value falls on; what lies outside falls on the edge, NaN, which grew too large, on the upper."""
         if self.log:
-            share = (math.log(max(value, 1e-12)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+            share = (math.log(max(value, self.low)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             share = (value - self.low) / (self.high - self.low)
         return int(max(0.0, min(self.dots - 1, share * self.dots)))
@@ -506,7 +506,7 @@ def lines_over_steps(
 ) -> list[Line]:
     """Several courses over the whole run on one fixed scale, with guide lines; the first course lies on top.
 
-    What is not on the scale is drawn at its edge.
+    What is not on the scale is drawn at its edge, where it is told how far it goes.
     """
     step = view.history.snapshot.step if view.history.snapshot else 0
     end = max([1, step, *(course.series.end for course in courses)])
@@ -527,6 +527,14 @@ def _lines_over_steps(
     )
     for value, style in guides:
         canvas.put(frame.row(value, axis), 0, g.guide * frame.cells, style, over=False)
+    bounds = [found for course in courses if (found := course.series.bounds())]
+    for row, sign, most in (
+        (0, g.above, max((high for _, high in bounds), default=axis.high)),
+        (frame.rows - 1, g.below, min((low for low, _ in bounds), default=axis.low)),
+    ):
+        if not axis.inside(most):
+            text = glyph.scientific(most, g) if axis.log else glyph.fixed(most, 5, 1, glyphs=g).strip()
+            canvas.put(row, 2, f"{sign} to {text} ", "mark")
     for course in courses if not g.coloured else ():
         columns = course.series.columns(frame.per_dot)[:drawn]
         if columns and (end := columns[-1]) is not None:
