@@ -13,6 +13,7 @@ from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Weigh
 SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 LEAP = 4.0  # a scale that has moved by this factor is no noise: what came before is no part of the mean
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
+LEAST = 0.5  # of a count in the mean of looks: what is less is what is left of old ones
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
 # Which of the numbers are scales: std of activation and gradient; std of gradient and data, and their ratio.
 SCALES_OF_LAYER, SCALES_OF_WEIGHT = (1, 4), (1, 2, 3)
@@ -231,10 +232,11 @@ def _mix_counts(
         smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells, limited=False)]
         shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells, limited=False)]
     smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
+    seen = [b if b >= (LEAST / 2 if a else LEAST) else 0.0 for a, b in zip(shown, smooth, strict=True)]
     flat = (sum(smooth) or 1.0) / max(1, len(smooth))
     return smooth, [
         a if abs(height(b / flat) - height(a / flat)) < STEADY_LEVEL and (b == 0) == (a == 0) else b
-        for a, b in zip(shown, smooth, strict=True)
+        for a, b in zip(shown, seen, strict=True)
     ]
 
 
