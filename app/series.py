@@ -18,16 +18,26 @@ class Bucket(NamedTuple):
     mean: float
 
 
+def bridged(missed: int, at: int) -> bool:
+    """Whether a curve goes on over so many columns before column `at` in which nothing was measured.
+
+    Where they are more than half of the way there, nothing is known of how it came there.
+    """
+    return 2 * missed <= at
+
+
 _Sums: TypeAlias = tuple[float, float, float, float]  # low, high, total, count
 
 
 class Series:
     """Numbers by step in at most `most` stretches of equal length (a power of two), each with minimum,
-    maximum and mean, so that no spike is lost however long the run. Numbers that are not finite are only counted.
+    maximum and mean, so that no spike is lost however long the run. Numbers that are not finite are only counted, but
+    for the -inf of `logarithms`: that of 0.
     """
 
-    def __init__(self, most: int = MOST_BUCKETS) -> None:
+    def __init__(self, most: int = MOST_BUCKETS, *, logarithms: bool = False) -> None:
         self.most = most
+        self.logarithms = logarithms
         self.stride = 1
         self.start: int | None = None
         self.end = 0
@@ -93,7 +103,7 @@ class Series:
 
     def _put(self, step: int, values: Sequence[float], mean: float | None = None, weight: float = 1.0) -> None:
         total = sum(values)
-        if not math.isfinite(total):
+        if not math.isfinite(total) and not (self.logarithms and total == -math.inf):
             if self.broken is None:
                 self.broken = step + next(i for i, value in enumerate(values) if not math.isfinite(value))
             values = [value for value in values if math.isfinite(value)]

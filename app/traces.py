@@ -13,6 +13,7 @@ from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Weigh
 SHORT_BUCKETS = 512  # of the courses that every layer and weight has
 LEAP = 4.0  # a scale that has moved by this factor is no noise: what came before is no part of the mean
 STEADY = 0.75  # a number is shown anew when it has moved by so much of its last digit shown
+LEAST = 0.5  # of a count in the mean of looks: what is less is what is left of old ones
 STEADY_LEVEL = 0.4  # a bar, when it has moved by so much of an eighth
 # Which of the numbers are scales: std of activation and gradient; std of gradient and data, and their ratio.
 SCALES_OF_LAYER, SCALES_OF_WEIGHT = (1, 4), (1, 2, 3)
@@ -20,6 +21,11 @@ SCALES_OF_LAYER, SCALES_OF_WEIGHT = (1, 4), (1, 2, 3)
 
 def _short() -> Series:
     return Series(SHORT_BUCKETS)
+
+
+def _column(step: int) -> int:
+    """Where a look after so many updates is in a course: beside the loss of the last of them."""
+    return max(0, step - 1)
 
 
 @dataclass
@@ -70,9 +76,10 @@ class LayerTrace:
             self._mix(layer, max(share, 1 / self.seen))
         else:
             self.layer, self.seen = layer, 0
-        self.std.add(step, layer.activation.std)
-        self.saturated.add(step, layer.activation.saturated)
-        self.gradient_std.add(step, layer.gradient.std)
+        at = _column(step)
+        self.std.add(at, layer.activation.std)
+        self.saturated.add(at, layer.activation.saturated)
+        self.gradient_std.add(at, layer.gradient.std)
 
     def _mix(self, layer: Layer, share: float) -> None:
         """Move the row towards the newest statistics; a share of 1 shows them exactly."""
@@ -106,7 +113,7 @@ class LayerTrace:
     def cut(self, step: int) -> None:
         """Forget the course from a step on."""
         for series in (self.std, self.saturated, self.gradient_std):
-            series.cut(step)
+            series.cut(_column(step))
 
 
 @dataclass(eq=False)
@@ -119,7 +126,7 @@ class WeightTrace:
     seen: int = 0
     step: int = 0
     version: int = 0
-    update: Series = field(default_factory=_short)
+    update: Series = field(default_factory=lambda: Series(SHORT_BUCKETS, logarithms=True))
     grad: Series = field(default_factory=_short)
 
     @classmethod
@@ -144,8 +151,8 @@ class WeightTrace:
         else:
             self.seen = 0
         self.step = step
-        self.update.add(step, weight.update_data_log10)
-        self.grad.add(step, weight.grad_data_ratio)
+        self.update.add(_column(step), weight.update_data_log10)
+        self.grad.add(_column(step), weight.grad_data_ratio)
 
     def still(self) -> WeightTrace:
         """A copy that stays as it is."""
@@ -153,8 +160,8 @@ class WeightTrace:
 
     def cut(self, step: int) -> None:
         """Forget the course from a step on."""
-        self.update.cut(step)
-        self.grad.cut(step)
+        self.update.cut(_column(step))
+        self.grad.cut(_column(step))
 
 
 def digit(value: float) -> float:
@@ -225,10 +232,11 @@ def _mix_counts(
         smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells, limited=False)]
         shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells, limited=False)]
     smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
+    seen = [b if b >= (LEAST / 2 if a else LEAST) else 0.0 for a, b in zip(shown, smooth, strict=True)]
     flat = (sum(smooth) or 1.0) / max(1, len(smooth))
     return smooth, [
         a if abs(height(b / flat) - height(a / flat)) < STEADY_LEVEL and (b == 0) == (a == 0) else b
-        for a, b in zip(shown, smooth, strict=True)
+        for a, b in zip(shown, seen, strict=True)
     ]
 
 

@@ -306,6 +306,19 @@ def test_a_still_copy_stays_as_it_is() -> None:
     assert history.attempt.loss.end == 20_000
 
 
+def test_what_is_left_of_old_looks_is_not_shown_once_it_is_less_than_half_a_count() -> None:
+    layer = canned.snapshot().layers[0]
+    trace = None
+    for at, edge in enumerate((5, *[0] * 12)):
+        counts = (edge, *[50] * (len(layer.gradient.histogram.counts) - 1))
+        histogram = msgspec.structs.replace(layer.gradient.histogram, counts=counts)
+        look = msgspec.structs.replace(layer, gradient=msgspec.structs.replace(layer.gradient, histogram=histogram))
+        trace = trace or LayerTrace.of(look, 1)
+        trace.seen = 100  # a mean of many, of which one more is three tenths
+        trace.see(look, 1 + at, 0.3, True)
+        assert (trace.gradient_counts[0] > 0) == (at < 9)
+
+
 def test_what_has_become_many_times_smaller_is_not_shown_by_what_it_was() -> None:
     """A deep net whose gradients are gone after some steps, with ten snapshots a second or one every few seconds."""
     for seconds in (0.1, 5.0):
@@ -332,7 +345,7 @@ def test_a_snapshot_between_two_looks_adds_nothing_to_what_was_seen() -> None:
     key, trace = next(iter(history.layers.items()))
     history.feed([msgspec.structs.replace(first, step=step, losses=(), time=first.time + 1) for step in (1500, 2000)])
     assert history.layers[key] is trace
-    assert (trace.std.end, trace.seen, history.snapshot and history.snapshot.step) == (1001, 1, 2000)
+    assert (trace.std.end, trace.seen, history.snapshot and history.snapshot.step) == (1000, 1, 2000)
 
 
 def test_the_rate_of_a_run_that_is_held_to_a_pace_is_shown_at_once() -> None:

@@ -18,14 +18,15 @@ from app.glyphs import ASCII, UNICODE
 from app.history import History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
+from app.traces import WeightTrace
 from app.views import SCREENS, draw
 from app.views.curve import Axis, Frame, _ticks, line, loss_axis, loss_curve, tick_texts
 from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps, updates_over_steps
 from app.views.gradients import over_steps
-from app.views.layer import _bars
+from app.views.layer import _bars, _over_steps
 from app.views.lines import Line, cells_of, cut
 from app.views.state import View, rows, update_sick, window
-from app.views.table import header, layout, per_column, table
+from app.views.table import header, layout, per_column, spark, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Weight
@@ -214,6 +215,28 @@ def test_updates_are_signed_where_the_doctor_finds_them_too_large_or_small(value
     assert update_sick(value, weight, 100) == sick
     assert not update_sick(value, weight, 99)  # the doctor judges none so early
     assert update_sick(math.nan, weight, 1)
+
+
+def course(*looks: tuple[int, float]) -> WeightTrace:
+    """A weight's course from its update:data at steps."""
+    weight = canned.snapshot().weights[1]
+    trace = WeightTrace.of(weight)
+    for step, value in looks:
+        trace.see(structs.replace(weight, update_data_log10=value), step, 1.0, True)
+    return trace
+
+
+def test_the_first_updates_are_not_judged_however_many_steps_a_column_has() -> None:
+    for size in (50, 100, 200):
+        (line,) = spark(course(*((step, -4.5) for step in range(1, 401, 50))), size, 8, 1, UNICODE)
+        assert (line[0], line[1][1]) == (("▁" * max(1, 100 // size), "update"), "sick")
+
+
+def test_a_weight_that_does_not_move_has_a_sick_bar_at_the_floor_and_one_that_is_no_number_none() -> None:
+    looks = [(step, -2.0 if step < 200 else -math.inf) for step in range(1, 800, 100)]
+    assert spark(course(*looks), 100, 10, 1, UNICODE)[0] == (("▆▆", "update"), ("▁" * 6, "sick"), ("──", "guide"))
+    gone = course((1, -2.0), (101, math.nan), (201, math.nan))
+    assert spark(gone, 100, 4, 1, UNICODE)[0] == (("▆", "update"), ("───", "guide"))
 
 
 def test_saturation_is_judged_by_how_the_layer_began() -> None:
@@ -499,6 +522,27 @@ def test_a_line_has_no_gaps_and_may_bridge_what_was_not_measured() -> None:
     assert line([one, ten, one], axis) == [(1, 1), (2, 9), (1, 8)]
     assert line([one, None, ten], axis) == [(1, 1), None, (9, 9)]
     assert line([one, None, ten], axis, joined=True) == [(1, 1), (5, 5), (9, 9)]
+    assert line([one, None, None, ten], axis, joined=True) == [(1, 1), None, None, (9, 9)]
+
+
+def test_what_leaves_the_scale_of_a_curve_is_told_at_its_edge() -> None:
+    history = History()
+    first = canned.snapshot(canned.HEALTHY, 1, since=0)
+    history.feed([structs.replace(first, weights=tuple(moved(weight, 1e-9) for weight in first.weights))])
+    assert text_of(updates_over_steps(View(history), 70, 12))[-2].split("▾")[1].split()[:2] == ["to", "−11.4"]
+    (trace, *_) = history.layers.values()
+    trace.gradient_std.add(1, 1e-13)
+    assert text_of(over_steps(View(history), 70, 20))[-2].startswith("1e−13┤")
+    trace.gradient_std.add(2, 1e-30)
+    assert "▾ to 1.0e-30" in text_of(over_steps(View(history), 70, 20))[-2]
+
+
+def test_nothing_is_made_up_of_the_long_way_between_the_first_looks() -> None:
+    assert spark(course((1, -4.0), (1000, -2.0), (1500, -2.0)), 100, 16, 1, UNICODE)[0] == (
+        ("▂", "update"), ("────────", "guide"), ("▆▆▆▆▆▆", "update"), ("─", "guide"),
+    )  # fmt: skip
+    first, then = _over_steps("update:data", course((1, -4.0), (1000, -2.0), (1500, -2.0)).update, 16, "update")
+    assert (first.name, first.y, then.name, then.y) == ("update:data", [-4.0], "", [-2.0, -2.0])
 
 
 @pytest.mark.parametrize(("low", "high", "rows", "told"), [
@@ -602,7 +646,7 @@ def test_the_curves_are_those_of_the_present_step() -> None:
             frame = Frame.of(70, 14, event.step, UNICODE)
             assert frame is not None
             end = max(len(line[6:].rstrip(" ┄─")) for line in picture[:-1] if "ln V" not in line)
-            assert event.step == 1 or abs(end - event.step / frame.per_cell) <= 1.5
+            assert event.step == 500 or abs(end - event.step / frame.per_cell) <= 1.5  # a second look, in no whole cell
 
 
 def saturated(snapshot: Snapshot) -> Snapshot:
@@ -636,6 +680,15 @@ def test_a_run_of_few_steps_fills_the_plot() -> None:
     assert lines[1].strip("2.0e6┤ ") == "▛▀▀▀▀▀▀▀"  # eight cells a step, the last of which has a number
     assert lines[-1].split()[0] == "└0"
     assert [word for word in lines[-1].split() if word.isdigit()] == ["2", "4", "6"]
+
+
+def test_the_curves_of_one_screen_have_one_axis_of_steps() -> None:
+    for step, losses in ((1, (3.0,)), (46, (3.0, *[math.nan] * 45))):
+        history = History()
+        history.feed([canned.snapshot(step=1, since=0)])
+        history.feed([canned.snapshot(step=step, since=0, losses=losses, layers=(), weights=(), state="diverged")])
+        feet = {text_of(curve(View(history), 70, 12))[-1] for curve in (loss_curve, updates_over_steps)}
+        assert len(feet) == 1
 
 
 def test_a_validation_loss_above_the_training_loss_lies_on_the_scale() -> None:

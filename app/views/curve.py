@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import STILL, Attempt
-from app.series import Bucket, Series
+from app.series import Bucket, Series, bridged
 from app.views.lines import Line, runs
 from app.views.state import View
 from app.views.status import loss_number
@@ -157,7 +157,7 @@ class Axis(NamedTuple):
     def dot(self, value: float) -> int:
         """The dot a value falls on; what lies outside falls on the edge, NaN, which grew too large, on the upper."""
         if self.log:
-            share = (math.log(max(value, 1e-12)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+            share = (math.log(max(value, self.low)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             share = (value - self.low) / (self.high - self.low)
         return int(max(0.0, min(self.dots - 1, share * self.dots)))
@@ -170,7 +170,8 @@ class Axis(NamedTuple):
 def line(
     buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False, drawn: Sequence[Reach] = ()
 ) -> list[Reach]:
-    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured.
+    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured, where
+    they can be `bridged`.
 
     `drawn` is the line of fewer of the same buckets on the same axis: it is gone on with.
     """
@@ -189,6 +190,8 @@ def line(
                 before = None
             continue
         dot = axis.dot(bucket.mean)
+        if not bridged(missed, len(out)):
+            before = None
         if before is not None and missed:
             for k in range(1, missed + 1):
                 between = before + round((dot - before) * k / (missed + 1))
@@ -392,9 +395,7 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     if snapshot is None:
         return []
     now, ghosts = history.attempt, tuple(history.ghosts)
-    # behind a loss that is no number there is nothing to see
-    ends = snapshot.step if now.loss.broken is None else now.loss.broken + 1
-    frame = Frame.of(width, height, max(ends, *(ghost.loss.end for ghost in ghosts), 1), view.glyphs)
+    frame = Frame.of(width, height, max(snapshot.step, *(ghost.loss.end for ghost in ghosts), 1), view.glyphs)
     if frame is None:
         return []
     axis = loss_axis([*ghosts, now], snapshot.expected_loss, frame.dots, view.log)
@@ -505,9 +506,10 @@ def lines_over_steps(
 ) -> list[Line]:
     """Several courses over the whole run on one fixed scale, with guide lines; the first course lies on top.
 
-    What is not on the scale is drawn at its edge.
+    What is not on the scale is drawn at its edge, where it is told how far it goes.
     """
-    end = max([1, *(course.series.end for course in courses)])
+    step = view.history.snapshot.step if view.history.snapshot else 0
+    end = max([1, step, *(course.series.end for course in courses)])
     frame = Frame.of(width, height, end, view.glyphs)
     if frame is None:
         return []
@@ -525,6 +527,14 @@ def _lines_over_steps(
     )
     for value, style in guides:
         canvas.put(frame.row(value, axis), 0, g.guide * frame.cells, style, over=False)
+    bounds = [found for course in courses if (found := course.series.bounds())]
+    for row, sign, most in (
+        (0, g.above, max((high for _, high in bounds), default=axis.high)),
+        (frame.rows - 1, g.below, min((low for low, _ in bounds), default=axis.low)),
+    ):
+        if not axis.inside(most):
+            text = glyph.scientific(most, g) if axis.log else glyph.fixed(most, 5, 1, glyphs=g).strip()
+            canvas.put(row, 2, f"{sign} to {text} ", "mark")
     for course in courses if not g.coloured else ():
         columns = course.series.columns(frame.per_dot)[:drawn]
         if columns and (end := columns[-1]) is not None:

@@ -11,6 +11,7 @@ from app.views.lines import Line, fit, heading
 from app.views.state import View, gradient_sick, listed, rows
 from app.views.table import histogram, norms
 
+DEEPEST = 1e-16  # of the top of the scale, its foot at most: one underflow is not to flatten all the rest
 _NUMBERS = 38  # cells of the numbers behind the histogram
 
 
@@ -72,7 +73,7 @@ def over_steps(view: View, width: int, height: int) -> list[Line]:
     found = [bounds for trace in layers.values() if (bounds := trace.gradient_std.bounds()) and bounds[1] > 0]
     if not found:
         return [[(" no finite gradient yet", "dim")]]
-    low = 10.0 ** math.floor(math.log10(max(1e-30, min(max(low, high * 1e-6) for low, high in found))))
     high = 10.0 ** math.ceil(math.log10(max(high for _, high in found)) + 1e-9)
+    low = 10.0 ** math.floor(math.log10(max(1e-300, high * DEEPEST, min(low or high for low, high in found))))
     courses = [Course(row.layer.gradient_std, style, letter) for row, style, letter in curves(view) if row.layer]
     return lines_over_steps(thinned(courses), view, width, height, low=low, high=max(high, low * 10), log=True)

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import bounded
-from app.series import Series
+from app.series import Series, bridged
 from app.traces import LayerTrace, WeightTrace
 from app.views.curve import round_values, tick_texts
 from app.views.lines import Line, beside, block, cells_of, fit, heading
@@ -241,25 +241,38 @@ def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Lin
     return plot(*_densities("gradient", trace, trace.first.gradient.histogram, now, False), width, height, g, (0,))
 
 
-def _points(series: Series, width: int) -> tuple[list[float], list[float]]:
+def _over_steps(name: str, series: Series, width: int, style: str) -> list[Trace]:
+    """The course of a number, in parts between which nothing is known of its way."""
     size = per_column(max(1, series.end), max(10, width))
-    found = [(at * size + size / 2, b.mean) for at, b in enumerate(series.columns(size)) if b is not None]
-    return [x for x, _ in found], [y for _, y in found]
+    parts: list[Trace] = []
+    xs: list[float] = []
+    ys: list[float] = []
+    last = -1
+    for at, bucket in enumerate(series.columns(size)):
+        if bucket is None:
+            continue
+        if not parts or not bridged(at - last - 1, at):
+            parts.append(Trace("" if parts else name, xs := [], ys := [], style))
+        xs.append(at * size + size / 2)
+        ys.append(bucket.mean)
+        last = at
+    return parts
 
 
 def _course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    std, saturated = _points(trace.std, width), _points(trace.saturated, width)
-    return plot("over steps", [
-        Trace("std", *std, "activation"), Trace("share saturated", *saturated, ""),
-    ], width, height, g, (0, 1))  # fmt: skip
+    saturated = _over_steps("share saturated", trace.saturated, width, "")
+    return plot(
+        "over steps", [*_over_steps("std", trace.std, width, "activation"), *saturated], width, height, g, (0, 1)
+    )
 
 
 def _gradient_course(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
-    xs, ys = _points(trace.gradient_std, width)
-    logs = [math.log10(y) if y > 0 else math.nan for y in ys]
-    return plot("gradient std over steps, log10", [Trace("", xs, logs, "gradient")], width, height, g)
+    parts = _over_steps("", trace.gradient_std, width, "gradient")
+    logs = [part._replace(y=[math.log10(y) if y > 0 else math.nan for y in part.y]) for part in parts]
+    return plot("gradient std over steps, log10", logs, width, height, g)
 
 
 def _updates(trace: WeightTrace, width: int) -> list[Trace]:
-    xs, ys = _points(trace.update, width)
-    return [Trace("", xs, [GUIDE] * len(xs), "guide"), Trace("update:data", xs, ys, "update")]
+    parts = _over_steps("update:data", trace.update, width, "update")
+    xs = [x for part in parts for x in part.x]
+    return [Trace("", xs, [GUIDE] * len(xs), "guide"), *parts]

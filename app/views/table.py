@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 from app import glyphs as glyph
 from app.glyphs import LEVELS, Glyphs
 from app.history import bounded
-from app.series import Bucket
+from app.series import Bucket, bridged
 from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line, Span, fit, runs
 from app.views.state import (
@@ -175,21 +175,21 @@ def histogram(
 def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
     """update:data over the whole run on the fixed scale -5..-1, with a line at -3, its middle, where no bar stands.
 
-    Bars beyond the doctor's limits are in the colour of a warning.
+    Bars beyond the doctor's limits are in the colour of a warning, by what those say of the first step of a column.
     """
     eighths = LEVELS * tall
     shown: list[int] = []
-    columns = trace.update.columns(per_column)[:cells]
-    while columns and columns[-1] is None and trace.update.broken is not None:
-        columns = columns[:-1]  # not finite any more
-    for at, bucket in enumerate(columns, 1):  # between two looks the last one stands
-        level = _spark_level(bucket, eighths, trace.weight, at * per_column)
-        shown.append(level or (shown[-1] if shown else 0))
+    last = -1
+    for at, bucket in enumerate(trace.update.columns(per_column)[:cells]):
+        shown.append(level := _spark_level(bucket, eighths, trace.weight, at * per_column))
+        if level and last >= 0 and bridged(at - last - 1, at):
+            shown[last:at] = [shown[last]] * (at - last)  # between two looks the last one stands
+        last = at if level else last
     return _spark(tuple(shown), cells, tall, g)
 
 
 def _spark_level(bucket: Bucket | None, eighths: int, weight: Weight, step: int) -> int:
-    """The height of a bar that ends at a step, 0 for none; negative where it is a warning."""
+    """The height of a bar that begins at a step, 0 for none; negative where it is a warning."""
     if bucket is None:
         return 0
     value = min(max(bucket.mean, UPDATE_LOW), UPDATE_HIGH)
