@@ -215,10 +215,8 @@ def resume(
         from app.terminal import require_terminal
 
         require_terminal("resume --headless")
-    first, watch = (
-        launch.longer(folder, steps) if steps is not None else [],
-        Watch(probe_every, fps, budget, pace, paused),
-    )
+    first = launch.longer(folder, steps) if steps is not None else []
+    watch = Watch(probe_every, fps, budget, pace, paused)
     if detach and not first and liveness(folder) == "finished":
         click.echo(launch.FINISHED, err=True)
         return Exit.DONE

@@ -147,9 +147,8 @@ class FolderRecorder(Recorder):
             self._newest = to_json(finished)
             return
         self._newest = to_json(snapshot)
-        if (
-            self._layers and self._layers[0] != snapshot.attempt
-        ):  # of a net that was left: nobody is to take it for this
+        if self._layers and self._layers[0] != snapshot.attempt:
+            # they are of the net that was left, and nobody is to take them for this one's
             for shown in (self.folder / rundir.EXHIBITS).glob("*.json"):
                 with contextlib.suppress(OSError):
                     shown.unlink()
