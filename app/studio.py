@@ -251,8 +251,10 @@ class Studio(App[int]):
         return self.obeyed()
 
     def obeyed(self) -> bool:
-        """Whether somebody trains the run and can be asked; says where nobody does."""
-        absent = self.absent()
+        """Whether somebody trains the run and answers; says where nobody does."""
+        snapshot = self.history.snapshot
+        silent = snapshot is not None and snapshot.state == "unresponsive"
+        absent = self.absent() or ("its trainer does not answer: nothing was sent" if silent else "")
         if absent:
             self.say(absent)
         return not absent

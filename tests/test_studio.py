@@ -558,6 +558,17 @@ async def test_a_question_about_the_twin_is_answered_to_nobody_who_is_gone(answe
         assert (app.state.message, app.state.prompt) == (gone[0], "")
 
 
+async def test_a_key_is_not_confirmed_to_a_trainer_that_does_not_answer() -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = list  # type: ignore[method-assign]
+        app.history.feed([msgspec.structs.replace(snapshot(step=stream.step + 1), state="unresponsive")])
+        await pilot.press("b", "+", "space")
+        assert (stream.sent, app.state.message) == ([], "its trainer does not answer: nothing was sent")
+        app.history.feed([snapshot(step=stream.step + 2)])
+        await pilot.press("space")
+        assert stream.sent == [Pause()]
+
+
 async def test_a_light_terminal_gets_other_colours_and_a_saved_picture_does_not(tmp_path: Path) -> None:
     async with running(light=True, pictures=tmp_path) as (pilot, app, _):
         styles = [segment.style for y in range(24) for segment in app.panel.render_line(y)]
