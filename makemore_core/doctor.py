@@ -80,6 +80,7 @@ STARTS = 16  # attempts whose start is remembered
 RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run; the rest is noisy too: judge their median
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
 GUIDE = -3.0
+HIGHEST_LR = 1.0  # that is advised; the range test goes no further either
 
 # What PyTorch's calculate_gain says (checked against it by a test), so that torch need not be loaded.
 GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "identity": 1.0}
@@ -167,9 +168,10 @@ class Chart:
     def see(self, snapshot: Snapshot) -> None:
         """The next snapshot of the run, or the latest once more."""
         before = self._recent[-1] if self._recent else None
-        if not snapshot.layers and before is not None and before.attempt == snapshot.attempt:
-            of_before = {name: getattr(before, name) for name in ("layers", "weights", "layers_step")}
-            snapshot = msgspec.structs.replace(snapshot, **of_before)  # a record holds them once
+        at = snapshot.attempt, snapshot.layers_step
+        if not snapshot.layers and before is not None and (before.attempt, before.layers_step) == at:
+            # a record holds them once
+            snapshot = msgspec.structs.replace(snapshot, layers=before.layers, weights=before.weights)
         start = self._start
         if start is not None and start.attempt != snapshot.attempt:
             self._starts[start.attempt] = start
@@ -240,7 +242,7 @@ def _diverged(run: _Run) -> Iterator[Finding]:
     if _alone(run):  # no rate helps
         return
     loss = run.loss
-    broken = next((layer for layer in run.now.layers if not math.isfinite(layer.activation.std)), None)
+    broken = next((layer for layer in run.now.layers if not math.isfinite(layer.activation.mean)), None)
     if run.now.state == "diverged" or (loss is not None and not math.isfinite(loss)) or broken:
         shown = "" if run.now.loss is None else f"loss {run.now.loss:.3g} at step {run.now.step:,}"
         evidence = shown + (f", {_row(broken)} not finite" if broken else "")
@@ -565,9 +567,10 @@ def _faster(run: _Run) -> Advice:
 
 def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     lr = run.now.config.get("lr", run.now.lr)
-    if not isinstance(lr, int | float) or factor == 1.0:
+    if not isinstance(lr, int | float) or factor == 1.0 or (factor > 1 and lr >= HIGHEST_LR):
         return f"{'a lower' if factor <= 1 else 'a higher'} learning rate {purpose}", None
-    wanted = 0.1 if factor < 1 < lr else float(f"{lr * factor:.1g}")  # far out there is no stepping back by tens
+    # far out there is no stepping back by tens, and nobody is led there
+    wanted = 0.1 if factor < 1 < lr else min(float(f"{lr * factor:.1g}"), HIGHEST_LR)
     return f"lr {lr:g} → {wanted:g} {purpose}", {"lr": wanted} if "lr" in run.now.config else None
 
 

@@ -153,8 +153,8 @@ OF_THE_RUN = ("steps", "seed", "device", "engine")  # and not of an experiment
 
 @functools.cache
 def settings_of(name: str) -> dict[str, Value]:
-    """What a preset says of the net and its training."""
-    return {key: value for key, value in PRESETS[name].config().as_dict().items() if key not in OF_THE_RUN}
+    """What a preset says of the net and its training. Raises ValueError where there is none of that name."""
+    return {key: value for key, value in preset(name).config().as_dict().items() if key not in OF_THE_RUN}
 
 
 def preset_of(settings: Mapping[str, Value]) -> str | None:
@@ -179,7 +179,7 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     twin = config
     for word in words:
         name, equals, value = word.partition("=")
-        twin = twin.replace({name: value}) if equals else preset(word).config().replace({"steps": config.steps})
+        twin = twin.replace({name: value} if equals else settings_of(word))
     changes = config.changes_to(twin)
     if words and not changes:
         raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")

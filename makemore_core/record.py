@@ -15,7 +15,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,11 +134,17 @@ class RecordWriter:
         """Have everything so far put onto the disk itself, by a thread, so that a slow disk holds nobody up."""
         if self._fd is None or (self._syncing is not None and self._syncing.is_alive()):
             return
-        names, self._new_names = self._new_names, False
-        self._syncing = threading.Thread(
-            target=_sync, args=(os.dup(self._fd), self._folder if names else None), daemon=True
-        )
-        self._syncing.start()
+        folder = self._folder if self._new_names else None
+
+        def sync(fd: int) -> None:
+            with contextlib.suppress(OSError):  # the data is in the files all the same, and is synced again in a second
+                os.fsync(fd)
+                if folder is not None:
+                    sync_folder(folder)
+
+        with contextlib.suppress(OSError):  # no descriptor or thread is to be had now
+            self._syncing = _by_thread(sync, self._fd)
+            self._new_names = False
 
     def close(self) -> None:
         """Sync and close; a writer can be opened on the folder again."""
@@ -406,13 +412,23 @@ def _end(fd: int, first: int) -> tuple[int, int]:
     return (start + end if end else 0), first + bad
 
 
-def _sync(fd: int, folder: Path | None) -> None:
-    """Runs in a thread of its own and closes the descriptor."""
-    with contextlib.suppress(OSError):  # the data is in the files all the same, and is synced again in a second
-        os.fsync(fd)
-        if folder is not None:
-            sync_folder(folder)
-    os.close(fd)
+def _by_thread(work: Callable[[int], None], fd: int) -> threading.Thread:
+    """Does it with a copy of the descriptor, and closes that. Raises OSError where the system has none or no thread."""
+    own = os.dup(fd)
+
+    def run() -> None:
+        try:
+            work(own)
+        finally:
+            os.close(own)
+
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        os.close(own)
+        raise OSError(errno.EAGAIN, str(error)) from None
+    return thread
 
 
 def _synced(fd: int) -> Iterator[int]:
@@ -424,10 +440,8 @@ def _synced(fd: int) -> Iterator[int]:
             os.fsync(own)
         except OSError as error:
             problems.append(error)
-        os.close(own)
 
-    thread = threading.Thread(target=sync, args=(os.dup(fd),), daemon=True)
-    thread.start()
+    thread = _by_thread(sync, fd)
     while thread.is_alive():
         yield LONGEST
     if problems:

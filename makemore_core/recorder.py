@@ -323,6 +323,7 @@ def _restore(nets: Nets, kept: Kept, loaded: checkpoint.Loaded) -> None:
         net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
         net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
         net.splits, net.probe, net.probe_step = own.splits, Probe(own.layers, own.weights), own.layers_step
+        net.dead = {row.index: row.activation.dead for row in own.layers if row.activation.dead is not None}
         net.names, net.names_step, net.names_temperature = own.names, own.names_step, own.names_temperature
 
 

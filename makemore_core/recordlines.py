@@ -104,6 +104,9 @@ def _merged(a: Fields, b: Fields) -> Fields | None:
     if _whole(a, "attempt") != _whole(b, "attempt") or a_step > b_step or a_step <= a_span:
         return None
     merged, span = dict(b), a_span + b_span
+    if bytes(b.get("layers", _NULL)) == b"[]" and _value(a, "layers_step") == _value(b, "layers_step"):
+        # only the first of several snapshots with the same layers holds them
+        merged |= {name: a[name] for name in ("layers", "weights") if name in a}
     if len(a_losses) + len(b_losses) > KEPT_LOSSES or len(a_losses) + len(b_losses) < span:
         share = min(KEPT_LOSSES - 2, max(2, round(KEPT_LOSSES * a_span / span)))
         losses = _extremes(a_losses, share) + _extremes(b_losses, KEPT_LOSSES - share)

@@ -81,6 +81,7 @@ class Watched:
         self.watched = False
         if self.trainer.model is not before:  # what was known is of another net
             self.dead, self.splits, self.names_step = {}, None, None
+            self.probe, self.probe_step = Probe((), ()), None
 
     def survey(self, whole: bool) -> Iterator[None]:
         """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.

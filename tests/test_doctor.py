@@ -184,7 +184,7 @@ def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
         (with_layer(foreign(), 2, dead=3), {"dead-units"}),
         (with_layer(foreign(), 2, dead=0), set()),
         (with_layer(foreign(), 1, saturated=0.8), {"saturated"}),
-        (with_layer(foreign(), 1, std=math.nan), {"diverged"}),
+        (with_layer(foreign(), 1, mean=math.nan, std=math.nan), {"diverged"}),
         (with_stds(0.6, 0.4, 0.2, 0.1), {"activations-shrink"}),
         (with_stds(0.6, 1.0, 2.0, 3.0), {"activations-grow"}),
         (with_stds(0.98, 0.98, 0.98, 0.28), set()),
@@ -236,6 +236,27 @@ def test_a_past_that_was_another_net_is_no_evidence() -> None:
     assert findings(foreign(config={"gain": 1.0}), [past]) == ()
     assert [f.name for f in findings(foreign(config={"gain": 0.5}), [past])] == ["activations-shrink"]
     assert findings(foreign(config={"gain": 0.5}, attempt=1), [past]) == ()
+
+
+def test_a_live_change_is_not_judged_by_the_layers_of_the_net_before() -> None:
+    chart = doctor.Chart()
+    chart.see(with_layer(foreign(step=1, layers_step=1, config={"gain": 3.0}), 1, saturated=0.9))
+    chart.see(foreign(step=1, layers=(), weights=(), config={"gain": 1.0}))
+    chart.see(foreign(step=2, layers_step=2, config={"gain": 1.0}))
+    assert chart.findings() == ()
+
+
+def test_one_number_has_no_std_and_is_no_divergence() -> None:
+    assert findings(with_layer(foreign(), 1, std=math.nan)) == ()
+    (finding,) = findings(with_layer(foreign(), 1, mean=math.nan, std=math.nan))
+    assert finding.name == "diverged"
+
+
+@pytest.mark.parametrize(("lr", "advised"), [(0.1, 1.0), (0.001, 0.1), (2.0, None)])
+def test_nobody_is_led_to_a_learning_rate_beyond_1(lr: float, advised: float | None) -> None:
+    weights = tuple(msgspec.structs.replace(weight, update_data_log10=-5.4) for weight in foreign().weights)
+    (finding,) = findings(foreign(config=Config(lr=lr, gain=1.0).as_dict(), weights=weights, lr=lr))
+    assert (finding.name, finding.fix) == ("updates-small", None if advised is None else {"lr": advised})
 
 
 def test_the_gains_are_pytorchs() -> None:

@@ -229,6 +229,11 @@ def test_any_net_goes_brick_by_brick(preset: str, changes: dict[str, Value], cou
     assert count is None or len(shown["gradients"]) == count
 
 
+@pytest.mark.filterwarnings("ignore:var")
+def test_the_net_of_part_4_with_a_batch_of_one_goes_brick_by_brick() -> None:
+    assert look(trained("mlp-batchnorm", 1, batch_size=1), "backward")["form"] == "bricks"
+
+
 def test_the_formula_beside_a_gradient_is_the_one_that_was_computed() -> None:
     changes: dict[str, Value] = {"norm": "none", "residual": True, "n_layer": 3}
     shown = look(trained("deep-batchnorm", 1, **changes), "backward")

@@ -6,7 +6,7 @@ import pytest
 
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset
-from makemore_core.presets import DEFAULT, PRESETS, preset
+from makemore_core.presets import DEFAULT, PRESETS, preset, preset_of, twin_changes
 from makemore_core.trainer import Trainer
 
 NAMES = """
@@ -38,6 +38,13 @@ def test_a_misspelt_name_is_answered_with_the_nearest() -> None:
         preset("deep-tan")
     with pytest.raises(ValueError, match=r"^qqq: no such preset; see makemore presets$"):
         preset("qqq")
+
+
+def test_a_twin_of_a_preset_has_the_seed_the_engine_and_the_device_of_the_run() -> None:
+    config = Config(seed=5, engine="plain", device="cpu", steps=77)
+    changes = twin_changes(config, ["deep-tanh"])
+    assert not changes.keys() & {"seed", "engine", "device", "steps"}
+    assert preset_of(config.replace(changes).as_dict()) == "deep-tanh"
 
 
 @pytest.mark.parametrize("name", NAMES)

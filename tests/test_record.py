@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -442,6 +443,26 @@ def thin(payloads: list[bytes]) -> list[bytes]:
     return [payload for _, payload in filter(None, found)]
 
 
+@pytest.mark.parametrize("scarce", ["descriptors", "threads"])
+def test_a_system_that_has_nothing_left_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scarce: str
+) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files") if scarce == "descriptors" else RuntimeError("no new thread")
+
+    writer = RecordWriter(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "dup") if scarce == "descriptors" else (threading.Thread, "start")), none_left)
+        assert writer.append(PAYLOADS[0])
+        handles = len(os.listdir("/proc/self/fd"))
+        writer.sync()
+        assert len(os.listdir("/proc/self/fd")) == handles
+    writer.sync()
+    assert writer.append(PAYLOADS[1])
+    writer.close()
+    assert read_all(tmp_path) == PAYLOADS[:2]
+
+
 def test_thinning_keeps_how_an_attempt_began_and_ended() -> None:
     first = [snapshot(step, [1.0] * bool(step), attempt=0) for step in range(6)]
     second = [snapshot(step, [1.0] * bool(step), attempt=1) for step in range(5)]
@@ -463,6 +484,15 @@ def test_thinning_keeps_losses_that_are_no_numbers() -> None:
     assert 1.0 in losses
     assert losses[-2] == float("inf")
     assert losses[-1] != losses[-1]
+
+
+def test_thinning_keeps_the_layers_that_later_snapshots_leave_out() -> None:
+    rows, kept = [{"index": 2}], []
+    for step in range(20, 100, 20):
+        kept.append(snapshot(step, [2.0], layers=rows, weights=rows, layers_step=step))
+        kept.append(snapshot(step + 10, [2.0], layers=[], weights=[], layers_step=step))
+    found = [json.loads(payload) for payload in thin(kept)]
+    assert [s["layers_step"] for s in found if s.get("layers") == s.get("weights") == rows] == [20, 40, 60, 80]
 
 
 def test_thinning_keeps_the_extremes_of_a_twin_too() -> None:

@@ -395,6 +395,13 @@ def test_a_run_that_is_being_trained_is_refused_with_the_process(run: Callable[[
     opened(folder, Order(0, 0, Stop())).run()  # a lock left by a kill is taken over
 
 
+def test_dead_units_are_still_known_when_a_run_goes_on(run: Callable[[Config], Path]) -> None:
+    session = opened(folder := run(SMALL))
+    session.run()
+    assert session.net.dead
+    assert opened(folder).net.dead == session.net.dead
+
+
 def test_a_twin_is_resumed_with_it(run: Callable[[Config], Path], few_names: Dataset) -> None:
     folder = run(SMALL)
     orders = [Order(0, 20, Twin({"lr": 0.5})), Order(1, 30, Set({"momentum": 0.5, "lr": 0.01}))]

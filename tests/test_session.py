@@ -603,6 +603,13 @@ def test_paused_what_is_shown_is_of_the_last_update(few_names: Dataset) -> None:
     assert paused.layers_step == paused.step == script.outcomes[0].step + 1
 
 
+def test_after_a_live_change_no_layer_of_the_net_before_is_told(few_names: Dataset) -> None:
+    change = at(20, Set({"gain": 3.0}, live=True))
+    _, script = play(few_names, change, at(21, Stop()), watch=Watch(every=7))
+    changed = next(seen for seen in script.snapshots if seen.config["gain"] == 3.0)
+    assert (changed.layers, changed.layers_step) == ((), None)
+
+
 @pytest.mark.parametrize("twin", [{}, {"lr": 0.5}])
 def test_a_net_that_waits_is_looked_at_in_full(few_names: Dataset, twin: dict[str, Value]) -> None:
     """Its losses over the splits and its names are of the step that it waits at, and training is none the wiser."""
