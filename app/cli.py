@@ -127,10 +127,9 @@ DETACH = click.option("--detach", is_flag=True, help="Train in the background an
 def detached(folder: Path, watch: Watch, steps: str | None = None) -> int:
     """Train a run in the background and say how to attach."""
     from app import launch
-    from makemore_core import rundir
 
     pid = launch.in_background(folder, watch, steps)
-    click.echo(f"training in the background, process {pid}; to look: makemore attach {rundir.called(folder)}")
+    click.echo(launch.to_look("training", pid, folder))
     return Exit.DONE
 
 

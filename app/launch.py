@@ -155,6 +155,11 @@ def in_background(folder: Path, watch: Watch, steps: str | None = None) -> int:
     raise ValueError(f"run={folder.name}: the trainer did not start: {lines[-1] if lines else 'it said nothing'}")
 
 
+def to_look(what: str, pid: int, folder: Path) -> str:
+    """What goes on in the background; the command to look at it is in a line of its own, to be copied."""
+    return f"{what} in the background, process {pid}; to look:\nmakemore attach {rundir.called(folder)}"
+
+
 class Worker:
     """A session in a thread of its own: `start` loads torch there, so that the caller's screen is drawn meanwhile."""
 

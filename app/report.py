@@ -32,6 +32,7 @@ from makemore_core.command import (
     Stop,
     check,
     decayed,
+    goes_by,
     shown,
 )
 from makemore_core.config import printable
@@ -73,7 +74,9 @@ def show_run(run: str | None, as_json: bool) -> int:
         click.echo(to_json(snapshot))
         return Exit.DONE
     expected = number(snapshot.expected_loss)
-    say(f"{snapshot.run}  {preset_of(snapshot.config) or snapshot.preset or ''}  {snapshot.device}  {snapshot.engine}")
+    preset, changed = goes_by(snapshot.preset, snapshot.config)
+    net = f"{preset} with {', '.join(changed)}" if changed else preset
+    say(f"{snapshot.run}  {net}  {snapshot.device}  {snapshot.engine}")
     click.echo(f"{line(snapshot)}  first loss {number(snapshot.first_loss)}  ln V {expected}")
     if snapshot.layers:
         click.echo(f"{'layer':14}{'mean':>8}{'std':>7}{'saturated':>11}{'dead':>6}{'gradient std':>15}")

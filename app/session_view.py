@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -89,6 +88,9 @@ def run_studio(studio: Studio, on_lost: Callable[[], None]) -> int:
 
 def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: bool | None) -> None:
     """Wait until the run has stopped, and tell. `waits`: a background trainer goes on with it, paused or not."""
+    if waits is not None:
+        with without_terminal_if_lost():
+            print("saving, to go on in the background ...", flush=True)
     stopped = worker.join(launch.SAVING)
     if worker.error is not None:
         raise worker.error
@@ -99,7 +101,7 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: 
     if waits is not None:
         pid = launch.in_background(folder, watch._replace(pace=None, paused=waits))  # nobody follows the steps
         what = "the run waits, paused," if waits else "training goes on at full speed"
-        said = f"{what} in the background, process {pid}; to look: makemore attach {rundir.called(folder)}"
+        said = launch.to_look(what, pid, folder)
     elif worker.unsaved():
         again = f"makemore resume {rundir.called(folder)}"
         raise click.ClickException(f"{folder.name}: could not be saved; {again} goes on from its last checkpoint")
@@ -108,7 +110,9 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: 
     elif not rundir.checkpoints(folder):  # diverged before the first
         said = f"nothing to save; to begin again from the seed: makemore resume {rundir.called(folder)}"
     else:
-        said = f"saved; to go on: makemore resume {rundir.called(folder)}"
+        last = rundir.read_state(folder)
+        again = "to open it again" if last is not None and last.state == "finished" else "to go on"
+        said = f"saved; {again}: makemore resume {rundir.called(folder)}"
     with without_terminal_if_lost():
         print(said, flush=True)
 
@@ -122,7 +126,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         readonly=readonly,
         ascii=ascii_only,
         fps=fps,
-        absent=functools.partial(absent, folder),
+        absent=lambda: absent(folder, studio.history.snapshot),
         findings=advice(),
         waiting=f"reading {folder.name}",
     )
@@ -137,11 +141,17 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
     return status
 
 
-def absent(folder: Path) -> str:
-    """That nobody trains the run in the folder, and what to do about it; nothing where somebody does."""
+def absent(folder: Path, last: Snapshot | None) -> str:
+    """That nobody trains the run in the folder, and what to do about it; nothing where somebody does.
+
+    `last` is what was last seen of it.
+    """
     if rundir.held_by(folder) is not None:
         return ""
-    return f"nobody is training it now; `makemore resume {rundir.called(folder)}` goes on"
+    resume = f"`makemore resume {rundir.called(folder)}`"
+    if last is not None and last.state == "finished":
+        return f"it is finished; {resume} opens it with all its screens"
+    return f"nobody is training it now; {resume} goes on"
 
 
 def advice() -> Callable[[Sequence[Snapshot]], Sequence[Finding]]:

@@ -617,14 +617,17 @@ class Studio(App[int]):
         if self.history.twin is not None:
             self.ask("untwin", "End the twin? It is not kept.", ("y", "end it"), ("esc", "keep it"))
         else:
-            norm = self.setting("norm")
-            typed = "norm=none" if norm != "none" else "norm=batch"
-            self.state = replace(self.state, prompt="twin", typed=typed, message="")
+            self.state = replace(self.state, prompt="twin", typed=self.proposed_twin(), message="")
             self.paint()
+
+    def proposed_twin(self) -> str:
+        """What a twin is asked to differ in until something else is typed."""
+        return "norm=none" if self.setting("norm") != "none" else "norm=batch"
 
     def type_twin(self, event: events.Key) -> None:
         """A character more or less of the settings in which a twin is to differ."""
-        text, done = edited(self.state.typed, event)
+        replaces = self.state.typed == self.proposed_twin() and event.character != " " and event.is_printable
+        text, done = edited("" if replaces else self.state.typed, event)
         self.state = replace(self.state, typed=text, prompt="" if done else "twin")
         if done and text.strip() and self.history.snapshot is not None and self.obeyed():
             try:

@@ -6,6 +6,7 @@ Nobody waits here: the queue of events drops its oldest where no one reads, the 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from makemore_core.config import Config, Value, parse
-from makemore_core.presets import preset_of
+from makemore_core.presets import PRESETS, preset_of, settings_of
 from makemore_core.snapshot import Event
 
 
@@ -161,6 +162,22 @@ def shown(value: Value) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def goes_by(preset: str | None, settings: Mapping[str, Value]) -> tuple[str, list[str]]:
+    """The preset that the settings of a run are by now; else the one that it began with, and what differs from it."""
+    return _goes_by(preset, tuple(settings.items()))
+
+
+@functools.lru_cache(8)
+def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tuple[str, list[str]]:
+    now = dict(settings)
+    if preset in PRESETS:
+        different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
+        if not different or (other := preset_of(now)) is None:
+            return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
+        return other, []
+    return preset or "own settings", []
 
 
 class Stream(Protocol):

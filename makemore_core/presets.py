@@ -63,32 +63,32 @@ PRESETS: dict[str, Preset] = {
     "deep-tanh": Preset(
         _DEEP,
         "six layers, tanh between them, gain 5/3: activations keep their spread through the depth",
-        "with --paused: std near 0.65 and saturation near 5 % in every layer but the first",
+        "paused at the start: std near 0.65 and saturation near 5 % in every layer but the first",
     ),
     "deep-tanh-gain1": Preset(
         _DEEP | {"gain": 1.0},
         "gain 1 is too small for tanh: each layer squeezes the spread",
-        "with --paused: activation std and saturation shrinking from layer to layer",
+        "paused at the start: activation std and saturation shrinking from layer to layer",
     ),
     "deep-tanh-gain3": Preset(
         _DEEP | {"gain": 3.0},
         "gain 3 is too large: every layer saturates",
-        "with --paused: histograms piled up at -1 and 1, gradients uneven through the depth",
+        "paused at the start: histograms piled up at -1 and 1, gradients uneven through the depth",
     ),
     "deep-tanh-gain05": Preset(
         _DEEP | {"gain": 0.5},
         "gain 0.5: activations die out with depth",
-        "with --paused: activations shrink and gradients grow downwards, the first layer hears least",
+        "paused at the start: activations shrink and gradients grow downwards, the first layer hears least",
     ),
     "deep-linear": Preset(
         _DEEP | {"nonlinearity": "identity"},
         "no nonlinearity at gain 5/3: nothing squeezes, so everything grows",
-        "with --paused, for it soon diverges: activation std growing with depth, gradient std shrinking",
+        "paused at the start, for it soon diverges: activation std growing with depth, gradient std shrinking",
     ),
     "deep-linear-gain1": Preset(
         _DEEP | {"nonlinearity": "identity", "gain": 1.0},
         "no nonlinearity at gain 1: both directions keep their spread",
-        "with --paused: the same std in every row, forward and backward",
+        "paused at the start: the same std in every row, forward and backward",
     ),
     "deep-no-fanin": Preset(
         _DEEP | {"fan_in": "off"},
@@ -128,22 +128,22 @@ PRESETS: dict[str, Preset] = {
     "fifty-layers-gain1": Preset(
         _FIFTY | {"gain": 1.0},
         "fifty tanh layers at gain 1: the signal fades",
-        "with --paused: std about 0.1 in the last layers, no saturation",
+        "paused at the start: std about 0.1 in the last layers, no saturation",
     ),
     "fifty-layers": Preset(
         _FIFTY,
         "fifty tanh layers at gain 5/3: the spread settles and stays",
-        "with --paused: std near 0.65 all the way down, about 5 % saturated",
+        "paused at the start: std near 0.65 all the way down, about 5 % saturated",
     ),
     "fifty-layers-batchnorm": Preset(
         {"n_layer": 50},
         "fifty layers with BatchNorm: the activations are held, the gradients are not quite",
-        "with --paused: gradient std through the depth",
+        "paused at the start: gradient std through the depth",
     ),
     "fifty-layers-residual": Preset(
         {"n_layer": 50, "residual": True},
         "fifty layers with BatchNorm and residual connections: the gradient has a way around",
-        "with --paused: gradient std through the depth against fifty-layers-batchnorm",
+        "paused at the start: gradient std through the depth against fifty-layers-batchnorm",
     ),
 }
 

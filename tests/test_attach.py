@@ -128,7 +128,7 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     folder, trainer = live
     viewer = Viewer(folder)
     viewer.wait(lambda s: s.step > 0, "training")
-    assert absent(folder) == ""
+    assert absent(folder, None) == ""
     wait_for(lambda: bool(rundir.checkpoints(folder)), "a checkpoint")
     trainer.kill()
     trainer.join()
@@ -139,7 +139,9 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     step = rundir.checkpoints(folder)[0].step
     assert crashed.message == f"its trainer is gone; `makemore resume {folder}` goes on from step {step:,}"
 
-    assert absent(folder) == f"nobody is training it now; `makemore resume {folder}` goes on"
+    assert absent(folder, None) == f"nobody is training it now; `makemore resume {folder}` goes on"
+    finished = canned(state="finished")
+    assert absent(folder, finished) == f"it is finished; `makemore resume {folder}` opens it with all its screens"
 
     viewer.stream.send(Pause())
     viewer.wait(lambda s: s.message == "nobody is training it now; makemore resume goes on", "a refusal")

@@ -287,6 +287,7 @@ def test_show_json_has_what_was_promised(makemore: Commands) -> None:
 
 def test_show_says_it_in_words(makemore: Commands) -> None:
     said = makemore.run("show", "done").out
+    assert said.startswith("done  deep-batchnorm with n_layer 2, n_hidden 16, ")
     assert "step 60/60" in said
     assert "finished" in said
     assert re.search(r"^  2 Tanh ", said, re.MULTILINE)

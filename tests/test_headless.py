@@ -285,7 +285,7 @@ def test_in_the_background(tmp_path: Path, few_names_file: Path) -> None:
     )  # fmt: skip
     assert (ran.returncode, ran.stderr) == (0, "")
     said = re.fullmatch(
-        r"training in the background, process (\d+); to look: makemore attach (deep-batchnorm-1)\n", ran.stdout
+        r"training in the background, process (\d+); to look:\nmakemore attach (deep-batchnorm-1)\n", ran.stdout
     )
     assert said
     folder, pid = tmp_path / said[2], int(said[1])
@@ -341,7 +341,7 @@ def test_the_studio_hands_over_to_the_background_without_a_step_lost_or_done_twi
         terminal.wait_for("background")
         terminal.press("k")
         assert terminal.wait_end(60) == 0
-        said = re.search(r"in the background, process (\d+); to look: makemore attach", terminal.text)
+        said = re.search(r"in the background, process (\d+); to look:\s+makemore attach", terminal.text)
         assert said
         assert terminal.not_restored() == []
     handed_over = [snapshot for snapshot in snapshots(folder) if snapshot.state == "stopped"][-1]
@@ -365,7 +365,7 @@ def test_a_run_that_is_left_in_a_pause_waits_in_the_background(tmp_path: Path, f
         terminal.wait_for("paused", 60)
         terminal.press("d")
         assert terminal.wait_end(60) == 0
-        said = re.search(r"the run waits, paused, in the background, process (\d+); to look: makemore", terminal.text)
+        said = re.search(r"the run waits, paused, in the background, process (\d+); to look:\s+makemore", terminal.text)
         assert said
     try:
         wait_for(lambda: rundir.liveness(folder) == "paused", "its pause")
@@ -382,7 +382,7 @@ def test_a_run_can_be_resumed_in_the_background(makemore: Commands) -> None:
     assert makemore.run(*train("--steps", "20", run="again")).status == 0
     ended = makemore.run("resume", "again", "--steps", "40", "--detach")
     assert (ended.status, ended.err) == (0, "")
-    assert re.fullmatch(r"training in the background, process \d+; to look: makemore attach again\n", ended.out)
+    assert re.fullmatch(r"training in the background, process \d+; to look:\nmakemore attach again\n", ended.out)
     wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) == 40, "its end")
     wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
     ended = makemore.run("resume", "again", "--detach")

@@ -150,13 +150,22 @@ async def test_that_changes_are_live_is_seen_at_every_size() -> None:
 
 async def test_a_slip_in_the_twins_settings_can_be_corrected() -> None:
     async with running(size=(80, 12)) as (pilot, app, stream):
-        await pilot.press("t", "X", "enter")
-        assert "norm=noneX" in picture(app)
-        assert (app.state.prompt, app.state.typed, stream.sent) == ("twin", "norm=noneX", [])
-        await pilot.press("backspace")
+        await pilot.press("t")
         assert "twin with norm=none_" in picture(app)
+        assert picture(app).endswith("; enter starts, esc drops it")
+        await pilot.press(*"lr=2X", "enter")  # in the place of what was proposed
+        assert "lr=2X: " in picture(app)
+        assert (app.state.prompt, app.state.typed, stream.sent) == ("twin", "lr=2X", [])
+        await pilot.press("backspace")
+        assert "twin with lr=2_" in picture(app)
         await pilot.press("enter")
-        assert stream.sent == [Twin({"norm": "none"})]
+        assert stream.sent == [Twin({"lr": 2.0})]
+
+
+async def test_the_proposed_twin_can_be_taken_and_added_to() -> None:
+    async with running() as (pilot, _, stream):
+        await pilot.press("t", "space", *"lr=2", "enter")
+        assert stream.sent == [Twin({"norm": "none", "lr": 2.0})]
 
 
 async def test_live_changes_are_asked_for_as_such() -> None:

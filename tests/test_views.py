@@ -125,6 +125,20 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     assert "  deep-batchnorm  norm none, gain 0.5  cpu plain" in text_of(draw(view(course), 160, 48))[0]
     course[-1] = msgspec.structs.replace(course[-1], run="deep-batchnorm-3")
     assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3  2 changed  step 2,000/200,000 ")
+    for run, cells, told in (
+        ("deep-batchnorm-3", 72, "deep-batchnorm-3*  step"),
+        ("mine", 80, "deep-batchnorm  2 changed  step"),
+        ("mine", 68, "deep-batchnorm*  step"),
+    ):
+        course[-1] = msgspec.structs.replace(course[-1], run=run)
+        assert text_of(draw(view(course), cells, 24))[0].startswith(told)
+
+
+def test_the_preset_that_a_run_became_is_told_before_its_name() -> None:
+    course = canned.course(until=2000)
+    config = PRESETS["deep-tanh-gain1"].config().as_dict()
+    course[-1] = msgspec.structs.replace(course[-1], run="deep-tanh-1", preset="deep-tanh", config=config, pace=1.0)
+    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-tanh-gain1  step")
 
 
 @pytest.mark.parametrize(("run", "cells", "told"), [
@@ -645,7 +659,7 @@ def test_the_curves_are_those_of_the_present_step() -> None:
             assert picture == text_of(draw_curves(View(fresh), 70, 14))
             frame = Frame.of(70, 14, event.step, UNICODE)
             assert frame is not None
-            end = max(len(line[6:].rstrip(" ┄─")) for line in picture[:-1] if "ln V" not in line)
+            end = max(len(line[6:].removesuffix("ln V").rstrip(" ┄─")) for line in picture[:-1])
             assert event.step == 500 or abs(end - event.step / frame.per_cell) <= 1.5  # a second look, in no whole cell
 
 
@@ -709,6 +723,24 @@ def test_the_label_of_a_mark_is_as_long_as_there_is_room_and_leaves_the_guide_s(
     assert next(at for at, line in enumerate(lines) if "ln V" in line) < 3  # where labels are
     assert any(line.endswith("┄ln V") for line in lines)
     assert any(mark.what in line for line in lines)
+
+
+@pytest.mark.parametrize("slope", [-0.02, -0.01, 0.0, 0.01])
+def test_no_curve_runs_through_the_word_at_the_guide(slope: float) -> None:
+    history = History()
+    losses = tuple(math.log(27) + slope * (at - 63) for at in range(64))
+    history.feed([canned.snapshot(step=64, losses=losses, splits=None)])
+    assert "\n".join(text_of(loss_curve(View(history=history, title="run"), 70, 9))).count("ln V") == 1
+
+
+def test_what_lies_above_a_scale_is_not_told_below_it() -> None:
+    history = History()
+    for step in (1, 2):
+        shown = canned.snapshot(step=step, since=step)
+        weights = [msgspec.structs.replace(weight, update_data_log10=0.0) for weight in shown.weights]
+        history.feed([msgspec.structs.replace(shown, weights=tuple(weights))])
+    text = "\n".join(text_of(updates_over_steps(View(history=history, title="run"), 70, 9)))
+    assert ("▴ to 0.0" in text, "▾" in text) == (True, False)
 
 
 def test_the_loss_has_no_scale_below_0() -> None:

@@ -135,6 +135,10 @@ class Canvas:
             if 0 <= at < len(self.chars[row]) and (over or self.chars[row][at] == " "):
                 self.chars[row][at], self.styles[row][at] = char, style
 
+    def free(self, row: int, column: int, cells: int) -> bool:
+        """Whether there is such a row, and nothing yet in so many of its cells."""
+        return 0 <= row < len(self.chars) and set(self.chars[row][column : column + cells]) == {" "}
+
     def lines(self) -> list[Line]:
         """The grid as lines; without colours, bands and earlier curves get signs of their own."""
         if not self.glyphs.coloured:
@@ -429,8 +433,12 @@ def _loss_curve(
     taken: list[int] = []  # rows with words in them
     if expected is not None and axis.inside(expected):
         taken.append(frame.row(expected, axis))
-        text = "ln V".rjust(cells, g.dashes) if cells >= 24 else g.dashes * cells
-        canvas.put(taken[0], 0, text, "expected", over=False)
+        word, around = "ln V", (taken[0], taken[0] - 1, taken[0] + 1)
+        places = [(row, at) for at in (cells - len(word), 1) for row in around if canvas.free(row, at, len(word))]
+        canvas.put(taken[0], 0, g.dashes * cells, "expected", over=False)
+        if places and cells >= 24:  # where no curve runs through it
+            canvas.put(*places[0], word, "expected")
+            taken.append(places[0][0])
     _put_marks(canvas, marks, frame)
     _put_points(canvas, now.val, axis, frame)
     if first is not None and first > axis.high:  # the mean of many steps hides how wrong the net was at the first
@@ -528,11 +536,13 @@ def _lines_over_steps(
     for value, style in guides:
         canvas.put(frame.row(value, axis), 0, g.guide * frame.cells, style, over=False)
     bounds = [found for course in courses if (found := course.series.bounds())]
-    for row, sign, most in (
-        (0, g.above, max((high for _, high in bounds), default=axis.high)),
-        (frame.rows - 1, g.below, min((low for low, _ in bounds), default=axis.low)),
+    highest = max((high for _, high in bounds), default=axis.high)
+    lowest = min((low for low, _ in bounds), default=axis.low)
+    for row, sign, most, outside in (
+        (0, g.above, highest, highest > axis.high),
+        (frame.rows - 1, g.below, lowest, lowest < axis.low),
     ):
-        if not axis.inside(most):
+        if outside:
             text = glyph.scientific(most, g) if axis.log else glyph.fixed(most, 5, 1, glyphs=g).strip()
             canvas.put(row, 2, f"{sign} to {text} ", "mark")
     for course in courses if not g.coloured else ():

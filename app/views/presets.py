@@ -8,8 +8,7 @@ from app import glyphs as glyph
 from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
 from app.views.state import MOVES, Pressed, View, listed
-from app.views.status import goes_by
-from makemore_core.command import Set
+from makemore_core.command import Set, goes_by
 from makemore_core.presets import PRESETS, settings_of
 
 WHOLE = 16  # lines, with which the words on an experiment take as many as they need
@@ -34,7 +33,7 @@ def press(view: View, key: str) -> Pressed | None:
 def _at(view: View) -> int:
     names = list(PRESETS)
     snapshot = view.history.snapshot
-    name = goes_by(snapshot)[0] if snapshot else None
+    name = goes_by(snapshot.preset, snapshot.config)[0] if snapshot else None
     return min(chosen(view, "preset_row", names.index(name) if name in names else 0), len(names) - 1)
 
 
@@ -42,7 +41,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     """The list, the present one marked, and below it the words on the one under the cursor, whole if there is room."""
     g = view.glyphs
     names, at = list(PRESETS), _at(view)
-    present, changed = goes_by(view.history.snapshot) if view.history.snapshot else ("", [])
+    snapshot = view.history.snapshot
+    present, changed = goes_by(snapshot.preset, snapshot.config) if snapshot else ("", [])
     lines: list[Line] = [heading("experiments", "of the lectures", width, g)]
     chosen_one = PRESETS[names[at]]
     run = glyph.escape(present, ascii=g.ascii) + (f" with {', '.join(changed)}" if changed else "")
@@ -50,7 +50,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     for label, text in (("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
         parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]
         below += [[(f" {'' if nth else label:8s} ", "axis"), (g.text(part), "")] for nth, part in enumerate(parts)]
-    below.append(hint(f"↑↓ experiment  {'enter starts it  ' if view.obeyed else ''}esc back", view))
+    starts = "enter starts it, after space paused at the start  " if view.obeyed else ""
+    below.append(hint(f"↑↓ experiment  {starts}esc back", view))
     room = max(1, height - len(lines) - len(below))
 
     def row(position: int) -> list[Line]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -12,10 +11,8 @@ from app.history import STILL
 from app.keys import footer
 from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
-from makemore_core.command import shown
-from makemore_core.config import Value
+from makemore_core.command import goes_by
 from makemore_core.doctor import LIMITS
-from makemore_core.presets import PRESETS, preset_of, settings_of
 from makemore_core.snapshot import Snapshot
 
 WORDS = {
@@ -114,12 +111,16 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if eta:
         middle += [("  eta ", "dim"), (eta, "")]
     # as much is kept free in a pause as rate and eta take, so that going on moves nothing
-    room = cells - 2 - max(cells_of(middle) + cells_of(badge), len(f"step {steps}") + RUNNING)
+    kept = len(f"step {steps}") + RUNNING if snapshot.state in ("running", "paused") else 0
+    room = cells - 2 - max(cells_of(middle) + cells_of(badge), kept)
     title, run = escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)
-    preset, other = goes_by(snapshot)
+    preset, other = goes_by(snapshot.preset, snapshot.config)
     preset = glyph.escape(preset, ascii=g.ascii)
-    needed = "" if run.startswith(preset) else preset  # `deep-tanh-3` tells the preset too
+    # `deep-tanh-3` tells the preset too
+    needed = "" if preset in (run, run.rstrip("0123456789")[:-1]) else preset
     changed, count = ", ".join(other), f"{len(other)} changed" if other else ""
+    net = needed if other or preset != snapshot.preset else ""  # what it became is worth more than the run's name
+    last = (net or run) + "*" * bool(other)
     left: Line = []
     for parts in (
         (title, run, preset, changed, where),
@@ -127,9 +128,9 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         (run, needed, changed, where),
         (run, needed, count, where),
         (run, needed, count),
-        (run, needed or count),
-        (run,),
-        (glyph.clip(run, max(0, room - 2), g) if room > 8 else "",),
+        (net or run, count),
+        (last,),
+        (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",),
     ):
         told = [part for part in dict.fromkeys(parts) if part]
         most = preset if preset in told else run
@@ -138,22 +139,6 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
             break
     left = fit(left, room + 2, g) if cells_of(left) < room + 2 and cells >= 100 else left
     return ends([*left, *middle], badge, cells, g)
-
-
-def goes_by(snapshot: Snapshot) -> tuple[str, list[str]]:
-    """The preset that the settings are by now; else the one that the run began with, and what differs from it."""
-    return _goes_by(snapshot.preset, tuple(snapshot.config.items()))
-
-
-@functools.lru_cache(8)
-def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tuple[str, list[str]]:
-    now = dict(settings)
-    if preset in PRESETS:
-        different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
-        if not different or (other := preset_of(now)) is None:
-            return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
-        return other, []
-    return preset or "own settings", []
 
 
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
@@ -212,7 +197,7 @@ def keys_line(view: View, cells: int) -> Line:
         asked, typed, keys = (
             ("filter: ", view.filter, "enter keeps it, esc clears it")
             if view.prompt == "filter"
-            else ("twin with ", view.typed, "key=value or an experiment; enter starts both, esc drops it")
+            else ("twin with ", view.typed, "key=value or experiment; enter starts, esc drops it")
         )
         text = glyph.escape(typed, ascii=view.glyphs.ascii)
         return fit([(asked, "title"), (text, ""), ("_", "cursor"), (f"   {keys}", "dim")], cells, view.glyphs)
