@@ -83,7 +83,7 @@ PRESETS: dict[str, Preset] = {
     "deep-linear": Preset(
         _DEEP | {"nonlinearity": "identity"},
         "no nonlinearity at gain 5/3: nothing squeezes, so everything grows",
-        "paused at the start, for it soon diverges: activation std growing with depth, gradient std shrinking",
+        "paused at the start, as it soon diverges: activation std growing with depth, gradient std shrinking",
     ),
     "deep-linear-gain1": Preset(
         _DEEP | {"nonlinearity": "identity", "gain": 1.0},
