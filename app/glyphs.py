@@ -218,7 +218,7 @@ def fixed(value: float, width: int, decimals: int = 2, *, plus: bool = False, gl
         else:
             text = scientific(value)
             if len(text) > width:
-                text = f"{value:.0e}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+                text = power(f"{value:.0e}")
             if len(text) > width:
                 text = ("-" if value < 0 else ">") + "9" * (width - 1)
     return text.replace("-", glyphs.minus).rjust(width)
@@ -231,15 +231,16 @@ def scientific(value: float, glyphs: Glyphs | None = None, width: int = 0) -> st
     """
     if (text := word(value) or ("0" if value == 0 else None)) is not None:
         return text.rjust(width)
-    text = _power(value, 1)
+    text = power(f"{value:.1e}")
     if 0 < width < len(text):
-        text = _power(value, 0)
+        text = power(f"{value:.0e}")
     return (text[:1].replace("-", glyphs.minus) + text[1:] if glyphs else text).rjust(width)
 
 
-def _power(value: float, places: int) -> str:
-    mantissa, exponent = f"{value:.{places}e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
+def power(text: str) -> str:
+    """`1e-02` as 1e-2, and what has no power of ten as it is."""
+    mantissa, e, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else text
 
 
 def percent(share: float, width: int = 4) -> str:

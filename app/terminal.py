@@ -212,10 +212,10 @@ def tell(text: str) -> None:
         sys.stderr.flush()
 
 
-def in_one_line(error: BaseException, most: int = 200) -> str:
-    """`ValueError: what it says`, without line breaks and control characters, cut at `most` characters."""
+def in_one_line(error: BaseException) -> str:
+    """`ValueError: what it says`, without line breaks and control characters, cut at 200 characters."""
     said = printable(" ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":"))
-    return said if len(said) <= most else said[: most - 1] + "…"
+    return said if len(said) <= 200 else said[:199] + "…"
 
 
 def write_details(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_core import part4
-from makemore_core.engine import cross_entropy_backward
+from makemore_core.engine import cross_entropy_backward, gradient_of
 from makemore_core.gradcheck import BACKWARD, formulas
 from makemore_core.layers import BatchNorm1d, Linear, Residual, Tanh
 from makemore_core.looking import Data, Options, floats, present_batch, train_pass
@@ -70,7 +70,7 @@ def _part4_net(net: Model) -> part4.Net | None:
 
 def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
     outs = train_pass(net, x, y)
-    by_autograd = [part4.gradient_of(parameter) for parameter in net.parameters()]
+    by_autograd = [gradient_of(parameter) for parameter in net.parameters()]
     with torch.no_grad():
         logits = twin(x)
         twin.backward(cross_entropy_backward(logits, y))
@@ -81,13 +81,13 @@ def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
             form = formulas(brick)
             label = f"{'' if index is None else index} {brick.kind}".strip()
             if index is not None:
-                compared = _compare(f"{label} out", brick.dout, part4.gradient_of(outs[index]))
+                compared = _compare(f"{label} out", brick.dout, gradient_of(outs[index]))
                 gradients.append(_row(compared, *behind[index]))
             names = ["weight", "bias"] if hasattr(brick, "weight") else ["gamma", "beta"]
             for name, formula, (parameter, autograd) in zip(
                 names, form.parameters, _as_many(parameters, len(brick.parameters())), strict=False
             ):
-                compared = _compare(f"{label} {name}", part4.gradient_of(parameter), autograd)
+                compared = _compare(f"{label} {name}", gradient_of(parameter), autograd)
                 gradients.append(_row(compared, formula, form.place))
     return {"loss": float(F.cross_entropy(logits, y)), "gradients": gradients, "one_expression": []}
 

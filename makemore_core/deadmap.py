@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from makemore_core import part4
 from makemore_core.diagnostics import DeadUnits, rows
+from makemore_core.engine import gradient_of
 from makemore_core.layers import Linear, Tanh
 from makemore_core.looking import Data, Options, Parts, floats, present_batch, train_pass, whole
 from makemore_core.model import EVALUATION_BATCH, Model
@@ -87,7 +87,7 @@ def _follow(net: Model, layer: int, unit: int, dead: bool) -> Data:
         data |= {
             "linear": behind[-1],
             "weights": floats(linear.weight[:, unit]),
-            "weights_gradient": floats(part4.gradient_of(linear.weight)[:, unit]),
+            "weights_gradient": floats(gradient_of(linear.weight)[:, unit]),
             "bias": None if linear.bias is None else float(linear.bias[unit]),
         }
     return data

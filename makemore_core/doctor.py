@@ -9,6 +9,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
 from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -208,7 +209,7 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
     whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]  # without a gap
     losses = tuple(loss for snapshot in whole for loss in snapshot.losses)
-    updates = {weight.name: _median(values[weight.name]) for weight in now.weights if weight.name in values}
+    updates = {weight.name: median(values[weight.name]) for weight in now.weights if weight.name in values}
     steady = _steady(now.layers, [s.layers for s in latest if s.config == now.config])
     return _Run(msgspec.structs.replace(now, layers=steady), start, losses, len(losses), updates)
 
@@ -223,7 +224,7 @@ def _steady(now: Sequence[Layer], recent: Sequence[Sequence[Layer]]) -> tuple[La
     out = list(now)
     for at, layer in enumerate(now):
         if _finite([layer]) and _row(layer) in values:
-            std, saturated, gradient_std = map(_median, zip(*values[_row(layer)], strict=True))
+            std, saturated, gradient_std = map(median, zip(*values[_row(layer)], strict=True))
             activation = msgspec.structs.replace(layer.activation, std=std, saturated=saturated)
             gradient = msgspec.structs.replace(layer.gradient, std=gradient_std)
             out[at] = msgspec.structs.replace(layer, activation=activation, gradient=gradient)
@@ -333,7 +334,7 @@ def _then_and_now(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Co
 def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     # one layer that differs is no trend: of a deep net its last quarter is judged
     end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
-    first, last = layers[0].activation.std, _median([layer.activation.std for layer in end])
+    first, last = layers[0].activation.std, median([layer.activation.std for layer in end])
     ends = f"{first:.2g} → {last:.2g}"
     if len(layers) < 3 or first <= 0 or _one_step(layers):
         return _Course(None, ends)
@@ -395,16 +396,16 @@ def _update_ratio(run: _Run) -> Iterator[Finding]:
     ratios = [run.updates[weight.name] for weight in judged]
     fastest = max(judged, key=lambda weight: run.updates[weight.name])
     if run.updates[fastest.name] > LIMITS["updates_large"].value:
-        evidence = f"update:data {run.updates[fastest.name]:.1f} in {_weight(fastest)}, median {_median(ratios):.1f}"
+        evidence = f"update:data {run.updates[fastest.name]:.1f} in {_weight(fastest)}, median {median(ratios):.1f}"
         yield _finding("updates-large", "the updates are large for the weights", evidence,
                        *_other_rate(run, run.updates[fastest.name]), layer=fastest.layer)  # fmt: skip
     small = [ratio for ratio in ratios if ratio < LIMITS["updates_small"].value]
-    slow = len(small) >= len(ratios) / 4 or _median(ratios) < LIMITS["updates_slow"].value
+    slow = len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"].value
     if slow and not _decayed(run):
         slowest = min(judged, key=lambda weight: run.updates[weight.name])
-        evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {_median(ratios):.1f}"
+        evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {median(ratios):.1f}"
         yield _finding("updates-small", "the updates are small for the weights", evidence,
-                       *_other_rate(run, _median(ratios)), layer=slowest.layer)  # fmt: skip
+                       *_other_rate(run, median(ratios)), layer=slowest.layer)  # fmt: skip
 
 
 def _bias_useless(run: _Run) -> Iterator[Finding]:
@@ -562,7 +563,7 @@ def _slower(run: _Run) -> Advice:
 
 def _faster(run: _Run) -> Advice:
     ratios = list(run.updates.values())
-    return _rate(run, 10.0 if not ratios or _median(ratios) < GUIDE else 0.1, "and look at update:data")
+    return _rate(run, 10.0 if not ratios or median(ratios) < GUIDE else 0.1, "and look at update:data")
 
 
 def _rate(run: _Run, factor: float, purpose: str) -> Advice:
@@ -627,9 +628,3 @@ def _close(gain: Value | None, right: float) -> bool:
 
 def _number(gain: float) -> str:
     return "5/3" if gain == 5 / 3 else f"{gain:.3g}"
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

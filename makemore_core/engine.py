@@ -6,6 +6,8 @@ two updates.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -60,14 +62,9 @@ class PlainEngine:
         self._taps: Taps | None = None
 
     def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
-        for parameter in self.model.parameters():
-            parameter.requires_grad_(True)
-        try:
+        with requires_grad(self.model.parameters()):
             losses = [self._step(batch, lr, False) for batch, lr in zip(batches[:-1], rates[:-1], strict=True)]
             losses.append(self._step(batches[-1], rates[-1], watch))
-        finally:
-            for parameter in self.model.parameters():
-                parameter.requires_grad_(False)
         return torch.stack(losses)
 
     def _step(self, batch: Tensor, lr: float, watch: bool) -> Tensor:
@@ -82,8 +79,9 @@ class PlainEngine:
         before = [p.detach().clone() for p in parameters] if watch else []
         self.optimizer.update(lr)
         if watch:
-            gradients = [_grad(out) for out in outs]
-            self._taps = Taps([out.detach() for out in outs], gradients, [_grad(p) for p in parameters], before)
+            gradients = [gradient_of(out) for out in outs]
+            updates = [gradient_of(p) for p in parameters]
+            self._taps = Taps([out.detach() for out in outs], gradients, updates, before)
         return loss.detach()
 
     def taps(self) -> Taps:
@@ -106,7 +104,7 @@ class ManualEngine(PlainEngine):
         self.optimizer.update(lr)
         if watch:
             leaves = model.leaves()
-            gradients = [_grad(p) for p in model.parameters()]
+            gradients = [gradient_of(p) for p in model.parameters()]
             self._taps = Taps([leaf.out for leaf in leaves], [leaf.dout for leaf in leaves], gradients, before)
         return loss
 
@@ -118,6 +116,19 @@ def cross_entropy_backward(logits: Tensor, target: Tensor) -> Tensor:
     return dlogits / len(target)
 
 
-def _grad(tensor: Tensor) -> Tensor:
+@contextlib.contextmanager
+def requires_grad(tensors: list[Tensor]) -> Iterator[None]:
+    """Autograd follows what is made of these tensors within, and only there."""
+    for tensor in tensors:
+        tensor.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for tensor in tensors:
+            tensor.requires_grad_(False)
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """What the last backward pass left there, autograd's or the one by hand."""
     assert tensor.grad is not None
     return tensor.grad

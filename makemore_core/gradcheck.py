@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from makemore_core import dataset, layers, part4
+from makemore_core.engine import gradient_of, requires_grad
 from makemore_core.layers import Brick
-from makemore_core.part4 import PIECES, Comparison, gradient_of
+from makemore_core.part4 import PIECES, Comparison
 from makemore_core.published import PART_4
 from makemore_core.snapshot import Json
 
@@ -125,11 +126,8 @@ def check_brick(name: str, brick: Brick, x: Tensor, generator: torch.Generator) 
     brick(x)
     dx = brick.backward(dout)
     by_hand = {name: dx if name == "input" else gradient_of(tensor) for name, tensor in tensors.items()}
-    for tensor in tensors.values():
-        tensor.requires_grad_(True)
-    by_autograd = torch.autograd.grad((brick(x) * dout).sum(), list(tensors.values()))
-    for tensor in tensors.values():
-        tensor.requires_grad_(False)
+    with requires_grad(list(tensors.values())):
+        by_autograd = torch.autograd.grad((brick(x) * dout).sum(), list(tensors.values()))
 
     form = formulas(brick)
     written = {"input": form.input} | dict(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from makemore_core.config import Config
 from makemore_core.dataset import Split
-from makemore_core.engine import Taps
+from makemore_core.engine import Taps, requires_grad
 from makemore_core.layers import BatchNorm1d, Brick, GroupNorm, Residual
 from makemore_core.model import Model
 from makemore_core.optim import Optimizer
@@ -260,15 +260,10 @@ def pull(
     all bricks and their gradients.
     """
     parameters = model.parameters()
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+    with requires_grad(parameters):
         logits, outs = forward(model, train.x[batch])
         loss = F.cross_entropy(logits, train.y[batch])
         gradients = list(torch.autograd.grad(loss, parameters + outs if watch else parameters))
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
     own, at_outs = gradients[: len(parameters)], gradients[len(parameters) :]
     return loss.detach(), own, [out.detach() for out in outs], at_outs
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from makemore_core.config import Value
 from makemore_core.dataset import Split
+from makemore_core.engine import requires_grad
 from makemore_core.model import Model
 from makemore_core.optim import Optimizer
 from makemore_core.snapshot import Json
@@ -116,14 +117,10 @@ def floats(tensor: Tensor) -> list[Json]:
 
 def train_pass(net: Model, x: Tensor, y: Tensor) -> list[Tensor]:
     """Forward and backward with autograd as in training, on a net that may be disturbed; what each brick gave."""
-    parameters = net.parameters()
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    loss = F.cross_entropy(net(x), y)
-    outs = [leaf.out for leaf in net.leaves()]
-    for out in outs:
-        out.retain_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    with requires_grad(net.parameters()):
+        loss = F.cross_entropy(net(x), y)
+        outs = [leaf.out for leaf in net.leaves()]
+        for out in outs:
+            out.retain_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
     return outs

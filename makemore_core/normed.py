@@ -16,6 +16,7 @@ from makemore_core.model import EVALUATION_BATCH, Model, evaluation
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
+BATCHES = 100  # that the loss by their own statistics is the mean of
 COMPANIES = 16  # minibatches that an example is put into
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -90,14 +91,14 @@ def _loss(net: Model, split: Split) -> Parts[float | None]:
     return loss / len(split.y) if math.isfinite(loss) else None
 
 
-def _batch_loss(trainer: Trainer, split: Split, n: int = 100) -> Parts[float]:
-    """Mean loss of `n` minibatches, each normalised by its own statistics, as in training."""
+def _batch_loss(trainer: Trainer, split: Split) -> Parts[float]:
+    """Mean loss of some minibatches, each normalised by its own statistics, as in training."""
     net, generator, loss = trainer.model.clone(), torch.Generator().manual_seed(OWN_SEED), 0.0
-    size = (n, trainer.config.batch_size)
+    size = (BATCHES, trainer.config.batch_size)
     for batch in torch.randint(0, len(split.y), size, generator=generator).to(trainer.device):
         loss += float(F.cross_entropy(net(split.x[batch]), split.y[batch]))
         yield
-    return loss / n
+    return loss / BATCHES
 
 
 def _company(trainer: Trainer, example: int) -> Parts[Data]:

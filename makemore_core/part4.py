@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_core.dataset import Dataset
-from makemore_core.engine import cross_entropy_backward
+from makemore_core.engine import cross_entropy_backward, gradient_of
 
 EPS = 1e-5
 
@@ -208,12 +208,6 @@ def compare(name: str, by_hand: Tensor, by_autograd: Tensor) -> Comparison:
         float(by_autograd.abs().max()),
         not close and bool(torch.allclose(by_hand, by_autograd, equal_nan=True)),
     )
-
-
-def gradient_of(tensor: Tensor) -> Tensor:
-    """What autograd left there."""
-    assert tensor.grad is not None
-    return tensor.grad
 
 
 # --- exercise 4: training with the backward pass by hand alone -------------------------------------------------------

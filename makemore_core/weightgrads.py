@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from makemore_core.diagnostics import moments, reach
+from makemore_core.engine import gradient_of
 from makemore_core.looking import Data, Options, present_batch, train_pass
-from makemore_core.part4 import gradient_of
 from makemore_core.snapshot import BINS
 from makemore_core.trainer import Trainer
 

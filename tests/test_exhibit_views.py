@@ -304,6 +304,15 @@ def test_a_net_without_numbers_has_no_company() -> None:
     assert "its logits are no numbers" in words(diverged)
 
 
+def test_losses_that_exploded_keep_to_their_columns() -> None:
+    shown = view("batchnorm")
+    data = shown.history.exhibits["batchnorm"].data
+    large = {kind: {"train": 123456.7, "val": None} for kind in ("running", "calibrated", "batch")}
+    exploded = replace(shown, history=History())
+    exploded.history.exhibits["batchnorm"] = Exhibit("batchnorm", 30, {**data, "losses": large})
+    assert f"its own minibatch{'1.2e5':>20s}{'-':>9s}" in words(exploded)
+
+
 def test_gains_are_marked() -> None:
     shown = words(view("gain", "deep-tanh"))
     assert "5/3" in shown

@@ -9,6 +9,7 @@ from app import glyphs as glyph
 from app.views.answers import BatchNorms, NormLayer, answer, chosen, hint, keep, none_yet, symbol, taken_at
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View
+from app.views.status import loss_number
 from makemore_core.command import Look
 
 NAME = "batchnorm"
@@ -102,7 +103,7 @@ def _statistics(data: BatchNorms, view: View) -> list[Line]:
             ("batch", "its own minibatch"),
         ):  # fmt: skip
             both = getattr(data.losses, kind)
-            lines.append([(f" {words:28s}{_loss(both.train):>9s}{_loss(both.val):>9s}", "")])
+            lines.append([(f" {words:28s}{loss_number(both.train, 4):>9s}{loss_number(both.val, 4):>9s}", "")])
     lines.append([])
     lines.append(
         [(f" {'layer':>5s}  momentum  off by, in std:  {'batch':>7s}  {'running':>7s}   std against data", "axis")]
@@ -114,10 +115,6 @@ def _statistics(data: BatchNorms, view: View) -> list[Line]:
         style = "sick" if running > 0.15 else ""
         lines.append([(text, style), (f"{g.times}{ratios[0]:.2f} batch, {g.times}{ratios[1]:.2f} running", "dim")])
     return lines
-
-
-def _loss(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _off(layer: NormLayer, kind: str) -> float:

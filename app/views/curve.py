@@ -287,7 +287,7 @@ def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -
     small = min(filter(None, map(abs, values)), default=1.0) < 0.095
     texts: list[str] = []
     for at, form in enumerate([*exact, *([".0e"] if small else [".2f", ".1f", ".3f", ".3g"])]):
-        texts = [_power(f"{value:{form}}") if value or "e" not in form else "0" for value in values]
+        texts = [glyph.power(f"{value:{form}}") if value or "e" not in form else "0" for value in values]
         if at < len(exact):
             told = all(abs(float(t) - value) <= 1e-6 * abs(value) for t, value in zip(texts, values, strict=True))
         else:
@@ -295,11 +295,6 @@ def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -
         if told and max(map(len, texts), default=0) <= cells:
             break
     return [text.replace("-", g.minus) for text in texts]
-
-
-def _power(text: str) -> str:
-    """`1e-02` as 1e-2."""
-    return text.replace("e+", "e").replace("e0", "e").replace("e-0", "e-")
 
 
 def framed(body: list[Line], axis: Axis, gutter: int, g: Glyphs, values: Sequence[float] = ()) -> list[Line]:

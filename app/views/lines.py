@@ -55,16 +55,14 @@ def ends(left: Line, right: Line, cells: int, glyphs: Glyphs) -> Line:
     return [*fit(left, cells - size, glyphs), *right]
 
 
-def beside(
-    left: Sequence[Line], right: Sequence[Line], left_width: int, cells: int, glyphs: Glyphs, gap: str = "  "
-) -> list[Line]:
-    """Two blocks side by side in `cells` cells, the left one `left_width` wide."""
-    rest = cells - left_width - len(gap)
+def beside(left: Sequence[Line], right: Sequence[Line], left_width: int, cells: int, glyphs: Glyphs) -> list[Line]:
+    """Two blocks side by side in `cells` cells, two of them between, the left one `left_width` wide."""
+    rest = cells - left_width - 2
     out = []
     for at in range(max(len(left), len(right))):
         one = left[at] if at < len(left) else []
         two = right[at] if at < len(right) else []
-        out.append([*fit(one, left_width, glyphs), (gap, "faint"), *fit(two, rest, glyphs)])
+        out.append([*fit(one, left_width, glyphs), ("  ", "faint"), *fit(two, rest, glyphs)])
     return out
 
 

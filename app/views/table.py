@@ -98,11 +98,7 @@ def layout(width: int, label: int, dead: bool) -> Layout:
 
 
 def _scale(value: float) -> str:
-    return (
-        f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
-        if 1e-3 <= value < 1e4
-        else glyph.scientific(value).replace(".0e", "e")
-    )
+    return f"{value:g}" if 1e-3 <= value < 1e4 else glyph.scientific(value).replace(".0e", "e")
 
 
 def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
