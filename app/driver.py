@@ -399,6 +399,12 @@ class Parser(XTermParser):
             self._begun = ""
         yield from super().tick()
 
+    def parse_mouse_code(self, code: str) -> Message | None:
+        try:
+            return super().parse_mouse_code(code)
+        except (ValueError, OverflowError, ZeroDivisionError):  # of a terminal that says it has no pixels, too
+            return None
+
     def _sequence_to_key_events(self, sequence: str, alt: bool = False) -> Iterator[events.Key]:
         try:
             yield from super()._sequence_to_key_events(sequence, alt)

@@ -178,8 +178,8 @@ def line(snapshot: Snapshot) -> str:
 
 
 def number(value: float | None) -> str:
-    """A loss to four decimals; a dash where there is none."""
-    return "-" if value is None else f"{value:.4f}"
+    """A loss to four decimals, a vast one as a power of ten; a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4e}"
 
 
 class Bar(Lines):

@@ -37,7 +37,7 @@ KEYS: tuple[Key, ...] = (
     Key(("u",), "undo", "u", "undo a restart: back to the net that it left", "", "train"),
     Key(("U",), "redo", "U", "forth again to the net that u left", "undo", "train", 13),
     Key(("b",), "norm", "b", "BatchNorm on / off", "BatchNorm", "change", 1),
-    Key(("g",), "gain(-1)", "g", "smaller gain of the hidden weights", "", "change"),
+    Key(("g",), "gain(-1)", "g", "smaller gain of all weights but the last", "", "change"),
     Key(("G",), "gain(1)", "G", "larger gain: 0.1 0.2 0.5 1 1.5 5/3 2 3 5", "gain", "change", 2),
     Key(("-",), "lr(-1)", "-", "smaller lr (restarts only a diverged run)", "", "change"),
     Key(("+", "="), "lr(1)", "+", "larger lr (restarts only a diverged run)", "lr", "change", 3),

@@ -48,7 +48,7 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
         click.echo(printable(name))
         drawn += 1
     if drawn < count:
-        raise ValueError("the model has diverged: its logits are not finite, so there is nothing to sample from")
+        raise click.ClickException("the model has diverged: its logits are no numbers, so there is nothing to sample")
     return Exit.DONE
 
 

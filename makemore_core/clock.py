@@ -21,7 +21,7 @@ class Clock:
 
     def __init__(self) -> None:
         self.training = self.resting = 0.0
-        self.rate = 0.0  # updates a second, smoothed over about a second
+        self.rate = 0.0  # updates a second of training, smoothed over about a second
         self._looking: dict[str, float] = {}
 
     def trained(self, n: int, seconds: float) -> None:
@@ -51,6 +51,11 @@ class Clock:
             yield
         finally:
             self.looked(time.monotonic() - began, account)
+
+    @property
+    def speed(self) -> float:
+        """Updates a second with the looking between them."""
+        return self.rate * self.training / (self.training + sum(self._looking.values())) if self.training else 0.0
 
     @property
     def elapsed(self) -> float:

@@ -56,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     gain: Annotated[
         float | Literal["auto"],
-        Meta(description="multiplies the hidden weights at the start; auto: PyTorch's gain for the nonlinearity"),
+        Meta(description="multiplies all weights but the last layer's; auto: PyTorch's gain for the nonlinearity"),
     ] = 1.0
     fan_in: Annotated[
         Literal["on", "hidden", "off"],

@@ -151,7 +151,10 @@ def _counts(x: Tensor, ends: Tensor) -> Tensor:
     """Histograms (n, BINS) of the rows of `x` (n, size) from and to `ends` (n, 2); NaN is counted nowhere."""
     # not histc: it takes its range as numbers, for which it would wait for the device
     low, high = ends[:, :1], ends[:, 1:]
-    bins = x.sub(low).mul_(BINS / (high - low)).clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
+    scale = BINS / (high - low)
+    # from the middle, so that 0 is in the bin above it on every scale round 0
+    bins = x.mul(scale).add_(BINS / 2 - (low + high) / 2 * scale)
+    bins = bins.clamp_(0, BINS - 1).nan_to_num_(nan=BINS).long()
     counts = x.new_zeros((len(x), BINS + 1), dtype=torch.float64)  # float32 would stop at 2^24
     return counts.scatter_add_(1, bins, counts.new_ones(()).expand_as(x))[:, :BINS]
 

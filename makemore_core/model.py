@@ -118,7 +118,10 @@ def _clone(brick: AnyBrick) -> AnyBrick:
 
 
 def gain(config: Config) -> float:
-    """What the hidden weights are multiplied by; `auto` is `torch.nn.init.calculate_gain` of the nonlinearity."""
+    """What all weights but the last layer's are multiplied by (part 3, "apply gain").
+
+    `auto` is `torch.nn.init.calculate_gain` of the nonlinearity.
+    """
     if config.gain != "auto":
         return float(config.gain)
     if config.nonlinearity == "elu":
@@ -162,6 +165,7 @@ def _output(config: Config, fan_in: int, vocabulary: int, generator: torch.Gener
     if not normalised:
         linear.weight *= config.last_shrink
         return [linear]
+    linear.weight *= gain(config)  # no longer the last of the layers: it gets what all others get
     norm = _norm(config, vocabulary)
     norm.gamma *= config.last_shrink
     return [linear, norm]
@@ -223,8 +227,8 @@ def adapt(model: Model, before: Config, after: Config) -> Model:
 
 def _scale(config: Config, linear: Linear, last: bool) -> float:
     divided = config.fan_in == "on" or (config.fan_in == "hidden" and not last)
-    shrink = 1.0 if _normalises_logits(config) else config.last_shrink
-    return (shrink if last else gain(config)) / (linear.weight.shape[0] ** 0.5 if divided else 1.0)
+    shrunk = last and not _normalises_logits(config)
+    return (config.last_shrink if shrunk else gain(config)) / (linear.weight.shape[0] ** 0.5 if divided else 1.0)
 
 
 def evaluate(model: Model, split: Split) -> float:

@@ -16,7 +16,6 @@ from makemore_core.model import EVALUATION_BATCH, Model, evaluation
 from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
-BATCHES = 100  # that the loss by their own statistics is the mean of
 COMPANIES = 16  # minibatches that an example is put into
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -92,13 +91,16 @@ def _loss(net: Model, split: Split) -> Parts[float | None]:
 
 
 def _batch_loss(trainer: Trainer, split: Split) -> Parts[float]:
-    """Mean loss of some minibatches, each normalised by its own statistics, as in training."""
+    """Mean loss in whole minibatches of the examples, each normalised by its own statistics, as in training."""
     net, generator, loss = trainer.model.clone(), torch.Generator().manual_seed(OWN_SEED), 0.0
-    size = (BATCHES, trainer.config.batch_size)
-    for batch in torch.randint(0, len(split.y), size, generator=generator).to(trainer.device):
+    shuffled = torch.randperm(len(split.y), generator=generator).to(trainer.device)
+    # each example once: far less noise than drawing them
+    first, *others = torch.split(shuffled, trainer.config.batch_size)
+    batches = [first, *(batch for batch in others if len(batch) == len(first))]
+    for batch in batches:
         loss += float(F.cross_entropy(net(split.x[batch]), split.y[batch]))
         yield
-    return loss / BATCHES
+    return loss / len(batches)
 
 
 def _company(trainer: Trainer, example: int) -> Parts[Data]:

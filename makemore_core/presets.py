@@ -98,7 +98,7 @@ PRESETS: dict[str, Preset] = {
     "deep-slow": Preset(
         _DEEP | {"lr": 0.001},
         "a learning rate a hundred times too small",
-        "update:data far under its guide line, for every weight",
+        "update:data far under its guide line, for every weight but the last, which was made small",
     ),
     "deep-batchnorm": Preset(
         {},
@@ -128,7 +128,7 @@ PRESETS: dict[str, Preset] = {
     "fifty-layers-gain1": Preset(
         _FIFTY | {"gain": 1.0},
         "fifty tanh layers at gain 1: the signal fades",
-        "paused at the start: std about 0.1 in the last layers, no saturation",
+        "paused at the start: std about 0.1 in the last layers, no saturation below the first",
     ),
     "fifty-layers": Preset(
         _FIFTY,

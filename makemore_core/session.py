@@ -285,7 +285,8 @@ class Session:
             self._clock.trained(unwatched, self._move(batches[:unwatched], False))
         if watch:
             spent = self._move(batches[unwatched:], True)
-            usual = min(spent, 1 / self._clock.rate) if self._clock.rate else spent
+            unknown = not self._clock.rate or self.watch.every == 1  # what one costs that nobody watches
+            usual = spent if unknown else min(spent, 1 / self._clock.rate)
             self._clock.trained(1, usual)
             self._clock.looked(spent - usual)
 
@@ -605,7 +606,7 @@ class Session:
         return msgspec.structs.replace(
             self.net.snapshot(self.name, *which),
             preset=self.preset,
-            steps_per_second=min(self._clock.rate, self.pace or math.inf) if self.state == "running" else 0.0,
+            steps_per_second=min(self._clock.speed, self.pace or math.inf) if self.state == "running" else 0.0,
             pace=self.pace,
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),

@@ -198,6 +198,12 @@ def test_nan_is_counted_nowhere_and_outliers_at_the_edges() -> None:
     assert sum(counts) == 7
 
 
+def test_zero_is_counted_with_the_positive_numbers_on_every_scale_round_it() -> None:
+    ends = 10 ** torch.empty(2000, 1).uniform_(-6, 6, generator=torch.Generator().manual_seed(0))
+    counts = diagnostics._counts(torch.zeros(2000, 1), torch.cat([-ends, ends], 1))
+    assert counts[:, BINS // 2].tolist() == [1.0] * 2000
+
+
 def test_counts_are_exact_however_many() -> None:
     n = 2**24 + 2
     counts = diagnostics._counts(torch.zeros((1, n)), torch.tensor([[-1.0, 1.0]]))

@@ -301,6 +301,17 @@ def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs(residual: bool) -
     assert net.layers[-1].running_mean.tolist() == pytest.approx(outs.mean(0).tolist(), abs=1e-5)
 
 
+def test_the_loss_in_minibatches_is_that_of_every_example_once() -> None:
+    trainer = trained("mlp-batchnorm", 200)
+    shown, total = look(trainer, "batchnorm", examples=3200)["losses"]["batch"]["train"], 0.0
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(20):
+        for batch in torch.randperm(3200, generator=generator).split(32):
+            logits = trainer.model.clone()(trainer.train.x[batch])
+            total += float(F.cross_entropy(logits, trainer.train.y[batch]))
+    assert shown == pytest.approx(total / 2000, abs=0.012)
+
+
 def test_the_losses_of_batchnorm_are_over_the_same_examples() -> None:
     trainer = trained("mlp-batchnorm", 20)
     over = look(trainer, "batchnorm", examples=100)["losses"]

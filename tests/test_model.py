@@ -138,10 +138,12 @@ def test_fan_in_division_is_of_every_layer_of_the_hidden_ones_or_of_none() -> No
         torch.testing.assert_close(b.weight, c.weight if index == 5 else a.weight)
 
 
-def test_gain_multiplies_the_hidden_weights_only() -> None:
-    once, thrice = linears(net()), linears(net(gain=3.0))
+@pytest.mark.parametrize(("changes", "last"), [({}, 3.0), ({"norm": "none"}, 1.0), ({"norm_output": False}, 1.0)])
+def test_gain_multiplies_the_weights_of_all_layers_but_the_last(changes: dict[str, Value], last: float) -> None:
+    """As the lecture's `for layer in layers[:-1]`: where a BatchNorm comes last, the output weight is among them."""
+    once, thrice = linears(net(**changes)), linears(net(gain=3.0, **changes))
     for index, (a, b) in enumerate(zip(once, thrice, strict=True)):
-        torch.testing.assert_close(b.weight, a.weight * (1.0 if index == 5 else 3.0))
+        torch.testing.assert_close(b.weight, a.weight * (last if index == 5 else 3.0))
 
 
 @pytest.mark.parametrize(
@@ -242,8 +244,8 @@ def trained(dataset: Dataset, **changes: Value) -> Trainer:
 def test_a_live_gain_multiplies_what_has_been_learnt(few_names: Dataset) -> None:
     model = trained(few_names).model
     louder = adapt(model, Config(n_hidden=20), Config(n_hidden=20, gain=2.0))
-    for index, (a, b) in enumerate(zip(linears(model), linears(louder), strict=True)):
-        torch.testing.assert_close(b.weight, a.weight * (1.0 if index == 5 else 2.0))
+    for a, b in zip(linears(model), linears(louder), strict=True):
+        torch.testing.assert_close(b.weight, a.weight * 2.0)
     for a, b in zip(model.buffers(), louder.buffers(), strict=True):
         assert torch.equal(a, b)
 

@@ -536,6 +536,17 @@ class SlowMotion:
             monkeypatch.setattr(watched.Watched, name, slow)
 
 
+@pytest.mark.parametrize("every", [1, 2, 10])
+def test_the_speed_told_is_that_of_the_steps_told(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
+    SlowMotion(monkeypatch, {"watch": 0.001, "look": 0.002, "survey": 0.0, "sample": 0.0})
+    config = SMALL.replace({"steps": 2000, "n_hidden": 4, "batch_size": 2})
+    _, script = play(few_names, at(1000, Stop()), config=config, watch=Watch(every=every))
+    told = [seen.steps_per_second for seen in script.snapshots if seen.step >= 500 and seen.state == "running"]
+    assert told[-1] == pytest.approx(every / (0.001 * every + 0.003), rel=0.15)
+
+
 @pytest.mark.parametrize(("budget", "dear"), [(0.01, "look"), (0.03, "survey"), (0.03, "sample"), (0.1, "watch")])
 def test_looking_keeps_to_its_budget(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, dear: str

@@ -433,6 +433,11 @@ def test_what_the_terminal_says_of_its_background_is_no_key(end: str) -> None:
     assert keys(Parser(), "x\x1b]11;rgb:ff", "quit") == [*"xquit"]  # cut short
 
 
+@pytest.mark.parametrize("size", ["48;30;100;0;0", "48;0;0;0;0"])
+def test_a_terminal_without_pixels_may_have_a_mouse(size: str) -> None:
+    assert keys(Parser(), f"\x1b[{size}t", "\x1b[<35;5;5M", "x") == ["x"]
+
+
 def test_escape_is_a_key_once_nothing_followed() -> None:
     parser = Parser()
     assert keys(parser, "\x1b") == keys(parser, "[A", "\x1b")[1:] == []

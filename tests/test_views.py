@@ -409,6 +409,17 @@ def test_two_histograms_can_be_compared_whatever_the_width_of_their_bins() -> No
     assert " cut" not in head.split("gradient, density")[0]
 
 
+def test_a_layer_whose_numbers_all_lie_beyond_the_axis_can_be_enlarged() -> None:
+    exploded = canned.course(until=1000)
+    histogram = structs.replace(exploded[-1].layers[0].gradient.histogram, counts=(500, *(0,) * 38, 500))
+    layers = [
+        structs.replace(layer, gradient=structs.replace(layer.gradient, histogram=histogram))
+        for layer in exploded[-1].layers
+    ]
+    exploded[-1] = structs.replace(exploded[-1], state="paused", layers=tuple(layers))
+    assert "gradient, density" in "\n".join(text_of(draw(view(exploded, screen="layer", cursor=1), 100, 30)))
+
+
 def test_an_enlarged_layer_is_judged_as_in_the_table() -> None:
     sick = [msgspec.structs.replace(event, state="paused") for event in canned.course(canned.SICK, until=3000)]
     (worst,) = (layer for layer in sick[-1].layers if layer.index == 5)
@@ -509,6 +520,8 @@ def test_the_question_lies_over_the_middle() -> None:
         picture = draw(state, cells, lines)
         assert {cells_of(line) for line in picture} == {cells}
         assert any("s     stop and save" in line for line in text_of(picture))
+    for cells in range(1, 12):
+        assert {cells_of(line) for line in draw(state, cells, 10)} == {cells}
 
 
 def test_columns_fit_every_width_and_none_is_given_twice() -> None:

@@ -84,7 +84,7 @@ def plot(
             [(" no number to plot" + (" : not finite" if left_out else " yet"), "sick" if left_out else "dim")],
         ]
     heights = [*hold, *(y for _, y in drawn)]
-    if hold:
+    if hold and min(heights) < max(heights):
         plotext.ylim(min(heights), max(heights))
     for set_ticks, values, parts in (
         (plotext.xticks, [x for x, _ in drawn], width // 12),

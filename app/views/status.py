@@ -231,7 +231,7 @@ def message_line(view: View, cells: int) -> Line:
     if not text and view.history.snapshot is not None and view.history.snapshot.message:
         text = glyph.escape(view.history.snapshot.message, ascii=view.glyphs.ascii)
         style = "note"
-    return fit([(view.glyphs.text(text), style)], cells, view.glyphs)
+    return fit([(glyph.escape(view.glyphs.text(text), ascii=view.glyphs.ascii), style)], cells, view.glyphs)
 
 
 def ask(view: View, lines: Sequence[Line], cells: int, rows: int) -> list[Line]:
@@ -244,7 +244,7 @@ def ask(view: View, lines: Sequence[Line], cells: int, rows: int) -> list[Line]:
     box: list[Line] = [[(corners[0] + corners[1] * inner + corners[2], "title")]]
     box += [[(corners[3], "title"), (" ", ""), *fit(word, inner - 1, g), (corners[3], "title")] for word in words]
     box.append([(corners[4] + corners[1] * inner + corners[5], "title")])
-    if len(box) > rows:
+    if len(box) > rows or inner < 4:
         box = [fit(word, cells, g) for word in words if word][:rows]
         return [*box, *lines[len(box) :]]
     top, left = (rows - len(box)) // 2, (cells - inner - 2) // 2
