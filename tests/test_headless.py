@@ -18,7 +18,7 @@ from typing import NoReturn
 import pytest
 
 from app import launch
-from app.headless import train_headless
+from app.headless import number, train_headless
 from makemore_core import checkpoint, control, rundir
 from makemore_core.command import Channel
 from makemore_core.config import Config
@@ -57,6 +57,10 @@ def objects(text: str) -> list[dict[str, object]]:
         raise AssertionError(f"{constant} is no JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def test_a_loss_has_four_decimals_and_a_vast_one_a_power_of_ten() -> None:
+    assert [number(loss) for loss in (2.34567, 3.2e26, float("nan"), None)] == ["2.3457", "3.2000e+26", "nan", "-"]
 
 
 # What is printed

@@ -514,6 +514,12 @@ def test_frozen_paused_lost_and_read_only_say_so() -> None:
     assert "go on" in text_of(draw(view([canned.snapshot(state="paused")]), 80, 24))[-1]
 
 
+def test_a_message_in_ascii_is_ascii() -> None:
+    state = view(canned.course(until=1000), glyphs=ASCII, message="ü: no such preset")
+    assert "\\xfc: no such preset" in (said := "\n".join(text_of(draw(state, 80, 24))))
+    assert said.isascii()
+
+
 def test_the_question_lies_over_the_middle() -> None:
     state = view(canned.course(until=1000), prompt="quit", choices=(("s", "stop and save"), ("esc", "cancel: go on")))
     for cells, lines in ((80, 24), (40, 12)):
