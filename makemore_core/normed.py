@@ -18,6 +18,7 @@ from makemore_core.trainer import Trainer
 
 COMPANIES = 16  # minibatches that an example is put into
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+MOST_BATCHES = 1000  # of a whole split, which would take long, so many tell enough
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def _batch_loss(trainer: Trainer, split: Split) -> Parts[float]:
     shuffled = torch.randperm(len(split.y), generator=generator).to(trainer.device)
     # each example once: far less noise than drawing them
     first, *others = torch.split(shuffled, trainer.config.batch_size)
-    batches = [first, *(batch for batch in others if len(batch) == len(first))]
+    batches = [first, *(batch for batch in others if len(batch) == len(first))][:MOST_BATCHES]
     for batch in batches:
         loss += float(F.cross_entropy(net(split.x[batch]), split.y[batch]))
         yield
