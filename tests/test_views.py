@@ -15,12 +15,12 @@ from msgspec import structs
 from rich.color import Color
 
 from app.glyphs import ASCII, UNICODE
-from app.history import History
+from app.history import Attempt, History
 from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.traces import WeightTrace
 from app.views import SCREENS, draw
-from app.views.curve import Axis, Frame, _ticks, line, loss_axis, loss_curve, tick_texts
+from app.views.curve import Axis, Frame, _ticks, framed, line, loss_axis, loss_curve, tick_texts
 from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps, updates_over_steps
 from app.views.gradients import over_steps
 from app.views.layer import _bars, _over_steps
@@ -578,12 +578,12 @@ def test_nothing_is_made_up_of_the_long_way_between_the_first_looks() -> None:
     assert (first.name, first.y, then.name, then.y) == ("update:data", [-4.0], "", [-2.0, -2.0])
 
 
-@pytest.mark.parametrize(("low", "high", "rows", "told"), [
-    (1e-5, 1e-1, 14, "1e−5 1e−4 1e−3 1e−2 1e−1"), (1e-5, 1e2, 14, "1e−5 1e−3 1e−1 1e1"), (0.1, 9.0, 30, None),
-    (1.8, 3.4, 20, "2.0 2.5 3.0"),
+@pytest.mark.parametrize(("low", "high", "parts", "told"), [
+    (1e-5, 1e-1, 3, "1e−5 1e−4 1e−3 1e−2 1e−1"), (1e-5, 1e2, 3, "1e−5 1e−3 1e−1 1e1"), (0.1, 9.0, 7, None),
+    (1.8, 3.4, 5, "2.0 2.5 3.0"),
 ])  # fmt: skip
-def test_the_numbers_of_a_logarithmic_axis_are_round(low: float, high: float, rows: int, told: str | None) -> None:
-    ticks = _ticks(Axis(low, high, 2 * rows, True), rows)
+def test_the_numbers_of_a_logarithmic_axis_are_round(low: float, high: float, parts: int, told: str | None) -> None:
+    ticks = _ticks(Axis(low, high, 60, True), parts)
     assert told is None or " ".join(tick_texts(ticks, 5, UNICODE)) == told
     assert told is not None or ticks == [0.1, 0.2, 0.5, 1, 2, 5]
 
@@ -600,6 +600,18 @@ def test_the_numbers_on_one_axis_have_one_form() -> None:
     ):
         assert " ".join(tick_texts(values, 5, UNICODE)) == texts
     assert " ".join(tick_texts((-0.0125, -0.01, 0.0), 8, UNICODE)) == "−1.25e−2 −1.00e−2 0"
+
+
+@pytest.mark.parametrize("loss", [0.5, 3.3, 12.3, 1234.0])
+@pytest.mark.parametrize("rows", [4, 10, 40])
+def test_the_numbers_on_the_axis_of_a_flat_loss_differ(loss: float, rows: int) -> None:
+    flat = Attempt(1)
+    flat.loss.extend(0, [loss, loss + 1e-4])
+    axis = loss_axis([flat], None, 2 * rows, False)
+    assert axis is not None
+    told = [text for (text, _), *_ in framed([[]] * rows, axis, 6, UNICODE) if text.strip()]
+    assert told
+    assert len({*told}) == len(told)
 
 
 def test_only_what_changed_is_sent() -> None:

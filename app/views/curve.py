@@ -264,9 +264,8 @@ def loss_axis(attempts: Sequence[Attempt], expected: float | None, dots: int, lo
     return Axis(max(0.0, bottom) if low >= 0 else bottom, math.ceil(high / step + 0.1) * step, dots)
 
 
-def _ticks(axis: Axis, rows: int) -> list[float]:
-    """The values to write on the axis, at most one in three rows."""
-    parts = max(2, rows // 4)
+def _ticks(axis: Axis, parts: int) -> list[float]:
+    """Round values that divide the axis into about so many parts."""
     if not axis.log:
         return round_values(axis.low, axis.high, parts)
     low, high = axis.low * 0.999, axis.high * 1.001
@@ -300,7 +299,9 @@ def tick_texts(values: Sequence[float], cells: int, g: Glyphs, least: int = 1) -
 def framed(body: list[Line], axis: Axis, gutter: int, g: Glyphs, values: Sequence[float] = ()) -> list[Line]:
     """A plot's lines behind `gutter` cells with the axis and these values, or else round ones, on it."""
     rows = len(body)
-    values = values or _ticks(axis, rows)
+    if not values:  # fewer, where so many read alike
+        every = (_ticks(axis, parts) for parts in range(max(2, rows // 4), 0, -1))
+        values = next((v for v in every if len({*tick_texts(v, gutter - 1, g)}) == len(v)), ())
     places = [rows - 1 - min(rows - 1, axis.dot(value) * rows // axis.dots) for value in values]
     ticks = dict(zip(places, tick_texts(values, gutter - 1, g), strict=True))
     out = []
