@@ -22,10 +22,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
             "scale in the head, the same in every row"
         ),
     ),
-    (
-        "mean, std",
-        ("of those outputs"),
-    ),
+    ("mean, std", "of those outputs"),
     (
         "sat.",
         (
@@ -33,10 +30,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
             "for relu-like units the share that is off"
         ),
     ),
-    (
-        "dead",
-        (f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check"),
-    ),
+    ("dead", f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check"),
     (
         "gradient",
         (
@@ -44,14 +38,8 @@ LEGEND: tuple[tuple[str, str], ...] = (
             "of the median layer, what lies outside is in the edge bars"
         ),
     ),
-    (
-        "std",
-        ("behind the gradient: its standard deviation"),
-    ),
-    (
-        "g:d",
-        ("grad:data, std of a weight's gradient / std of the weight, after the update"),
-    ),
+    ("std", "behind the gradient: its standard deviation"),
+    ("g:d", "grad:data, std of a weight's gradient / std of the weight, after the update"),
     (
         "update:data",
         (
@@ -76,10 +64,7 @@ LEGEND: tuple[tuple[str, str], ...] = (
             "shows mean, minimum and maximum; the points are the validation split"
         ),
     ),
-    (
-        "ln V",
-        ("loss of the uniform guess over V symbols: what the first loss should be"),
-    ),
+    ("ln V", "loss of the uniform guess over V symbols: what the first loss should be"),
     (
         "probes",
         (
@@ -94,10 +79,8 @@ LEGEND: tuple[tuple[str, str], ...] = (
             "paused, they are those of the last update"
         ),
     ),
-    (
-        "grey curves",
-        ("earlier attempts, before a restart"),
-    ),
+    ("*", "behind the name at the top: settings differ from the preset, and there is no room to say which"),
+    ("grey curves", "earlier attempts, before a restart"),
     (
         "L",
         (
