@@ -14,81 +14,36 @@ from makemore_core.snapshot import FLAT, SATURATED, SMOOTHED
 
 KEYS_WIDE = 12 + max(len(key.help) for key in KEYS)  # cells
 
-LEGEND: tuple[tuple[str, str], ...] = (
-    (
-        "activation",
-        (
-            "histogram of a module's outputs for one minibatch; -1..1 for tanh and the like, else the "
-            "scale in the head, the same in every row"
-        ),
-    ),
-    ("mean, std", "of those outputs"),
-    (
-        "sat.",
-        (
-            f"share of outputs with |a| > {SATURATED:g}, where tanh lets hardly any gradient through; "
-            "for relu-like units the share that is off"
-        ),
-    ),
-    ("dead", f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check"),
-    (
-        "gradient",
-        (
-            f"histogram of the loss's derivative by those outputs; the scale is up to {STDS} stds "
-            "of the median layer, what lies outside is in the edge bars"
-        ),
-    ),
-    ("std", "behind the gradient: its standard deviation"),
-    ("g:d", "grad:data, std of a weight's gradient / std of the weight, after the update"),
-    (
-        "update:data",
-        (
-            "log10(std of the last change of a weight / std of the weight), over the run, on the "
-            "scale -5..-1; near -3 is a good pace"
-        ),
-    ),
-    (
-        "! and colour",
-        (
-            f"more saturated than {LIMITS['saturated_at_start'].value:.0%} from the start or "
-            f"{LIMITS['saturated'].value:.0%} later; std not within {SPREAD_WITHIN:g} times the first "
-            f"layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; "
-            f"update:data not from {LIMITS['updates_small'].value:g} to {LIMITS['updates_large'].value:g} (the last "
-            f"layer's up to {LIMITS['last_layer'].value:g} more); no finite number"
-        ),
-    ),
-    (
-        "loss",
-        (
-            f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "
-            "shows mean, minimum and maximum; the points are the validation split"
-        ),
-    ),
-    ("ln V", "loss of the uniform guess over V symbols: what the first loss should be"),
-    (
-        "probes",
-        (
-            "share of the time that goes into looking: probes, evaluations, names; held to --budget (3 %) over "
-            "time, but the first look at a net may cost more"
-        ),
-    ),
-    (
-        "smoothing",
-        (
-            f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
-            "paused, they are those of the last update"
-        ),
-    ),
-    ("*", "behind the name at the top: settings differ from the preset, and there is no room to say which"),
-    ("grey curves", "earlier attempts, before a restart"),
-    (
-        "L",
-        (
-            "a change of the net restarts from the seed, or with L goes to the live weights where "
-            "that can be; lr restarts only a diverged run"
-        ),
-    ),
-)
+LEGEND: dict[str, str] = {
+    "activation": "histogram of a module's outputs for one minibatch; -1..1 for tanh and the like, else the "
+    "scale in the head, the same in every row",
+    "mean, std": "of those outputs",
+    "sat.": f"share of outputs with |a| > {SATURATED:g}, where tanh lets hardly any gradient through; "
+    "for relu-like units the share that is off",
+    "dead": f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check",
+    "gradient": f"histogram of the loss's derivative by those outputs; the scale is up to {STDS} stds "
+    "of the median layer, what lies outside is in the edge bars",
+    "std": "behind the gradient: its standard deviation",
+    "g:d": "grad:data, std of a weight's gradient / std of the weight, after the update",
+    "update:data": "log10(std of the last change of a weight / std of the weight), over the run, on the "
+    "scale -5..-1; near -3 is a good pace",
+    "! and colour": f"more saturated than {LIMITS['saturated_at_start'].value:.0%} from the start or "
+    f"{LIMITS['saturated'].value:.0%} later; std not within {SPREAD_WITHIN:g} times the first "
+    f"layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; "
+    f"update:data not from {LIMITS['updates_small'].value:g} to {LIMITS['updates_large'].value:g} (the last "
+    f"layer's up to {LIMITS['last_layer'].value:g} more); no finite number",
+    "loss": f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "
+    "shows mean, minimum and maximum; the points are the validation split",
+    "ln V": "loss of the uniform guess over V symbols: what the first loss should be",
+    "probes": "share of the time that goes into looking: probes, evaluations, names; held to --budget (3 %) over "
+    "time, but the first look at a net may cost more",
+    "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
+    "paused, they are those of the last update",
+    "*": "behind the name at the top: settings differ from the preset, and there is no room to say which",
+    "grey curves": "earlier attempts, before a restart",
+    "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
+    "that can be; lr restarts only a diverged run",
+}
 
 
 def text(view: View, width: int) -> list[Line]:
@@ -119,7 +74,7 @@ def legend(view: View, width: int) -> list[Line]:
     """What is what."""
     g = view.glyphs
     lines: list[Line] = [heading("What is shown", "", width, g)]
-    for name, text in LEGEND:
+    for name, text in LEGEND.items():
         first, *rest = glyph.wrap(text, width - 15)
         lines.append([(f" {name:<13}", "title"), (g.text(first), "")])
         lines += [[(" " * 14, ""), (g.text(line), "")] for line in rest]
