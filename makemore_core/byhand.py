@@ -9,16 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_core import part4
+from makemore_core.answers import Backward, Example, GradientRow
 from makemore_core.engine import cross_entropy_backward, gradient_of
 from makemore_core.gradcheck import BACKWARD, formulas
 from makemore_core.layers import BatchNorm1d, Linear, Residual, Tanh
-from makemore_core.looking import Data, Options, floats, present_batch, train_pass
+from makemore_core.looking import Options, floats, present_batch, train_pass
 from makemore_core.model import Model
-from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
 
-def backward(trainer: Trainer, _: Options) -> Data:
+def backward(trainer: Trainer, _: Options) -> Backward:
     """Every gradient by hand against autograd on the present minibatch (part 4).
 
     A net of one hidden layer with BatchNorm before its tanh is taken apart into the lecture's 26 pieces, without the
@@ -30,29 +30,27 @@ def backward(trainer: Trainer, _: Options) -> Data:
     small = _part4_net(net) if len(y) > 1 else None  # its pieces divide by n - 1
     if small is None:
         name = f"{len(net.leaves()) - 1} {net.leaves()[-1].kind} out"
-        compared = {"form": "bricks"} | _by_brick(net, trainer.model.clone(), x, y)
-        return compared | {"example": _example(trainer, name, x, y)}
+        compared, example = _by_brick(net, trainer.model.clone(), x, y), _example(trainer, name, x, y)
+        return Backward("bricks", *compared, example=example)
     loss, gradients, short = part4.examine(small, x, y)
     linears = [leaf for leaf in net.leaves() if isinstance(leaf, Linear)]
     absent = [f"b{number}" for number, linear in enumerate(linears, 1) if linear.bias is None]
-    return {
-        "form": "pieces",
-        "loss": loss,
-        "gradients": [_row(c, *part4.PIECES[c.name]) for c in gradients if c.name not in absent],
-        "one_expression": [_row(short[0], "(softmax(logits) - one_hot(Yb)) / n", "part 4, exercise 2"),
-                           _row(short[1], BACKWARD["BatchNorm1d"].input, "part 4, exercise 3")],
-        "example": _example(trainer, "logits", x, y),
-    }  # fmt: skip
+    return Backward(
+        form="pieces",
+        loss=loss,
+        gradients=[_row(c, *part4.PIECES[c.name]) for c in gradients if c.name not in absent],
+        one_expression=[_row(short[0], "(softmax(logits) - one_hot(Yb)) / n", "part 4, exercise 2"),
+                        _row(short[1], BACKWARD["BatchNorm1d"].input, "part 4, exercise 3")],
+        example=_example(trainer, "logits", x, y),
+    )  # fmt: skip
 
 
 @torch.no_grad()
-def _example(trainer: Trainer, name: str, x: Tensor, y: Tensor) -> Data:
+def _example(trainer: Trainer, name: str, x: Tensor, y: Tensor) -> Example:
     """n times the gradient by the logits of the first example, softmax - one_hot; `name` is the gradient's."""
     dlogits = len(y) * cross_entropy_backward(trainer.model.clone()(x), y)[0]
-    return {
-        "name": name, "context": [int(index) for index in x[0]], "target": int(y[0]),
-        "symbols": [".", *trainer.dataset.alphabet], "dlogits": floats(dlogits),
-    }  # fmt: skip
+    context, symbols = [int(index) for index in x[0]], [".", *trainer.dataset.alphabet]
+    return Example(name, context, target=int(y[0]), symbols=symbols, dlogits=floats(dlogits))
 
 
 def _part4_net(net: Model) -> part4.Net | None:
@@ -68,13 +66,14 @@ def _part4_net(net: Model) -> part4.Net | None:
     return part4.Net(net.embedding.weight, first.weight, b1, second.weight, b2, *gain_and_bias)
 
 
-def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
+def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> tuple[float, list[GradientRow]]:
+    """The loss, and the gradients from the embedding to the logits."""
     outs = train_pass(net, x, y)
     by_autograd = [gradient_of(parameter) for parameter in net.parameters()]
     with torch.no_grad():
         logits = twin(x)
         twin.backward(cross_entropy_backward(logits, y))
-        gradients: list[Json] = []
+        gradients: list[GradientRow] = []
         parameters = iter(zip(twin.parameters(), by_autograd, strict=True))
         bricks, behind = [(None, twin.embedding), *enumerate(twin.leaves())], _behind(twin)
         for index, brick in bricks:
@@ -89,7 +88,7 @@ def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> Data:
             ):
                 compared = _compare(f"{label} {name}", gradient_of(parameter), autograd)
                 gradients.append(_row(compared, formula, form.place))
-    return {"loss": float(F.cross_entropy(logits, y)), "gradients": gradients, "one_expression": []}
+    return float(F.cross_entropy(logits, y)), gradients
 
 
 def _behind(net: Model) -> list[tuple[str, str]]:
@@ -119,5 +118,5 @@ def _compare(name: str, by_hand: Tensor, autograd: Tensor) -> part4.Comparison:
     return compared._replace(close=compared.close or compared.largest <= 1e-5 * compared.size)
 
 
-def _row(comparison: part4.Comparison, formula: str, place: str) -> Data:
-    return comparison._asdict() | {"shape": list(comparison.shape), "formula": formula, "place": place}
+def _row(c: part4.Comparison, formula: str, place: str) -> GradientRow:
+    return GradientRow(c.name, list(c.shape), c.exact, c.close, c.largest, formula, place, nan=c.nan, size=c.size)

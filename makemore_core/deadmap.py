@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from makemore_core.answers import DeadMap, MapLayer, Unit
 from makemore_core.diagnostics import DeadUnits, rows
 from makemore_core.engine import gradient_of
 from makemore_core.layers import Linear, Tanh
-from makemore_core.looking import Data, Options, Parts, floats, present_batch, train_pass, whole
+from makemore_core.looking import Options, Parts, floats, present_batch, train_pass, whole
 from makemore_core.model import EVALUATION_BATCH, Model
 from makemore_core.snapshot import FLAT
 from makemore_core.trainer import Trainer
@@ -16,13 +17,12 @@ from makemore_core.trainer import Trainer
 MOST_EXAMPLES = 1_000
 
 
-def dead_map(trainer: Trainer, options: Options) -> Parts[Data]:
+def dead_map(trainer: Trainer, options: Options) -> Parts[DeadMap]:
     """Units × examples where the nonlinearity is flat: |h| > 0.99, or exactly off for relu-like ones (part 3).
 
     Options: `layer`, the index of a row (default: the one with most dead units, else the flattest), `unit`, to follow
     one to its incoming weights and their gradient. The examples are the present minibatch's, 1,000 at most.
-    `map` holds a row of bits a unit in hexadecimal, the first example first. A unit is dead if it is flat for every
-    example of the whole training split.
+    A unit is dead if it is flat for every example of the whole training split.
     """
     net = trainer.model.clone()
     x, y = present_batch(trainer, min(trainer.config.batch_size, MOST_EXAMPLES))
@@ -34,26 +34,26 @@ def dead_map(trainer: Trainer, options: Options) -> Parts[Data]:
     layer = whole(options, "layer", worst, 0, max(flat))
     if layer not in flat:
         raise ValueError(f"layer={layer}: has to be one of {', '.join(map(str, flat))}")
-    data: Data = {
-        "layer": layer,
-        "threshold": FLAT if isinstance(dict(found)[layer], Tanh) else None,
-        "examples": len(y),
-        "share": float(flat[layer].float().mean()),
-        "map": [bits(row) for row in flat[layer].T],
-        "shares": floats(flat[layer].float().mean(0)),
-        "dead": [int(unit) for unit in dead[layer].nonzero().flatten()],
-        "layers": [
-            {
-                "index": index, "kind": brick.kind, "units": flat[index].shape[1], "dead": int(dead[index].sum()),
-                "share": float(flat[index].float().mean()),
-            }
+    shown = DeadMap(
+        layer=layer,
+        threshold=FLAT if isinstance(dict(found)[layer], Tanh) else None,
+        examples=len(y),
+        share=float(flat[layer].float().mean()),
+        map=[bits(row) for row in flat[layer].T],
+        shares=floats(flat[layer].float().mean(0)),
+        dead=[int(unit) for unit in dead[layer].nonzero().flatten()],
+        layers=[
+            MapLayer(
+                index=index, kind=brick.kind, units=flat[index].shape[1], dead=int(dead[index].sum()),
+                share=float(flat[index].float().mean()),
+            )
             for index, brick in found
         ],
-    }  # fmt: skip
+    )  # fmt: skip
     if "unit" in options:
         unit = whole(options, "unit", 0, 0, flat[layer].shape[1] - 1)
-        data["unit"] = _follow(net, layer, unit, bool(dead[layer][unit]))
-    return data
+        shown.unit = _follow(net, layer, unit, bool(dead[layer][unit]))
+    return shown
 
 
 def bits(row: Tensor) -> str:
@@ -76,18 +76,19 @@ def _dead_units(trainer: Trainer, first: Tensor) -> Parts[dict[int, Tensor]]:
     return dead.units()
 
 
-def _follow(net: Model, layer: int, unit: int, dead: bool) -> Data:
+def _follow(net: Model, layer: int, unit: int, dead: bool) -> Unit:
     """One unit: what comes into it, and the gradient that reaches those weights."""
     leaves = net.leaves()
     behind = [index for index in range(layer) if isinstance(leaves[index], Linear)]
-    data: Data = {"unit": unit, "dead": dead}
-    if behind:
-        linear = leaves[behind[-1]]
-        assert isinstance(linear, Linear)
-        data |= {
-            "linear": behind[-1],
-            "weights": floats(linear.weight[:, unit]),
-            "weights_gradient": floats(gradient_of(linear.weight)[:, unit]),
-            "bias": None if linear.bias is None else float(linear.bias[unit]),
-        }
-    return data
+    if not behind:
+        return Unit(unit, dead)
+    linear = leaves[behind[-1]]
+    assert isinstance(linear, Linear)
+    return Unit(
+        unit,
+        dead,
+        linear=behind[-1],
+        weights=floats(linear.weight[:, unit]),
+        weights_gradient=floats(gradient_of(linear.weight)[:, unit]),
+        bias=None if linear.bias is None else float(linear.bias[unit]),
+    )

@@ -1,19 +1,20 @@
 """What a net can be asked to show on top of its snapshots, by name: the answers to the `look` command.
 
 Each exhibit disturbs only copies of the net and draws from generators of its own, so training goes on bit for bit as if
-nobody had looked. It comes in parts, and training goes on in between: what it looks at has to be `still`. Answers are
-plain JSON, for any front end.
+nobody had looked. It comes in parts, and training goes on in between: what it looks at has to be `still`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from makemore_core import byhand, deadmap, depth, find_lr, normed, weightgrads
-from makemore_core.looking import Data, Options, Parts, in_one
+from makemore_core.looking import Options, Parts, in_one
 from makemore_core.trainer import Trainer
 
-EXHIBITS: dict[str, Callable[[Trainer, Options], Parts[Data]]] = {
+EXHIBITS: dict[str, Callable[[Trainer, Options], Parts[msgspec.Struct]]] = {
     "dead-map": deadmap.dead_map,
     "backward": in_one(byhand.backward),
     "batchnorm": normed.batchnorm,

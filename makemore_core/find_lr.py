@@ -10,15 +10,16 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+import msgspec
 import torch
 
 from makemore_core import dataset
+from makemore_core.answers import RangeTest
 from makemore_core.config import Config, Value
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
-from makemore_core.looking import Data, Options, Parts, at_once, still, upcoming
+from makemore_core.looking import Options, Parts, at_once, still, upcoming
 from makemore_core.snapshot import Exhibit, to_json
 from makemore_core.trainer import Trainer
 
@@ -31,21 +32,6 @@ SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
 RISEN_CLEARLY = 5  # times the noise of the smoothed losses, at least
 CLEAR = 8  # times that noise: the fall is less (1 to 7) on nets that no rate helps, more (15 and up) on others
-
-
-class RangeTest(NamedTuple):
-    """The rates tried, the losses they gave, the losses smoothed, and what to take from it.
-
-    `fix` are the settings with which a run trains at the suggested rate: one past its planned decay ends that.
-    """
-
-    step: int
-    rates: list[float]
-    losses: list[float]
-    smooth: list[float]
-    suggestion: float | None
-    reason: str
-    fix: dict[str, Value]
 
 
 def range_test(trainer: Trainer, updates: int = UPDATES) -> Parts[RangeTest]:
@@ -67,10 +53,10 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> Parts[RangeTest]:
             yield
     smooth = smoothed(losses)
     suggestion, reason = suggest(rates, smooth, noise(losses))
-    fix: dict[str, Value] = {} if suggestion is None else {"lr": suggestion}
+    fix: dict[str, Value] | None = None if suggestion is None else {"lr": suggestion}
     if fix and config.lr_at(trainer.step) != config.lr:
         fix["lr_decay_at"] = 0
-    return RangeTest(trainer.step, rates, losses, smooth, suggestion, reason, fix)
+    return RangeTest(rates, losses, smooth, suggestion, reason, fix)
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
@@ -123,10 +109,10 @@ def _round_up(rate: float) -> float:
     return rounded if rounded >= rate else float(f"{rounded + 10.0 ** math.floor(math.log10(rate)):.0e}")
 
 
-def learning_rates(trainer: Trainer, _: Options) -> Parts[Data]:
+def learning_rates(trainer: Trainer, _: Options) -> Parts[RangeTest]:
     """The range test of part 2 on a copy: 1,000 updates, or fewer where they would take too long."""
     updates = yield from _bearable(trainer)
-    return _plain((yield from range_test(trainer, updates)))
+    return (yield from range_test(trainer, updates))
 
 
 def _bearable(trainer: Trainer) -> Parts[int]:
@@ -140,17 +126,6 @@ def _bearable(trainer: Trainer) -> Parts[int]:
     return min(UPDATES, max(FEWEST, int(10 * LONGEST / seconds)))
 
 
-def _plain(test: RangeTest) -> Data:
-    return {
-        "rates": list(test.rates),
-        "losses": list(test.losses),
-        "smooth": list(test.smooth),
-        "suggestion": test.suggestion,
-        "reason": test.reason,
-        "fix": dict(test.fix) or None,
-    }
-
-
 def run(config: Config | None = None, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:
     """Print the test of a fresh net; 1 where it suggests nothing, else 0. Raises ValueError for bad input."""
     trainer = Trainer(config or Config(), dataset.read(data))
@@ -158,7 +133,7 @@ def run(config: Config | None = None, data: str | None = None, updates: int = UP
         print(trainer.notice, file=sys.stderr)
     test = at_once(range_test(trainer, updates))
     if json:
-        print(to_json(Exhibit("find-lr", test.step, dict(_plain(test)))).decode())
+        print(to_json(Exhibit("find-lr", trainer.step, msgspec.to_builtins(test))).decode())
     else:
         print("\n".join(_table(test)))
     return 0 if test.suggestion is not None else 1

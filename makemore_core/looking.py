@@ -19,11 +19,9 @@ from makemore_core.dataset import Split
 from makemore_core.engine import requires_grad
 from makemore_core.model import Model
 from makemore_core.optim import Optimizer
-from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
 Options: TypeAlias = Mapping[str, Value]
-Data: TypeAlias = dict[str, Json]
 T = TypeVar("T")
 Parts: TypeAlias = Generator[None, None, T]  # ends with its answer, and yields wherever the run may go on meanwhile
 
@@ -83,10 +81,10 @@ def at_once(parts: Parts[T]) -> T:
             return answer
 
 
-def in_one(look: Callable[[Trainer, Options], Data]) -> Callable[[Trainer, Options], Parts[Data]]:
+def in_one(look: Callable[[Trainer, Options], T]) -> Callable[[Trainer, Options], Parts[T]]:
     """An exhibit in a single part, for it takes no longer than a few updates."""
 
-    def parts(trainer: Trainer, options: Options) -> Parts[Data]:
+    def parts(trainer: Trainer, options: Options) -> Parts[T]:
         yield from ()
         return look(trainer, options)
 
@@ -110,7 +108,7 @@ def upcoming(trainer: Trainer, n: int, size: int) -> Iterator[Tensor]:
         yield trainer.minibatches(generator, trainer.step + first, min(most, n - first), size)
 
 
-def floats(tensor: Tensor) -> list[Json]:
+def floats(tensor: Tensor) -> list[float]:
     """The numbers of a tensor, in order."""
     return [float(x) for x in tensor.detach().flatten().tolist()]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from makemore_core.command import Look
-from makemore_core.looking import Data, Parts, still
+from makemore_core.looking import Parts, still
 from makemore_core.snapshot import Exhibit
 from makemore_core.trainer import Trainer
 
@@ -15,7 +17,7 @@ class Begun(NamedTuple):
 
     look: Look
     step: int
-    parts: Parts[Data]
+    parts: Parts[msgspec.Struct]
 
 
 class Making:
@@ -54,7 +56,7 @@ class Making:
         try:
             next(begun.parts)
         except StopIteration as done:
-            return Exhibit(name, begun.step, dict(done.value))
+            return Exhibit(name, begun.step, msgspec.to_builtins(done.value))
         except ValueError:
             raise
         except Exception as error:  # whatever it is, whoever looks is told, and the training goes on

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from makemore_core.answers import BatchNorms, Company, Kinds, Losses, NormLayer, Spread, SpreadRow, TrainVal, Ways
 from makemore_core.config import Config
 from makemore_core.dataset import Split, distinct
 from makemore_core.layers import BatchNorm1d, Linear
-from makemore_core.looking import OWN_SEED, Data, Options, Parts, floats, present_batch, real, whole
+from makemore_core.looking import OWN_SEED, Options, Parts, floats, present_batch, real, whole
 from makemore_core.model import EVALUATION_BATCH, Model, evaluation
-from makemore_core.snapshot import Json
 from makemore_core.trainer import Trainer
 
 COMPANIES = 16  # minibatches that an example is put into
@@ -22,7 +22,7 @@ MOST_BATCHES = 1000  # of a whole split, which would take long, so many tell eno
 
 
 @torch.no_grad()
-def batchnorm(trainer: Trainer, options: Options) -> Parts[Data]:
+def batchnorm(trainer: Trainer, options: Options) -> Parts[BatchNorms]:
     """BatchNorm looked into (part 3): its statistics, the losses each kind gives, an example and its company.
 
     Options: `examples` of each split to calibrate and evaluate over (0, the default: all), `example`, the number of a
@@ -34,32 +34,25 @@ def batchnorm(trainer: Trainer, options: Options) -> Parts[Data]:
     batch, running, batched = present_batch(trainer), trainer.model, trainer.model.clone()
     example = whole(options, "example", 0, 0, len(trainer.train.y) - 1)
     norms = [(i, leaf) for i, leaf in enumerate(running.leaves()) if isinstance(leaf, BatchNorm1d)]
-    data: Data = {"examples": len(train.y), "layers": [], "spread": spread(trainer.config, options)}
+    shown = BatchNorms(examples=len(train.y), layers=[], spread=spread(trainer.config, options))
     if not norms:
-        return data
+        return shown
     calibrated = yield from calibrate(running.clone(), train.x)
     for leaf in _norms(batched):
         leaf.momentum = 1.0  # the running statistics become the batch's own
     batched(batch.x)
-    data["layers"] = [
-        {
-            "index": index,
-            "momentum": leaf.momentum,
-            "mean": {"batch": floats(of_batch.running_mean), "running": floats(leaf.running_mean),
-                     "calibrated": floats(of_all.running_mean)},
-            "std": {"batch": floats(of_batch.running_var.sqrt()), "running": floats(leaf.running_var.sqrt()),
-                    "calibrated": floats(of_all.running_var.sqrt())},
-        }
-        for (index, leaf), of_batch, of_all in zip(norms, _norms(batched), _norms(calibrated), strict=True)
-    ]  # fmt: skip
-    losses: dict[str, Data] = {"running": {}, "calibrated": {}, "batch": {}}
-    for name, split in ("train", train), ("val", val):
-        losses["running"][name] = yield from _loss(running, split)
-        losses["calibrated"][name] = yield from _loss(calibrated, split)
-        losses["batch"][name] = yield from _batch_loss(trainer, split)
-    data["losses"] = dict[str, Json](losses)
-    data["company"] = yield from _company(trainer, example)
-    return data
+    for (index, leaf), of_batch, of_all in zip(norms, _norms(batched), _norms(calibrated), strict=True):
+        kinds = of_batch, leaf, of_all
+        mean = Kinds(*(floats(norm.running_mean) for norm in kinds))
+        std = Kinds(*(floats(norm.running_var.sqrt()) for norm in kinds))
+        shown.layers.append(NormLayer(index, leaf.momentum, mean, std))
+    shown.losses = Losses(
+        running=TrainVal((yield from _loss(running, train)), (yield from _loss(running, val))),
+        calibrated=TrainVal((yield from _loss(calibrated, train)), (yield from _loss(calibrated, val))),
+        batch=TrainVal((yield from _batch_loss(trainer, train)), (yield from _batch_loss(trainer, val))),
+    )
+    shown.company = yield from _company(trainer, example)
+    return shown
 
 
 def _norms(net: Model) -> list[BatchNorm1d]:
@@ -104,7 +97,7 @@ def _batch_loss(trainer: Trainer, split: Split) -> Parts[float]:
     return loss / len(batches)
 
 
-def _company(trainer: Trainer, example: int) -> Parts[Data]:
+def _company(trainer: Trainer, example: int) -> Parts[Company]:
     """The logits of one example, in evaluation and in the company of different minibatches."""
     x, net = trainer.train.x[example : example + 1], trainer.model.clone()
     generator, seen = torch.Generator().manual_seed(OWN_SEED), list[Tensor]()
@@ -114,20 +107,20 @@ def _company(trainer: Trainer, example: int) -> Parts[Data]:
         yield
     alone, logits = F.softmax(trainer.model.infer(x)[0], 0), torch.stack(seen)
     probabilities = F.softmax(logits, 1)
-    return {
-        "example": example,
-        "context": [int(index) for index in x[0]],
-        "target": int(trainer.train.y[example]),
-        "symbols": [".", *trainer.dataset.alphabet],
-        "companies": COMPANIES,
-        "alone_probabilities": floats(alone),
-        "std": floats(logits.std(0)),
-        "low": floats(probabilities.min(0).values),
-        "high": floats(probabilities.max(0).values),
-    }
+    return Company(
+        example=example,
+        context=[int(index) for index in x[0]],
+        target=int(trainer.train.y[example]),
+        symbols=[".", *trainer.dataset.alphabet],
+        companies=COMPANIES,
+        alone_probabilities=floats(alone),
+        std=floats(logits.std(0)),
+        low=floats(probabilities.min(0).values),
+        high=floats(probabilities.max(0).values),
+    )
 
 
-def spread(config: Config, options: Options) -> Data:
+def spread(config: Config, options: Options) -> Spread:
     """Std through one Linear, and through Linear and BatchNorm, forward and backward (part 3), for weights of
     `scale` / sqrt(fan_in): normal numbers of std 1 go in on either side."""
     chosen = real(options, "scale", 1.0, 1e-3, 1e3)
@@ -135,7 +128,7 @@ def spread(config: Config, options: Options) -> Data:
     fan_in = fan_out = min(config.n_hidden, 512)
     x, dout = (torch.randn((256, n), generator=generator) for n in (fan_in, fan_out))
     weight = torch.randn((fan_in, fan_out), generator=generator) / fan_in**0.5
-    table: list[Json] = []
+    table: list[SpreadRow] = []
     for scale in sorted({*SCALES, chosen}):
         linear, norm = Linear(fan_in, fan_out, bias=False), BatchNorm1d(fan_out)
         linear.weight = weight * scale
@@ -143,9 +136,7 @@ def spread(config: Config, options: Options) -> Data:
         back = linear.backward(dout)
         normed = norm(plain)
         back_normed = linear.backward(norm.backward(dout))
-        table.append({
-            "scale": scale, "chosen": scale == chosen,
-            "linear": {"forward": float(plain.std()), "backward": float(back.std())},
-            "batchnorm": {"forward": float(normed.std()), "backward": float(back_normed.std())},
-        })  # fmt: skip
-    return {"fan_in": fan_in, "fan_out": fan_out, "table": table}
+        bare = Ways(forward=float(plain.std()), backward=float(back.std()))
+        behind = Ways(forward=float(normed.std()), backward=float(back_normed.std()))
+        table.append(SpreadRow(scale, chosen=scale == chosen, linear=bare, batchnorm=behind))
+    return Spread(fan_in, fan_out, table)

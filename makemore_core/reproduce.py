@@ -197,16 +197,12 @@ def _span(values: list[float]) -> str:
 
 def fifty_layers() -> Iterator[Row]:
     """Fifty tanh layers at initialisation for three gains."""
-    table = at_once(through_depth(PRESETS["fifty-layers"].config(), {}))["gains"]
-    assert isinstance(table, list)
+    shown = at_once(through_depth(PRESETS["fifty-layers"].config(), {}))
     for depth in FIFTY_LAYERS:
-        row = next(row for row in table if isinstance(row, dict) and row["gain"] == depth.gain)
-        for field, published, within in (("std", depth.std, 0.03), ("saturated", depth.saturated, 0.02)):
-            through = row[field]
-            assert isinstance(through, list)
-            settles = through[-1]
-            assert isinstance(settles, float)
-            yield Row(f"fifty tanh layers, gain {depth.gain:.3g}", field, published, settles, within)
+        row = next(row for row in shown.gains if row.gain == depth.gain)
+        name = f"fifty tanh layers, gain {depth.gain:.3g}"
+        yield Row(name, "std", depth.std, row.std[-1], 0.03)
+        yield Row(name, "saturated", depth.saturated, row.saturated[-1], 0.02)
 
 
 def gradients_by_hand(data: Dataset) -> Iterator[Row]:

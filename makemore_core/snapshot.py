@@ -151,7 +151,10 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
 
 
 class Exhibit(msgspec.Struct, frozen=True, tag="exhibit"):
-    """The answer to a `look` command: something taken from the net on request, by its name."""
+    """The answer to a `look` command: something taken from the net on request, by its name.
+
+    `data` is one of `answers`, as plain JSON for any front end.
+    """
 
     name: str
     step: int

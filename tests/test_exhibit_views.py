@@ -52,9 +52,8 @@ def history(preset: str) -> History:
         losses=tuple(losses), expected_loss=3.3, layers=seen.layers, weights=seen.weights, config=config.as_dict(),
     )  # fmt: skip
     taken = History()
-    answers = [
-        Exhibit(n, 30, at_once(look(trainer, {"unit": 3} if n == "dead-map" else {}))) for n, look in EXHIBITS.items()
-    ]
+    looks = {name: at_once(look(trainer, {"unit": 3} if name == "dead-map" else {})) for name, look in EXHIBITS.items()}
+    answers = [Exhibit(name, 30, msgspec.to_builtins(shown)) for name, shown in looks.items()]
     taken.feed([snapshot, *answers])
     return taken
 
@@ -106,7 +105,7 @@ def test_without_an_answer_and_with_one_that_cannot_be_read(name: str) -> None:
 def test_gains_whose_numbers_grow_without_bound_are_drawn(gain: float) -> None:
     grown = at_once(through_depth(Config(nonlinearity="relu", gain=gain), {"depth": 200}))
     taken = History()
-    taken.feed([from_json(to_json(Exhibit("gain", 1, grown)))])
+    taken.feed([from_json(to_json(Exhibit("gain", 1, msgspec.to_builtins(grown))))])
     assert f"{gain:g}" in words(View(taken, screen="gain"))
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from makemore_core import dataset, find_lr
+from makemore_core.answers import GradientRow, MapLayer
 from makemore_core.config import Value
 from makemore_core.deadmap import bits
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.layers import Tanh
-from makemore_core.looking import Data, Parts, at_once, present_batch, still
+from makemore_core.looking import Parts, at_once, present_batch, still
 from makemore_core.model import evaluate
 from makemore_core.normed import calibrate
 from makemore_core.presets import PRESETS
@@ -37,11 +38,12 @@ def trained(preset: str, steps: int = 20, **changes: Value) -> Trainer:
     return trainer
 
 
-def look(trainer: Trainer, name: str, **options: Value) -> Data:
+def look(trainer: Trainer, name: str, **options: Value) -> Any:
     """As an exhibit is looked at: after a journey as JSON."""
-    sent = from_json(to_json(Exhibit(name, trainer.step, at_once(EXHIBITS[name](trainer, options)))))
+    shown = at_once(EXHIBITS[name](trainer, options))
+    sent = from_json(to_json(Exhibit(name, trainer.step, msgspec.to_builtins(shown))))
     assert isinstance(sent, Exhibit)
-    return json.loads(msgspec.json.encode(sent.data))
+    return msgspec.convert(sent.data, type(shown))
 
 
 @pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-batchnorm", "fifty-layers-residual", "deep-tanh"])
@@ -73,12 +75,12 @@ def test_training_that_goes_on_meanwhile_is_not_seen(name: str, fewest: int, mon
     assert len(losses) >= fewest
 
 
-def _in_turn(parts: Parts[Data], between: Iterator[None]) -> Parts[Data]:
+def _in_turn(parts: Parts[msgspec.Struct], between: Iterator[None]) -> Parts[msgspec.Struct]:
     while True:
         try:
             yield next(parts)
         except StopIteration as done:
-            answer: Data = done.value
+            answer: msgspec.Struct = done.value
             return answer
         next(between)
 
@@ -96,7 +98,7 @@ def test_a_run_does_not_wait_long_for_its_range_test(monkeypatch: pytest.MonkeyP
     trainer = trained("mlp-batchnorm", 3, n_hidden=20)
     for bearable, updates in ((1000.0, find_lr.UPDATES), (0.0, find_lr.FEWEST)):
         monkeypatch.setattr(find_lr, "LONGEST", bearable)
-        assert len(look(trainer, "find-lr")["rates"]) == updates
+        assert len(look(trainer, "find-lr").rates) == updates
 
 
 # --- dead units
@@ -109,10 +111,10 @@ def test_the_map_of_saturated_units_is_that_of_the_lecture() -> None:
     net = trainer.model.clone()
     net(x)
     flat = net.leaves()[1].out.abs() > 0.99
-    assert [list(map(int, f"{int(row, 16):032b}")) for row in shown["map"]] == flat.T.int().tolist()
-    assert shown["share"] == pytest.approx(float(flat.float().mean()))
-    assert shown["share"] > 0.5
-    assert shown["dead"] == []
+    assert [list(map(int, f"{int(row, 16):032b}")) for row in shown.map] == flat.T.int().tolist()
+    assert shown.share == pytest.approx(float(flat.float().mean()))
+    assert shown.share > 0.5
+    assert shown.dead == []
 
 
 def test_a_dead_unit_is_one_that_is_flat_for_the_whole_split() -> None:
@@ -120,25 +122,25 @@ def test_a_dead_unit_is_one_that_is_flat_for_the_whole_split() -> None:
     linear = trainer.model.leaves()[0]
     linear.bias[7] = -100.0
     batch = look(trainer, "dead-map")
-    assert batch["dead"] == [7]
-    assert batch["shares"][7] == 1.0
-    assert batch["layers"][0] | {"share": 0} == {"index": 1, "kind": "ReLU", "units": 20, "dead": 1, "share": 0}
+    assert batch.dead == [7]
+    assert batch.shares[7] == 1.0
+    assert batch.layers[0] == MapLayer(index=1, kind="ReLU", units=20, dead=1, share=batch.layers[0].share)
     # one example that wakes the unit, anywhere in the split, is enough
     example = trainer.model.embedding.infer(trainer.train.x[-1:])
     linear.bias[7] -= (example @ linear.weight)[0, 7] + linear.bias[7] - 0.1
-    assert look(trainer, "dead-map")["dead"] == []
+    assert look(trainer, "dead-map").dead == []
 
 
 def test_a_unit_followed_to_its_weights() -> None:
     trainer = trained("deep-tanh")
-    unit = look(trainer, "dead-map", layer=7, unit=4)["unit"]
+    unit = look(trainer, "dead-map", layer=7, unit=4).unit
     linear = trainer.model.leaves()[6]
-    assert unit["weights"] == pytest.approx(linear.weight[:, 4].tolist())
+    assert unit.weights == pytest.approx(linear.weight[:, 4].tolist())
     x, y = present_batch(trainer)
     net = trainer.model.clone()
     weight = net.leaves()[6].weight.requires_grad_(True)
     F.cross_entropy(net(x), y).backward()
-    assert unit["weights_gradient"] == pytest.approx(weight.grad[:, 4].tolist(), abs=1e-9)
+    assert unit.weights_gradient == pytest.approx(weight.grad[:, 4].tolist(), abs=1e-9)
 
 
 def test_bits() -> None:
@@ -175,9 +177,9 @@ def test_any_net_can_be_asked_for_its_own_defaults(
     name: str, changes: dict[str, Value], key: str, value: float
 ) -> None:
     shown = look(trained("deep-tanh", 1, n_layer=2, **changes), name)
-    assert shown[key] == pytest.approx(value)
+    assert getattr(shown, key) == pytest.approx(value)
     if "gain" in changes:
-        assert [row["gain"] for row in shown["gains"] if row["own"]] == [changes["gain"]]
+        assert [row.gain for row in shown.gains if row.own] == [changes["gain"]]
 
 
 # --- the backward pass
@@ -185,29 +187,29 @@ def test_any_net_can_be_asked_for_its_own_defaults(
 
 def test_26_pieces_for_the_net_of_part_4() -> None:
     shown = look(trained("mlp-batchnorm", 200, bias="on"), "backward")
-    assert shown["form"] == "pieces"
-    assert len(shown["gradients"]) == 26
-    assert all(row["close"] and row["formula"] and row["place"] for row in shown["gradients"])
-    assert shown["gradients"][8] | {"exact": 0, "largest": 0, "size": 0} == {
-        "name": "h", "shape": [32, 200], "exact": 0, "close": True, "largest": 0, "size": 0, "nan": False,
-        "formula": "dlogits @ W2.T", "place": "second linear layer",
-    }  # fmt: skip
-    assert all(row["close"] for row in shown["one_expression"])
-    assert "b1" not in [row["name"] for row in look(trained("mlp-batchnorm"), "backward")["gradients"]]
+    assert shown.form == "pieces"
+    assert len(shown.gradients) == 26
+    assert all(row.close and row.formula and row.place for row in shown.gradients)
+    h = shown.gradients[8]
+    assert h == GradientRow(
+        "h", [32, 200], h.exact, True, h.largest, "dlogits @ W2.T", "second linear layer", False, h.size
+    )
+    assert all(row.close for row in shown.one_expression)
+    assert "b1" not in [row.name for row in look(trained("mlp-batchnorm"), "backward").gradients]
 
 
 @pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-tanh"])
 def test_the_logits_of_one_example_are_pulled_up_and_down(preset: str) -> None:
     trainer = trained(preset)
     shown = look(trainer, "backward")
-    example = shown["example"]
-    assert example["name"] in [row["name"] for row in shown["gradients"]]
+    example = shown.example
+    assert example.name in [row.name for row in shown.gradients]
     x, y = present_batch(trainer)
     logits = trainer.model.clone()(x).requires_grad_(True)
     F.cross_entropy(logits, y).backward()
     assert logits.grad is not None
-    assert example["dlogits"] == pytest.approx((32 * logits.grad[0]).tolist(), abs=1e-6)
-    assert [n for n, pull in enumerate(example["dlogits"]) if pull < 0] == [example["target"]]
+    assert example.dlogits == pytest.approx((32 * logits.grad[0]).tolist(), abs=1e-6)
+    assert [n for n, pull in enumerate(example.dlogits) if pull < 0] == [example.target]
 
 
 @pytest.mark.parametrize(
@@ -223,21 +225,21 @@ def test_the_logits_of_one_example_are_pulled_up_and_down(preset: str) -> None:
 )
 def test_any_net_goes_brick_by_brick(preset: str, changes: dict[str, Value], count: int | None) -> None:
     shown = look(trained(preset, 30, **changes), "backward")
-    assert shown["form"] == "bricks"
-    assert [row for row in shown["gradients"] if not row["close"]] == []
-    assert all(row["formula"] for row in shown["gradients"])
-    assert count is None or len(shown["gradients"]) == count
+    assert shown.form == "bricks"
+    assert [row for row in shown.gradients if not row.close] == []
+    assert all(row.formula for row in shown.gradients)
+    assert count is None or len(shown.gradients) == count
 
 
 @pytest.mark.filterwarnings("ignore:var")
 def test_the_net_of_part_4_with_a_batch_of_one_goes_brick_by_brick() -> None:
-    assert look(trained("mlp-batchnorm", 1, batch_size=1), "backward")["form"] == "bricks"
+    assert look(trained("mlp-batchnorm", 1, batch_size=1), "backward").form == "bricks"
 
 
 def test_the_formula_beside_a_gradient_is_the_one_that_was_computed() -> None:
     changes: dict[str, Value] = {"norm": "none", "residual": True, "n_layer": 3}
     shown = look(trained("deep-batchnorm", 1, **changes), "backward")
-    formulas = {row["name"]: (row["formula"], row["place"]) for row in shown["gradients"]}
+    formulas = {row.name: (row.formula, row.place) for row in shown.gradients}
     linear = "part 4, exercise 1"
     assert formulas["1 Tanh out"] == ("dout @ weight.T + d(3 Tanh out)", linear)  # (1 -> 2, 3) past 2 and 3
     assert formulas["3 Tanh out"] == ("dout @ weight.T + d(5 Tanh out)", linear)
@@ -246,14 +248,14 @@ def test_the_formula_beside_a_gradient_is_the_one_that_was_computed() -> None:
     assert formulas["6 Linear out"] == ("(softmax(logits) - one_hot(y)) / n", "part 4, exercise 2")
     for variance, divisor in (("lecture", "/ (n-1))"), ("pytorch", "/ n)")):
         shown = look(trained("deep-batchnorm", 1, norm_variance=variance), "backward")
-        (formula,) = {row["formula"] for row in shown["gradients"] if row["name"].endswith("Linear out")}
+        (formula,) = {row.formula for row in shown.gradients if row.name.endswith("Linear out")}
         assert formula.endswith(divisor)
 
 
 def test_a_wrong_backward_pass_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tanh, "pull_back", lambda self, dout: (1.0 - self.out) * dout)
     shown = look(trained("deep-tanh", 3), "backward")
-    wrong = [row["name"] for row in shown["gradients"] if not row["close"]]
+    wrong = [row.name for row in shown.gradients if not row.close]
     assert "8 Linear out" in wrong
     assert "10 Linear weight" not in wrong
 
@@ -267,12 +269,12 @@ def test_the_gradients_of_the_weights_are_counted_on_one_scale() -> None:
     for weight in weights.values():
         weight.requires_grad_(True)
     F.cross_entropy(net(x), y).backward()
-    assert shown["counts"].keys() == weights.keys()
-    assert [sum(counts) for counts in shown["counts"].values()] == [weight.numel() for weight in weights.values()]
+    assert shown.counts.keys() == weights.keys()
+    assert [sum(counts) for counts in shown.counts.values()] == [weight.numel() for weight in weights.values()]
     stds = sorted(float(weight.grad.std()) for weight in weights.values())  # type: ignore[union-attr]
-    assert shown["reach"] == pytest.approx(3 * stds[3])
-    inside = int((net.leaves()[10].weight.grad.abs() < shown["reach"] * 0.9).sum())  # type: ignore[attr-defined]
-    assert sum(shown["counts"]["10.weight"][2:-2]) == pytest.approx(inside, rel=0.1)
+    assert shown.reach == pytest.approx(3 * stds[3])
+    inside = int((net.leaves()[10].weight.grad.abs() < shown.reach * 0.9).sum())  # type: ignore[attr-defined]
+    assert sum(shown.counts["10.weight"][2:-2]) == pytest.approx(inside, rel=0.1)
 
 
 # --- BatchNorm
@@ -282,13 +284,13 @@ def test_calibration_is_the_statistics_of_the_whole_split() -> None:
     trainer = trained("mlp-batchnorm", 300)
     shown = look(trainer, "batchnorm")
     hidden = trainer.model.embedding.infer(trainer.train.x) @ trainer.model.leaves()[0].weight
-    (layer,) = shown["layers"]
-    assert layer["mean"]["calibrated"] == pytest.approx(hidden.mean(0).tolist(), abs=1e-4)
-    assert layer["std"]["calibrated"] == pytest.approx(hidden.std(0).tolist(), rel=1e-4)
-    assert layer["mean"]["running"] == pytest.approx(trainer.model.leaves()[1].running_mean.tolist())
-    assert shown["losses"]["running"]["val"] == pytest.approx(evaluate(trainer.model, trainer.val))
+    (layer,) = shown.layers
+    assert layer.mean.calibrated == pytest.approx(hidden.mean(0).tolist(), abs=1e-4)
+    assert layer.std.calibrated == pytest.approx(hidden.std(0).tolist(), rel=1e-4)
+    assert layer.mean.running == pytest.approx(trainer.model.leaves()[1].running_mean.tolist())
+    assert shown.losses.running.val == pytest.approx(evaluate(trainer.model, trainer.val))
     # at momentum 0.001 the running statistics have only begun to settle after 300 steps
-    assert shown["losses"]["calibrated"]["train"] < shown["losses"]["running"]["train"]
+    assert shown.losses.calibrated.train < shown.losses.running.train
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -303,7 +305,7 @@ def test_calibrated_layers_of_a_deep_net_see_calibrated_inputs(residual: bool) -
 
 def test_the_loss_in_minibatches_is_that_of_every_example_once() -> None:
     trainer = trained("mlp-batchnorm", 200)
-    shown, total = look(trainer, "batchnorm", examples=3200)["losses"]["batch"]["train"], 0.0
+    shown, total = look(trainer, "batchnorm", examples=3200).losses.batch.train, 0.0
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
         for batch in torch.randperm(3200, generator=generator).split(32):
@@ -314,29 +316,29 @@ def test_the_loss_in_minibatches_is_that_of_every_example_once() -> None:
 
 def test_the_losses_of_batchnorm_are_over_the_same_examples() -> None:
     trainer = trained("mlp-batchnorm", 20)
-    over = look(trainer, "batchnorm", examples=100)["losses"]
+    over = look(trainer, "batchnorm", examples=100).losses
     for split in (trainer.train, trainer.val):
         split.y[100:] = 1
-    assert look(trainer, "batchnorm", examples=100)["losses"] == over
+    assert look(trainer, "batchnorm", examples=100).losses == over
 
 
 def test_an_example_moves_with_its_company() -> None:
     trainer = trained("deep-batchnorm", 100)
-    company = look(trainer, "batchnorm", example=5)["company"]
-    assert min(company["std"]) > 0
+    company = look(trainer, "batchnorm", example=5).company
+    assert min(company.std) > 0
     alone = F.softmax(trainer.model.infer(trainer.train.x[5:6])[0], 0)
-    assert company["alone_probabilities"] == pytest.approx(alone.tolist(), abs=1e-5)
-    assert all(low < high for low, high in zip(company["low"], company["high"], strict=True))
-    assert len(company["symbols"]) == len(company["std"])
+    assert company.alone_probabilities == pytest.approx(alone.tolist(), abs=1e-5)
+    assert all(low < high for low, high in zip(company.low, company.high, strict=True))
+    assert len(company.symbols) == len(company.std)
 
 
 def test_batchnorm_takes_the_scale_out_both_ways() -> None:
-    table = look(trained("deep-tanh", 1), "batchnorm", scale=3.0)["spread"]["table"]
-    chosen = next(row for row in table if row["chosen"])
-    assert chosen["linear"]["forward"] == pytest.approx(3.0, rel=0.1)
-    assert chosen["linear"]["backward"] == pytest.approx(3.0, rel=0.1)
-    assert all(row["batchnorm"]["forward"] == pytest.approx(1.0, rel=0.05) for row in table)
-    assert all(row["batchnorm"]["backward"] == pytest.approx(1.0, rel=0.1) for row in table)
+    table = look(trained("deep-tanh", 1), "batchnorm", scale=3.0).spread.table
+    chosen = next(row for row in table if row.chosen)
+    assert chosen.linear.forward == pytest.approx(3.0, rel=0.1)
+    assert chosen.linear.backward == pytest.approx(3.0, rel=0.1)
+    assert all(row.batchnorm.forward == pytest.approx(1.0, rel=0.05) for row in table)
+    assert all(row.batchnorm.backward == pytest.approx(1.0, rel=0.1) for row in table)
 
 
 # --- gain
@@ -344,15 +346,15 @@ def test_batchnorm_takes_the_scale_out_both_ways() -> None:
 
 def test_gains_through_fifty_layers() -> None:
     shown = look(trained("deep-tanh", 1), "gain", depth=50)
-    table = {round(row["gain"], 2): row for row in shown["gains"]}
-    assert table[1.67]["recommended"]
-    assert table[1.67]["own"]
-    assert [table[gain]["std"][-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.10, 0.65, 0.84], abs=0.03)
-    assert [table[gain]["saturated"][-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.0, 0.05, 0.40], abs=0.02)
-    assert all(len(row["std"]) == 50 for row in shown["gains"])
+    table = {round(row.gain, 2): row for row in shown.gains}
+    assert table[1.67].recommended
+    assert table[1.67].own
+    assert [table[gain].std[-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.10, 0.65, 0.84], abs=0.03)
+    assert [table[gain].saturated[-1] for gain in (1.0, 1.67, 3.0)] == pytest.approx([0.0, 0.05, 0.40], abs=0.02)
+    assert all(len(row.std) == 50 for row in shown.gains)
 
 
 def test_the_recommended_gain_of_relu() -> None:
     shown = look(trained("deep-tanh", 1, nonlinearity="relu", gain=1.1), "gain")
-    assert shown["recommended"] == pytest.approx(math.sqrt(2))
-    assert 1.1 in [row["gain"] for row in shown["gains"]]
+    assert shown.recommended == pytest.approx(math.sqrt(2))
+    assert 1.1 in [row.gain for row in shown.gains]

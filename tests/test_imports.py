@@ -23,6 +23,7 @@ VIEWERS = [
         "config",
         "snapshot",
         "command",
+        "answers",
         "presets",
         "dataset",
         "files",

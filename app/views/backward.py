@@ -5,21 +5,10 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.answers import (
-    Backward,
-    Example,
-    GradientRow,
-    answer,
-    chosen,
-    hint,
-    keep,
-    none_yet,
-    signed_bars,
-    symbol,
-    taken_at,
-)
+from app.views.answers import answer, chosen, hint, keep, none_yet, signed_bars, symbol, taken_at
 from app.views.lines import Line, block, heading
 from app.views.state import MOVES, Pressed, View, listed
+from makemore_core.answers import Backward, Example, GradientRow
 from makemore_core.command import Look
 
 NAME = "backward"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.answers import RangeTest, answer, hint, none_yet, stretched, taken_at
+from app.views.answers import answer, hint, none_yet, stretched, taken_at
 from app.views.curve import Axis, Canvas, Trail, framed, grain
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View
 from app.views.status import loss_number
+from makemore_core.answers import RangeTest
 from makemore_core.command import Look, Set
 
 NAME = "find-lr"
@@ -56,8 +57,7 @@ def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None
     size = grain(g)
     gutter, rows = 6, height - 1
     cells = max(4, width - gutter)
-    smooth = [math.nan if value is None else value for value in data.smooth]
-    finite = [value for value in smooth if math.isfinite(value)]
+    finite = [value for value in data.smooth if math.isfinite(value)]
     if not finite or rows < 2:
         return [[(" no loss is a number", "sick")]]
     settled = finite[len(finite) // 20 :]  # the first means are of few losses
@@ -65,14 +65,14 @@ def _plot(data: RangeTest, view: View, width: int, height: int, lr: float | None
     high = max(*settled[: max(2, len(settled) // 10)], low * LEAST_TOP)
     margin = 0.08 * (high - low)
     axis = Axis(low - margin, high + 2 * margin, rows * size.up)
-    inside = [value if value <= axis.high else math.nan for value in smooth]
+    inside = [value if value <= axis.high else math.nan for value in data.smooth]
     canvas = Canvas(cells, rows, [Trail(stretched(inside, cells * size.across, axis), "loss")], g)
     _mark(canvas, data, lr, "now", cells, rows, view)
     _mark(canvas, data, data.suggestion, "try", cells, rows, view)
-    above = [at for at, value in enumerate(smooth) if value > axis.high and at >= len(smooth) // 20]
+    above = [at for at, value in enumerate(data.smooth) if value > axis.high and at >= len(data.smooth) // 20]
     if above:
-        text = f" to {loss_number(max(smooth[at] for at in above), 1)}"
-        at = min(cells - 1, above[0] * cells // len(smooth))
+        text = f" to {loss_number(max(data.smooth[at] for at in above), 1)}"
+        at = min(cells - 1, above[0] * cells // len(data.smooth))
         fits = at + 1 + len(text) <= cells
         canvas.put(0, at if fits else at - len(text), g.above + text if fits else f"{text[1:]} {g.above}", "mark")
     return [*framed(canvas.lines(), axis, gutter, g), _foot(cells, gutter, view)]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.views.answers import WeightGradients, answer
+from app.views.answers import answer
 from app.views.dashboard import legend, updates_over_steps
 from app.views.lines import Line, cells_of, fit, heading
 from app.views.state import Row, View, listed, rows, update_sick
 from app.views.table import histogram, per_column, spark
+from makemore_core.answers import WeightGradients
 from makemore_core.command import Look
 from makemore_core.snapshot import Histogram
 
