@@ -45,7 +45,7 @@ from makemore_core.command import (
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
 from makemore_core.doctor import GAINS, Finding, division
 from makemore_core.presets import twin_changes
-from makemore_core.snapshot import ENDED, Event, Snapshot
+from makemore_core.snapshot import ENDED, Event, Exhibit, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -55,6 +55,7 @@ NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
 MOST_UNEXAMINED = 256
+FEW = 3  # questions whose answers may still be on the way
 
 # Takes the snapshots that came since it was last asked, oldest first.
 Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
@@ -113,7 +114,7 @@ class Studio(App[int]):
         self.drawn: tuple[object, ...] = ()
         self.drawn_at = -math.inf
         self.asked_at: dict[str, float] = {}
-        self.asked: dict[str, Look] = {}
+        self.asked: dict[str, list[Look]] = {}  # the last few of each name
         self.examined = -math.inf
         self.placed = self.twinned = False
         self.stopped = False  # whether the run was asked to stop on leaving
@@ -202,7 +203,8 @@ class Studio(App[int]):
                         self.doctor(self.unexamined)
                         self.unexamined = []
                     self.unexamined.append(event)
-                yield event
+                if isinstance(event, Snapshot) or self.is_own(event):
+                    yield event
             self.state = replace(self.state, lost=False) if self.state.lost else self.state
         except OSError as error:  # at any event: what came before it counts
             if not self.state.lost:
@@ -222,10 +224,18 @@ class Studio(App[int]):
         """Ask for what the visible screen needs, at its own low rate."""
         current = screen(self.state.screen)
         look = current.look(self.state) if current.look and not (self.state.frozen or self.state.absent) else None
-        changed = look != self.asked.get(current.name)
-        if look is not None and (changed or now - self.asked_at.get(current.name, -math.inf) >= current.look_every):
-            self.asked_at[current.name], self.asked[current.name] = now, look
+        if look is None:
+            return
+        asked = self.asked.get(look.name, [])
+        if look not in asked[-1:] or now - self.asked_at.get(look.name, -math.inf) >= current.look_every:
+            self.asked_at[look.name] = now
+            self.asked[look.name] = [*(other for other in asked if other != look), look][-FEW:]
             self.stream.send(look)
+
+    def is_own(self, exhibit: Exhibit) -> bool:
+        """Whether this view has asked for it of late, or for nothing of its name; else another one has."""
+        asked = self.asked.get(exhibit.name)
+        return not asked or Look(exhibit.name, exhibit.options) in asked
 
     def say(self, text: str, style: str = "note") -> None:
         """A short message line, at once."""

@@ -56,7 +56,7 @@ class Making:
         try:
             next(begun.parts)
         except StopIteration as done:
-            return Exhibit(name, begun.step, msgspec.to_builtins(done.value))
+            return Exhibit(name, begun.step, msgspec.to_builtins(done.value), begun.look.options)
         except ValueError:
             raise
         except Exception as error:  # whatever it is, whoever looks is told, and the training goes on

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import zlib
 from collections import deque
 from pathlib import Path
 
@@ -35,6 +36,7 @@ CHECKPOINT = 30.0  # seconds between two checkpoints
 FIRST = 5.0  # seconds to the first one
 PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of its twin's
 SHOWN = 60.0  # seconds for which lost records are told of after recording has gone on
+MOST_EXHIBITS = 16
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
 
@@ -161,11 +163,20 @@ class FolderRecorder(Recorder):
             self._next_beat = 0.0
 
     def exhibit(self, exhibit: Exhibit) -> None:
-        """Only the newest of each name is kept, beside the record: looking must not use up room for what happened."""
-        folder = self.folder / rundir.EXHIBITS
+        """Only the newest are kept, beside the record: looking must not use up room for what happened.
+
+        Each question has a file of its own, so that viewers who ask different ones do not take each other's answers.
+        """
+        folder, question = (
+            self.folder / rundir.EXHIBITS,
+            zlib.crc32(msgspec.json.encode(exhibit.options, order="sorted")),
+        )
         with contextlib.suppress(OSError):  # whoever looks asks again
             folder.mkdir(mode=0o700, exist_ok=True)
-            replace_file(folder / f"{exhibit.name}.json", to_json(exhibit), sync=False)
+            replace_file(folder / f"{exhibit.name}-{question:08x}.json", to_json(exhibit), sync=False)
+            oldest_first = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+            for path in oldest_first[:-MOST_EXHIBITS]:
+                path.unlink()
 
     def command(self, session: Session, command: Command, who: str) -> None:
         if isinstance(command, Look):  # views ask again and again, and it changes nothing

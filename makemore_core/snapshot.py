@@ -153,12 +153,13 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
 class Exhibit(msgspec.Struct, frozen=True, tag="exhibit"):
     """The answer to a `look` command: something taken from the net on request, by its name.
 
-    `data` is one of `answers`, as plain JSON for any front end.
+    `data` is one of `answers`, as plain JSON for any front end; `options` are those it was asked for with.
     """
 
     name: str
     step: int
     data: dict[str, object]
+    options: dict[str, int | float | bool | str] = {}
 
 
 Event: TypeAlias = Snapshot | Exhibit

@@ -273,7 +273,7 @@ class FakeStream:
         """Obey at once."""
         self.sent.append(command)
         if isinstance(command, Look):
-            self._answers.append(Exhibit(command.name, self.step, {}))
+            self._answers.append(Exhibit(command.name, self.step, {}, command.options))
             return
         if isinstance(command, Pause):
             self.state = "paused"

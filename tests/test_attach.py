@@ -17,7 +17,7 @@ import pytest
 from app.history import History
 from app.launch import Worker
 from app.session_view import OwnRun, absent
-from makemore_core import attach, rundir
+from makemore_core import attach, recorder, rundir
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Look, Pause, Restart, Resume, Set, Step, Stop
 from makemore_core.config import Config
@@ -249,6 +249,19 @@ def test_an_exhibit_comes_through_once_and_takes_no_room_in_the_record(tmp_path:
     assert [(event.name, event.step) for event in late.events if isinstance(event, Exhibit)] == [shown[-1]]
     payloads = RecordReader(folder / rundir.RECORD).read()
     assert not any(payload.startswith(b'{"type":"exhibit"') for payload in payloads)
+
+
+def test_each_question_has_an_answer_of_its_own_and_not_too_many_are_kept(
+    tmp_path: Path, few_names_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "MOST_EXHIBITS", 3)
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    looks = [Look("dead-map", {"layer": 2, "unit": unit}) for unit in (0, 1, 2, 3, 2)]
+    opened(folder, *(Order(0, 10 * at, look) for at, look in enumerate(looks, 1)), Order(0, 90, Stop())).run()
+    late = Viewer(folder)
+    late.wait(lambda s: s.state == "stopped", "the end")
+    shown = [(event.options["unit"], event.step) for event in late.events if isinstance(event, Exhibit)]
+    assert sorted(shown) == [(1, 20), (2, 50), (3, 40)]
 
 
 def test_who_comes_after_a_restart_is_shown_nothing_of_the_net_before(tmp_path: Path, few_names_file: Path) -> None:

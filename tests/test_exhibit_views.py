@@ -127,7 +127,8 @@ def test_the_worst_layer_is_told_and_a_saturated_one_signed() -> None:
     assert f"dead units worst layer {data['layer']} Tanh: 100 units" in words(shown)
     assert all(head in words(shown, 160) for head in heads)
     assert "share of examples per unit" in words(shown, 80, 24)
-    chosen = replace(shown, options={"dead_layer": data["layer"]})  # type: ignore[dict-item]
+    chosen = view("dead-map", "deep-tanh")
+    chosen.history.exhibits["dead-map"] = Exhibit("dead-map", 30, data, {"layer": 2})
     assert f"dead units layer {data['layer']} Tanh" in words(chosen)
     snapshot = shown.history.snapshot
     assert snapshot is not None
@@ -498,7 +499,7 @@ class Asked:
     def send(self, command: Command) -> None:
         self.sent.append(command)
         if isinstance(command, Look):
-            self.events.append(self.answers[command.name])
+            self.events.append(msgspec.structs.replace(self.answers[command.name], options=command.options))
 
 
 async def until(pilot: object, reached: object) -> None:

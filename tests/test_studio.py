@@ -23,7 +23,7 @@ from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.state import selected
 from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
-from makemore_core.snapshot import Event
+from makemore_core.snapshot import Event, Exhibit
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
 DEADLINE = 20.0
@@ -352,6 +352,18 @@ async def test_the_screen_of_a_twin_that_is_gone_is_left() -> None:
         assert app.state.screen == "twin"
         stream.drain = lambda: [now]  # type: ignore[method-assign]
         await until(pilot, lambda: app.state.screen == "dashboard")
+
+
+async def test_what_another_view_asked_for_is_not_shown_in_the_place_of_the_own() -> None:
+    async with running() as (pilot, app, stream):
+        shown = app.history.exhibits
+        stream._answers.append(Exhibit("gain", 1, {}, {"depth": 500}))
+        await until(pilot, lambda: "gain" in shown)  # better than nothing
+        await pilot.press("i")
+        await until(pilot, lambda: shown["gain"].options == {"depth": 50})
+        stream._answers += [Exhibit("gain", 2, {}, {"depth": 500}), Exhibit("dead-map", 2, {})]
+        await until(pilot, lambda: "dead-map" in shown)
+        assert shown["gain"].options == {"depth": 50}
 
 
 async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:

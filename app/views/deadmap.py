@@ -74,7 +74,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     layer = next((layer for layer in data.layers if layer.index == data.layer), None)
     flat = f"|h| > {data.threshold:g}" if data.threshold is not None else "off or flat"
     kind = glyph.escape(layer.kind, ascii=g.ascii) if layer else ""
-    shown = f"{'' if 'layer' in _cursor(view) else 'worst '}layer {data.layer} {kind}"
+    shown = f"{'' if 'layer' in view.history.exhibits[NAME].options else 'worst '}layer {data.layer} {kind}"
     if data.layer in _lost(view):
         title = heading(TITLE, f"{shown}, {taken_at(view, NAME)}", width, g)
         words = " its activations are not finite: no unit can be told flat or dead"
