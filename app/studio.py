@@ -114,7 +114,7 @@ class Studio(App[int]):
         self.drawn: tuple[object, ...] = ()
         self.drawn_at = -math.inf
         self.asked_at: dict[str, float] = {}
-        self.asked: dict[str, list[Look]] = {}  # the last few of each name
+        self.asked: dict[str, list[Look]] = {}  # by name, what no answer has come to yet and the newest
         self.examined = -math.inf
         self.placed = self.twinned = False
         self.stopped = False  # whether the run was asked to stop on leaving
@@ -233,9 +233,11 @@ class Studio(App[int]):
             self.stream.send(look)
 
     def is_own(self, exhibit: Exhibit) -> bool:
-        """Whether this view has asked for it of late, or for nothing of its name; else another one has."""
-        asked = self.asked.get(exhibit.name)
-        return not asked or Look(exhibit.name, exhibit.options) in asked
+        """Whether this view waits for it, or has asked for nothing of its name; else another view has asked for it."""
+        asked, look = self.asked.get(exhibit.name, []), Look(exhibit.name, exhibit.options)
+        if look in asked:
+            self.asked[look.name] = asked[asked.index(look) + 1 :] or [look]  # the newest is asked again and again
+        return look in asked or not asked
 
     def say(self, text: str, style: str = "note") -> None:
         """A short message line, at once."""

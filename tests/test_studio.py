@@ -361,9 +361,11 @@ async def test_what_another_view_asked_for_is_not_shown_in_the_place_of_the_own(
         await until(pilot, lambda: "gain" in shown)  # better than nothing
         await pilot.press("i")
         await until(pilot, lambda: shown["gain"].options == {"depth": 50})
-        stream._answers += [Exhibit("gain", 2, {}, {"depth": 500}), Exhibit("dead-map", 2, {})]
+        await pilot.press("right")
+        await until(pilot, lambda: shown["gain"].options == {"depth": 100})
+        stream._answers += [Exhibit("gain", 2, {}, {"depth": 50}), Exhibit("dead-map", 2, {})]
         await until(pilot, lambda: "dead-map" in shown)
-        assert shown["gain"].options == {"depth": 50}
+        assert shown["gain"].options == {"depth": 100}
 
 
 async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
