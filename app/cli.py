@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from app.terminal import Exit, report, tell
+from app.terminal import Exit, report, require_terminal, reset_terminal, tell
 from makemore_core import __version__
 from makemore_core.command import COLDEST, HOTTEST, Channel, Command
 from makemore_core.config import printable
@@ -164,11 +164,7 @@ def train(
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
     plan = launch.plan(preset, changes, data, twin)
-    check_json(headless, as_json)
-    if not headless and not detach:
-        from app.terminal import require_terminal
-
-        require_terminal()
+    check_front_end(headless, as_json, detach, "train")
     folder, watch = launch.begin(plan, run), Watch(probe_every, fps, budget, pace, paused)
     try:
         if not detach:
@@ -209,11 +205,7 @@ def resume(
     read_manifest(folder)
     if holder := held_by(folder):
         raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}; makemore attach shows it")
-    check_json(headless, as_json)
-    if not headless and not detach:
-        from app.terminal import require_terminal
-
-        require_terminal("resume --headless")
+    check_front_end(headless, as_json, detach, "resume")
     first = launch.longer(folder, steps) if steps is not None else []
     watch = Watch(probe_every, fps, budget, pace, paused)
     if detach and not first and liveness(folder) == "finished":
@@ -224,10 +216,12 @@ def resume(
     return front_end(folder, headless, as_json, watch, ascii_only, first)
 
 
-def check_json(headless: bool, as_json: bool) -> None:
-    """Raises ValueError where nobody would write the JSON lines."""
+def check_front_end(headless: bool, as_json: bool, detach: bool, command: str) -> None:
+    """Raises ValueError where nobody would write the JSON lines, or the studio has no terminal."""
     if as_json and not headless:
         raise ValueError("--json: goes with --headless")
+    if not headless and not detach:
+        require_terminal(f"{command} --headless")
 
 
 def front_end(
@@ -258,7 +252,6 @@ def front_end(
 @click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII)
 def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
     """Watch and control a run that another process trains; the latest one if none is named."""
-    from app.terminal import require_terminal
     from makemore_core.aside import Aside
     from makemore_core.rundir import find_run, read_manifest
 
@@ -417,8 +410,6 @@ def bench(quick: bool, as_json: bool) -> int:
 @cli.command(name="reset-terminal")
 def reset() -> int:
     """Put the terminal back after a view was killed."""
-    from app.terminal import reset_terminal
-
     reset_terminal()
     return Exit.DONE
 

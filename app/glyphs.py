@@ -1,7 +1,7 @@
 """Numbers turned into strings of block glyphs or plain ASCII, and hostile text turned into harmless.
 
 It stands alone, pure and without a terminal, so that every row of the screen can be tested as a literal string;
-`python -m app.glyphs` shows it all.
+`python -m app.glyphs` shows them.
 """
 
 from __future__ import annotations
@@ -384,6 +384,8 @@ def _demo() -> None:
 
     generator = random.Random(1)
     for glyphs in (UNICODE, ASCII):
+        signs = (f"{name} {sign}" for name, sign in glyphs._asdict().items() if isinstance(sign, str))
+        print(*wrap("  ".join(signs), 100), sep="\n")
         for spread in (0.2, 0.6, 1.2, 3.0):
             counts = [0.0] * 40
             for _ in range(3200):
@@ -391,6 +393,7 @@ def _demo() -> None:
             row = bars([round(h) for h in heights(rebin(counts, -1, 1, -1, 1, 20))], glyphs)
             print(f"{spread:4}  {row}  {meter((counts[0] + counts[39]) / 3200, 4, glyphs)}|")
         print(glyphs.text("".join(progress(0.4, 20, glyphs)) + f" {safe(chr(27) + '[31mred', 12, glyphs)}|"))
+        print(fixed(-1.5, 5, glyphs=glyphs), scientific(2.6e-3), percent(0.028), short(41_200), duration(31))
 
 
 if __name__ == "__main__":

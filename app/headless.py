@@ -9,10 +9,10 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Protocol
 
 from app.glyphs import ASCII, UNICODE, clip, escape
 from app.launch import FINISHED, SAVING, Worker
+from app.report import line, number
 from app.terminal import (
     Exit,
     ascii_wanted,
@@ -33,19 +33,6 @@ TICK = 0.1
 NAME_CELLS = 20  # of a run's name before the bar
 
 
-class Printer(Protocol):
-    """Shows snapshots one after the other."""
-
-    def show(self, snapshot: Snapshot) -> None:
-        """A new one."""
-
-    def clear(self) -> None:
-        """Something else is about to be written."""
-
-    def close(self) -> None:
-        """That was all."""
-
-
 def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool | None, channel: Channel) -> int:
     """Train the run in the folder to its end, or until ctrl-c or SIGTERM, which save first; the exit status.
 
@@ -53,7 +40,7 @@ def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool |
     """
     worker = Worker(folder, channel, watch=watch, stay=False)
     before = rundir.read_state(folder)
-    printer: Printer = JsonLines() if as_json else Lines()
+    printer: JsonLines | Lines = JsonLines() if as_json else Lines()
     if not as_json and sys.stdout.isatty() and sys.stderr.isatty() and not is_dumb():
         printer = Bar(ascii_wanted() if ascii_only is None else ascii_only)
     lost: list[OSError] = []
@@ -75,7 +62,7 @@ def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool |
 
 
 def follow(
-    channel: Channel, worker: Worker, printer: Printer, before: Snapshot | None, lost: list[OSError]
+    channel: Channel, worker: Worker, printer: JsonLines | Lines, before: Snapshot | None, lost: list[OSError]
 ) -> Snapshot | None:
     """Show what comes until the training has ended; the last snapshot. `lost`: why something could not be shown."""
     newest: Snapshot | None = None
@@ -113,7 +100,7 @@ def what(message: str) -> str:
     return re.sub(r"[\d,]+ records? (?=lost)", "", message)
 
 
-def remark(text: str, printer: Printer) -> None:
+def remark(text: str, printer: JsonLines | Lines) -> None:
     """Tell people something between what is printed, if there is something to tell."""
     if text:
         with without_terminal_if_lost():
@@ -162,24 +149,6 @@ class Lines:
     def close(self) -> None:
         if self._last is not None:
             self._print(self._last)
-
-
-def line(snapshot: Snapshot) -> str:
-    """A snapshot in one line for people."""
-    parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.smoothed_loss)}"]
-    if snapshot.splits is not None:
-        parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
-    if snapshot.state == "running" and snapshot.steps_per_second > 0:
-        parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
-    if snapshot.twin is not None:
-        val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
-        parts.append(f"({printable(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
-    return "  ".join([*parts, snapshot.state])
-
-
-def number(value: float | None) -> str:
-    """A loss to four decimals, a vast one as a power of ten; a dash where there is none."""
-    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4e}"
 
 
 class Bar(Lines):

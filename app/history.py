@@ -20,7 +20,7 @@ from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
 MOST_GHOSTS = 4  # earlier attempts that are drawn
 MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
 MOST_TRACES = 4  # of them with the curves of every layer
-SHOWING = 120  # looks at the layers: what came before so many is less than a hundredth of what is shown
+RECENT = 120  # looks at the layers: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
 STDS = 3  # of the median layer that a scale reaches at most: less far than was counted
 COMPARABLE = 4.0  # scales of a run and its twin that are not further apart become one
@@ -91,15 +91,15 @@ class History:
     # --- in ---
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take in what came, oldest first. Of a long record only the end is smoothed: nothing before it shows."""
-        for event, shows in _ends(events, SHOWING):
+        """Take in what came, oldest first. Of a long record only its end is smoothed: nothing before it shows."""
+        for event, recent in _with_recency(events):
             self.version += 1
             if isinstance(event, Exhibit):
                 self.exhibits[event.name] = event
             else:
-                self._take(event, shows)
+                self._take(event, recent)
 
-    def _take(self, snapshot: Snapshot, shows: bool) -> None:
+    def _take(self, snapshot: Snapshot, recent: bool) -> None:
         before = self.snapshot
         if before is not None and (snapshot.attempt > before.attempt or snapshot.run != before.run):
             self._leave()
@@ -119,15 +119,15 @@ class History:
         seen = self._seen
         if _looked(snapshot) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
             share = 1.0 if still or seen is None else _share(seen, snapshot, SMOOTHING)
-            self._take_layers(snapshot, share, shows)
-            self._take_weights(snapshot, share, shows)
+            self._take_layers(snapshot, share, recent)
+            self._take_weights(snapshot, share, recent)
             self._rescale()
             self._seen = snapshot
         if snapshot.twin is None:
             self.twin = None
         else:
             self.twin = self.twin or History()
-            self.twin._take(snapshot.twin, shows)
+            self.twin._take(snapshot.twin, recent)
             for name in ("gradient_scale", "activation_scale"):
                 small, large = sorted((getattr(self, name), getattr(self.twin, name)))
                 if large <= COMPARABLE * small:
@@ -201,22 +201,22 @@ class History:
                 if len(points) > 1024:
                     del points[1::2]
 
-    def _take_layers(self, snapshot: Snapshot, share: float, shows: bool) -> None:
+    def _take_layers(self, snapshot: Snapshot, share: float, recent: bool) -> None:
         before = _numbered_anew(self.layers, [(layer.index, layer.kind) for layer in snapshot.layers])
         kept: dict[tuple[int, str], LayerTrace] = {}
         for layer in snapshot.layers:
             key = layer.index, layer.kind
             trace = before.get(key) or LayerTrace.of(layer, seen_at(snapshot))
-            trace.see(layer, seen_at(snapshot), share, shows)
+            trace.see(layer, seen_at(snapshot), share, recent)
             kept[key] = trace
         self.attempt.layers = kept
 
-    def _take_weights(self, snapshot: Snapshot, share: float, shows: bool) -> None:
+    def _take_weights(self, snapshot: Snapshot, share: float, recent: bool) -> None:
         before = _numbered_anew(self.weights, [weight.name for weight in snapshot.weights])
         kept: dict[str, WeightTrace] = {}
         for weight in snapshot.weights:
             trace = before.get(weight.name) or WeightTrace.of(weight)
-            trace.see(weight, seen_at(snapshot), share, shows)
+            trace.see(weight, seen_at(snapshot), share, recent)
             kept[weight.name] = trace
         self.attempt.weights = kept
 
@@ -255,14 +255,17 @@ def _numbered_anew(traces: dict[Key, Trace], keys: list[Key]) -> dict[Key, Trace
     return dict(zip(keys, traces.values(), strict=True)) if kinds[0] == kinds[1] else traces
 
 
-def _ends(events: Iterable[Event], size: int) -> Iterator[tuple[Event, bool]]:
-    """The events, each with whether it is among the last so many that have layers or weights, or came after them."""
+def _with_recency(events: Iterable[Event]) -> Iterator[tuple[Event, bool]]:
+    """The events, each with whether it is recent: not before the last `RECENT` looks at the layers or weights.
+
+    Older looks only extend the curves.
+    """
     waiting: deque[Event] = deque()
     looks = 0
     for event in events:
         waiting.append(event)
         looks += _looked(event)
-        while looks > size:
+        while looks > RECENT:
             looks -= _looked(waiting[0])
             yield waiting.popleft(), False
     for event in waiting:

@@ -41,7 +41,6 @@ class Plan(NamedTuple):
     twin: Mapping[str, Value]
     data: str
     sha256: str
-    vocabulary: int
 
 
 def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, twin: Sequence[str] = ()) -> Plan:
@@ -54,7 +53,7 @@ def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, 
     path = os.path.abspath(data) if data else ""
     with naming("--twin"):
         differs = twin_changes(config, twin)
-    return Plan(name, config, differs, path, items.sha256, items.vocabulary)
+    return Plan(name, config, differs, path, items.sha256)
 
 
 @contextmanager
@@ -183,8 +182,8 @@ class Worker:
         try:
             from makemore_core.recorder import open_run
 
-            self.session = open_run(self._folder, self._channel, watch=self._watch, stay=self._stay)
-            self.session.stay = self._stay  # which may have changed meanwhile
+            self.session = open_run(self._folder, self._channel, watch=self._watch)
+            self.session.stay = self._stay
             try:
                 self.session.run()
             except ValueError as error:  # all input was checked before

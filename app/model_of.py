@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from app.headless import number
+from app.report import number
 from app.terminal import Exit
 from makemore_core import rundir
 from makemore_core.command import Checkpoint

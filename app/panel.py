@@ -19,6 +19,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
+from app.glyphs import width_of
 from app.views.lines import Line, cut
 
 Palette: TypeAlias = Literal["dark", "light", "none"]  # for what background; none: only weight
@@ -102,8 +103,6 @@ def changed(old: Line, new: Line) -> list[tuple[int, int]]:
 @functools.lru_cache(512)
 def _plain(text: str) -> bool:
     """Whether every character is one cell wide: ours are, those of names may not be."""
-    from app.glyphs import width_of
-
     return width_of(text) == len(text)
 
 

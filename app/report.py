@@ -14,7 +14,6 @@ import click
 import msgspec
 
 from app.glyphs import clip, short, width_of
-from app.headless import line, number
 from app.terminal import Exit
 from makemore_core import config as settings
 from makemore_core import rundir
@@ -60,6 +59,24 @@ def newest(folder: Path) -> Snapshot:
 def last_recorded(folder: Path) -> Snapshot | None:
     """The last snapshot in a run's record, for a run whose state file is gone or damaged."""
     return next(snapshots(reversed(RecordReader(folder / rundir.RECORD).read())), None)
+
+
+def line(snapshot: Snapshot) -> str:
+    """A snapshot in one line for people."""
+    parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.smoothed_loss)}"]
+    if snapshot.splits is not None:
+        parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
+    if snapshot.state == "running" and snapshot.steps_per_second > 0:
+        parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
+    if snapshot.twin is not None:
+        val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
+        parts.append(f"({printable(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
+    return "  ".join([*parts, snapshot.state])
+
+
+def number(value: float | None) -> str:
+    """A loss to four decimals, a vast one as a power of ten; a dash where there is none."""
+    return "-" if value is None else f"{value:.4f}" if abs(value) < 1e6 else f"{value:.4e}"
 
 
 def say(text: str) -> None:

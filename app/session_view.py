@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -15,7 +15,6 @@ from makemore_core import rundir
 from makemore_core.aside import Aside
 from makemore_core.attach import Attached, recorded
 from makemore_core.command import Channel, Command, Stop
-from makemore_core.doctor import Chart, Finding
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Event, Snapshot
 from makemore_core.watch import Watch
@@ -60,13 +59,12 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     stopped = f"the run was stopped; `makemore resume {rundir.called(folder)}` goes on"
     studio = Studio(
         stream,
-        title=folder.name,
+        run=folder.name,
         ascii=ascii_only,
         fps=watch.per_second,
         start=worker.start,
         detach=handed_over.append,
         absent=lambda: stopped if worker.ended() else "",
-        findings=advice(),
     )
     stream.failed = studio.exit
     with stopped_by_signals(channel) as caught:  # until all is saved: a terminal may close at any moment
@@ -122,12 +120,11 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
     stream = Attached(folder, readonly=readonly, first=aside.keep)
     studio = Studio(
         stream,
-        title=folder.name,
+        run=folder.name,
         readonly=readonly,
         ascii=ascii_only,
         fps=fps,
         absent=lambda: absent(folder, studio.history.snapshot),
-        findings=advice(),
         waiting=f"reading {folder.name}",
     )
     try:
@@ -152,15 +149,3 @@ def absent(folder: Path, last: Snapshot | None) -> str:
     if last is not None and last.state == "finished":
         return f"it is finished; {resume} opens it with all its screens"
     return f"nobody is training it now; {resume} goes on"
-
-
-def advice() -> Callable[[Sequence[Snapshot]], Sequence[Finding]]:
-    """A doctor for one run, who remembers how it began."""
-    chart = Chart()
-
-    def examine(snapshots: Sequence[Snapshot]) -> Sequence[Finding]:
-        for snapshot in snapshots:
-            chart.see(snapshot)
-        return chart.findings()
-
-    return examine

@@ -43,7 +43,7 @@ from makemore_core.command import (
     shown,
 )
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
-from makemore_core.doctor import GAINS, Finding, division
+from makemore_core.doctor import GAINS, Chart, division
 from makemore_core.presets import twin_changes
 from makemore_core.snapshot import ENDED, Event, Exhibit, Snapshot
 
@@ -54,11 +54,7 @@ LR_LADDER = (1.0, 2.0, 5.0)
 NONLINEARITIES = get_args(Nonlinearity)
 MESSAGE_SECONDS = 6.0
 PENDING_SECONDS = 3.0
-MOST_UNEXAMINED = 256
 FEW = 3  # questions whose answers may still be on the way
-
-# Takes the snapshots that came since it was last asked, oldest first.
-Doctor = Callable[[Sequence[Snapshot]], Sequence[Finding]]
 
 
 class Studio(App[int]):
@@ -78,7 +74,7 @@ class Studio(App[int]):
         self,
         stream: Stream,
         *,
-        title: str = "makemore",
+        run: str = "makemore",
         readonly: bool = False,
         ascii: bool | None = None,  # noqa: A002
         light: bool | None = None,
@@ -86,7 +82,6 @@ class Studio(App[int]):
         start: Callable[[], None] | None = None,
         detach: Callable[[bool], None] | None = None,
         absent: Callable[[], str] = lambda: "",
-        findings: Doctor | None = None,
         pictures: Path | None = None,
         waiting: str = "loading torch and the data",
         driver_class: type[Driver] | None = None,
@@ -94,17 +89,16 @@ class Studio(App[int]):
     ) -> None:
         super().__init__(driver_class=driver_class, ansi_color=True)
         self.stream, self.start, self.detach_run = stream, start, detach
-        self.fps, self.clock, self.doctor, self.absent = fps, clock, findings, absent
+        self.fps, self.clock, self.absent = fps, clock, absent
         self.pictures = pictures or Path.cwd()
-        self.history = History()
+        self.history, self.chart = History(), Chart()
         use_ascii = ascii_wanted() if ascii is None else ascii
         self.state = View(
             self.history,
             (ASCII if use_ascii else UNICODE)._replace(coloured=not self.no_color),
-            title=title,
+            run=escape(run, ascii=use_ascii),
             readonly=readonly,
-            waiting=waiting,
-            findings=None if findings is None else (),
+            waiting=escape(waiting, ascii=use_ascii),
         )
         light = light_wanted() if light is None else light
         self.ground_unknown = light is None and not self.no_color
@@ -118,7 +112,7 @@ class Studio(App[int]):
         self.examined = -math.inf
         self.placed = self.twinned = False
         self.stopped = False  # whether the run was asked to stop on leaving
-        self.unexamined: list[Snapshot] = []
+        self.unexamined = False  # whether anything came since the chart was read
 
     # --- the picture ---
 
@@ -195,16 +189,15 @@ class Studio(App[int]):
         self.panel.refresh()
 
     def came(self) -> Iterator[Event]:
-        """What is new, the snapshots among it kept for the doctor; he takes long records in pieces."""
+        """What is new, the snapshots among it on the doctor's chart too."""
         try:
             for event in self.stream.drain():
-                if self.doctor is not None and isinstance(event, Snapshot):
-                    if len(self.unexamined) >= MOST_UNEXAMINED:
-                        self.doctor(self.unexamined)
-                        self.unexamined = []
-                    self.unexamined.append(event)
-                if isinstance(event, Snapshot) or self.is_own(event):
-                    yield event
+                if isinstance(event, Snapshot):
+                    self.chart.see(event)
+                    self.unexamined = True
+                elif not self.is_own(event):
+                    continue
+                yield event
             self.state = replace(self.state, lost=False) if self.state.lost else self.state
         except OSError as error:  # at any event: what came before it counts
             if not self.state.lost:
@@ -212,13 +205,12 @@ class Studio(App[int]):
                 self.say(f"the run cannot be read: {error}", "sick")
 
     def examine(self) -> None:
-        """Ask the doctor about what came, once a second at most: findings do not come faster."""
+        """Read the doctor's chart where anything came, once a second at most: findings do not come faster."""
         now = self.clock()
-        if self.doctor is None or not self.unexamined or self.state.frozen or now - self.examined < 1.0:
+        if not self.unexamined or self.state.frozen or now - self.examined < 1.0:
             return
-        self.examined = now
-        self.state = examined(self.state, tuple(self.doctor(self.unexamined)))
-        self.unexamined = []
+        self.examined, self.unexamined = now, False
+        self.state = examined(self.state, self.chart.findings())
 
     def ask_for_exhibit(self, now: float) -> None:
         """Ask for what the visible screen needs, at its own low rate."""
@@ -262,10 +254,14 @@ class Studio(App[int]):
             return False
         return self.obeyed()
 
+    @property
+    def run_state(self) -> str:
+        """That of the run as it was last heard of; empty before the first snapshot."""
+        return self.history.snapshot.state if self.history.snapshot else ""
+
     def obeyed(self) -> bool:
         """Whether somebody trains the run and answers; says where nobody does."""
-        snapshot = self.history.snapshot
-        silent = snapshot is not None and snapshot.state == "unresponsive"
+        silent = self.run_state == "unresponsive"
         absent = self.absent() or ("its trainer does not answer: nothing was sent" if silent else "")
         if absent:
             self.say(absent)
@@ -287,12 +283,9 @@ class Studio(App[int]):
     # --- training ---
 
     def action_pause(self) -> None:
-        if not self.changes_allowed():
+        if not self.changes_allowed() or self.diverged():
             return
-        assert self.history.snapshot is not None
-        if self.diverged():
-            return
-        if self.history.snapshot.state == "finished":  # train on, for as many steps again
+        if self.run_state == "finished":  # train on, for as many steps again
             self.change("steps", 2 * self.last_step() or Config().steps)
             return
         paused = self.waits()
@@ -302,13 +295,11 @@ class Studio(App[int]):
 
     def waits(self) -> bool:
         """Whether the run is paused, or has been asked to be."""
-        if "paused" in self.pending:
-            return bool(self.setting("paused"))
-        return self.history.snapshot is not None and self.history.snapshot.state == "paused"
+        return bool(self.setting("paused")) if "paused" in self.pending else self.run_state == "paused"
 
     def diverged(self) -> bool:
         """Whether there is nothing left that could be trained on; says so."""
-        over = self.history.snapshot is not None and self.history.snapshot.state == "diverged"
+        over = self.run_state == "diverged"
         if over:
             self.say("diverged: r restarts from the seed, D says what to change")
         return over
@@ -321,7 +312,7 @@ class Studio(App[int]):
     def action_step(self) -> None:
         if not self.changes_allowed() or self.diverged():
             return
-        if self.history.snapshot is not None and self.history.snapshot.state == "finished":
+        if self.run_state == "finished":
             self.change("steps", self.last_step() + 1)
         else:
             self.stream.send(Step(1))
@@ -332,7 +323,7 @@ class Studio(App[int]):
         """Whether the net can be sampled from; says why not."""
         if not self.changes_allowed():
             return False
-        diverged = self.history.snapshot is not None and self.history.snapshot.state == "diverged"
+        diverged = self.run_state == "diverged"
         if diverged:
             self.say("no names: the logits of a diverged net are no numbers")
         return not diverged
@@ -371,13 +362,7 @@ class Studio(App[int]):
             self.stream.send(Restart())
             self.say("restarted from the seed; u undoes it")
 
-    def action_undo(self) -> None:
-        self.go_back(forth=False)
-
-    def action_redo(self) -> None:
-        self.go_back(forth=True)
-
-    def go_back(self, *, forth: bool) -> None:
+    def action_go_back(self, forth: bool) -> None:
         """To the net before a restart, or forth; the trainer says to which, or that there is none."""
         if not self.changes_allowed():
             return
@@ -502,11 +487,11 @@ class Studio(App[int]):
         if self.state.frozen:
             self.state = replace(self.state, frozen=False, history=self.history)
             self.say("the view moves again")
-        elif snapshot is not None and snapshot.state in ENDED:
-            self.say(f"{snapshot.state}: nothing moves that could be frozen")
+        elif self.run_state in ENDED:
+            self.say(f"{self.run_state}: nothing moves that could be frozen")
         else:
             self.state = replace(self.state, frozen=True, history=self.history.still())
-            trains = "" if snapshot is not None and snapshot.state == "paused" else "; training goes on"
+            trains = "" if self.run_state == "paused" else "; training goes on"
             self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}")
 
     def action_log(self) -> None:
@@ -541,15 +526,14 @@ class Studio(App[int]):
             self.state = replace(self.state, options={**self.state.options, "explained": self.state.screen})
         self.action_screen("explain")
 
-    def action_move(self, by: int) -> None:
-        key = next(key for key, step in MOVES.items() if step == by)
+    def action_move(self, key: str) -> None:
         if self.pressed(key):
             return
         current, count = screen(self.state.screen), len(rows(self.state))
         if current.text is not None:
             self.state = replace(self.state, scroll=scrolled(self.state, key, *self.panel.size))
         elif current.press is None and count:
-            at = min(max(0, self.state.cursor), count - 1)
+            at, by = min(max(0, self.state.cursor), count - 1), MOVES[key]
             cursor = (at + by) % count if abs(by) == 1 else min(max(0, at + by), count - 1)
             self.state = replace(self.state, cursor=cursor)
         self.paint()
@@ -605,7 +589,7 @@ class Studio(App[int]):
         palette = self.panel.palette
         self.panel.palette = "dark" if palette == "light" else palette
         try:
-            return self.export_screenshot(title=self.state.title)
+            return self.export_screenshot(title=self.state.run)
         finally:
             self.panel.palette = palette
 
@@ -658,8 +642,7 @@ class Studio(App[int]):
 
     def over(self) -> bool:
         """Whether nothing goes on that leaving could end, or that could go on in the background."""
-        snapshot = self.history.snapshot
-        return bool(self.absent()) or (snapshot is not None and snapshot.state in ENDED)
+        return bool(self.absent()) or self.run_state in ENDED
 
     def action_detach(self) -> None:
         """Leave, and let the run go on, or wait: in a process of its own where it is this one that trains."""

@@ -60,7 +60,7 @@ DARK = ("0", "1", "2", "3", "4", "5", "6", "8")
 """The dark ones of 16 colours, as vim takes them."""
 
 
-def require_terminal(instead: str = "train --headless") -> None:
+def require_terminal(instead: str) -> None:
     """Raises ValueError where no full-screen view can be shown: no terminal, one that knows no escape codes, no such
     theme.
 

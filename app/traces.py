@@ -65,12 +65,12 @@ class LayerTrace:
         smooth = Smooth(list(_layer_numbers(layer)), list(activation), list(gradient))
         return cls(layer, layer, layer, step, list(activation), list(gradient), smooth)
 
-    def see(self, layer: Layer, step: int, share: float, shows: bool) -> None:
+    def see(self, layer: Layer, step: int, share: float, recent: bool) -> None:
         """Take in the layer as it was after `step` updates; `share` is its weight, 0..1, in the running means.
 
-        Not `shows`: so much comes after it that nothing of it will be seen but the course.
+        Not `recent`: so much comes after it that nothing of it will be seen but the course.
         """
-        if shows:
+        if recent:
             leapt = _leapt(self.smooth.numbers, _layer_numbers(layer), SCALES_OF_LAYER)
             self.seen = 1 if leapt else self.seen + 1
             self._mix(layer, max(share, 1 / self.seen))
@@ -134,9 +134,9 @@ class WeightTrace:
         """A row that begins with this weight."""
         return cls(weight, weight, list(_weight_numbers(weight)))
 
-    def see(self, weight: Weight, step: int, share: float, shows: bool) -> None:
+    def see(self, weight: Weight, step: int, share: float, recent: bool) -> None:
         """Take in the weight, as `LayerTrace.see` does a layer."""
-        if shows:
+        if recent:
             leapt = _leapt(self.smooth, _weight_numbers(weight), SCALES_OF_WEIGHT)
             self.seen = 1 if leapt else self.seen + 1
             share = max(share, 1 / self.seen)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from app.session_view import advice
 from app.studio import Studio
 from makemore_core import dataset
 from makemore_core.command import Channel, Stop
@@ -64,7 +63,7 @@ async def draw(name: str, picture: Picture) -> None:
     watch = Watch(paused=paused)
     session = Session(config, dataset.read(), channel, name=name, preset=picture.preset, twin=twin, watch=watch)
     worker = threading.Thread(target=session.run, daemon=True)
-    studio = Studio(channel, title=name, ascii=False, light=False, findings=advice(), start=worker.start)
+    studio = Studio(channel, run=name, ascii=False, light=False, start=worker.start)
     async with studio.run_test(size=picture.size) as pilot:
         history = studio.history
         await until(lambda: history.snapshot is not None and history.snapshot.step >= picture.step)

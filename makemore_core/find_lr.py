@@ -25,6 +25,7 @@ from makemore_core.trainer import Trainer
 
 LOW, HIGH = -3.0, 0.0  # exponents (part 2: lre = torch.linspace(-3, 0, 1000))
 UPDATES = 1000
+LINES = 19  # of the printed table
 FEWEST = 100  # that still give a curve
 LONGEST = 5.0  # seconds of a range test that is shown of a run
 PIECE = 50_000_000  # weights times examples, in all updates between two of which the run may go on
@@ -139,12 +140,12 @@ def run(config: Config | None = None, data: str | None = None, updates: int = UP
     return 0 if test.suggestion is not None else 1
 
 
-def _table(test: RangeTest, lines: int = 19) -> Iterator[str]:
+def _table(test: RangeTest) -> Iterator[str]:
     yield f"{'lr':>8s}  loss (mean of the latest)"
     finite = [loss for loss in test.smooth if math.isfinite(loss)]
     low, high = min(finite, default=0.0), max(finite[:1], default=1.0)
-    for i in range(lines):
-        position = round(i * (len(test.rates) - 1) / (lines - 1))
+    for i in range(LINES):
+        position = round(i * (len(test.rates) - 1) / (LINES - 1))
         loss = test.smooth[position]
         if not math.isfinite(loss):
             yield f"{test.rates[position]:8.2g}  not a number"

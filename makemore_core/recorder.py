@@ -280,7 +280,7 @@ def dataset_of(manifest: rundir.Manifest) -> Dataset:
     return dataset
 
 
-def open_run(folder: Path, channel: Channel, *, watch: Watch | None = None, stay: bool = False) -> Session:
+def open_run(folder: Path, channel: Channel, *, watch: Watch | None = None) -> Session:
     """A session that begins a run, or goes on from its last good checkpoint as if it had never stopped, bit for bit.
 
     Changes that were recorded after the checkpoint are made again, each before the update it was made before.
@@ -289,15 +289,13 @@ def open_run(folder: Path, channel: Channel, *, watch: Watch | None = None, stay
     manifest = rundir.read_manifest(folder)
     recorder = FolderRecorder(folder)
     try:
-        return _session(manifest, recorder, channel, watch, stay)
+        return _session(manifest, recorder, channel, watch)
     except BaseException:
         recorder.give_up()
         raise
 
 
-def _session(
-    manifest: rundir.Manifest, recorder: FolderRecorder, channel: Channel, watch: Watch | None, stay: bool
-) -> Session:
+def _session(manifest: rundir.Manifest, recorder: FolderRecorder, channel: Channel, watch: Watch | None) -> Session:
     kept, loaded = last_checkpoint(recorder.folder)
     session = Session(
         Config().replace(kept.config if kept else manifest.config),
@@ -308,7 +306,6 @@ def _session(
         twin=kept.twin if kept else manifest.twin,
         watch=watch,
         recorder=recorder,
-        stay=stay,
     )
     if kept and loaded:
         _restore(session.nets, kept, loaded)

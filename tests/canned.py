@@ -314,7 +314,6 @@ def main() -> int:
         stream,
         ascii=True if "--ascii" in sys.argv else None,
         readonly="--readonly" in sys.argv,
-        findings=lambda _: [FOUND] if words and words[0] in ("sick", "shrinking") else [],
     )
     return run_studio(studio, studio.exit)
 

@@ -140,7 +140,7 @@ class TerminalApp(App[None]):
 
 def main() -> int:
     try:
-        require_terminal()
+        require_terminal("train --headless")
     except ValueError as error:
         print(f"makemore: {error}", file=sys.stderr)
         return Exit.BAD_INPUT

@@ -560,7 +560,8 @@ async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() ->
 async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> None:
     for readonly in (False, True):
         stream = Asked("deep-tanh-gain1")
-        studio = Studio(stream, fps=50, readonly=readonly, findings=lambda _: [canned.FOUND])
+        studio = Studio(stream, fps=50, readonly=readonly)
+        studio.chart.findings = lambda: (canned.FOUND,)  # type: ignore[method-assign]
         async with studio.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda studio=studio: bool(studio.state.findings))
             await pilot.press("8")
@@ -574,7 +575,8 @@ async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> N
 
 async def test_what_enter_applies_is_live_where_that_is_on() -> None:
     stream = Asked("deep-tanh")
-    studio = Studio(stream, fps=50, findings=lambda _: [canned.FOUND])
+    studio = Studio(stream, fps=50)
+    studio.chart.findings = lambda: (canned.FOUND,)  # type: ignore[method-assign]
     async with studio.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: bool(studio.state.findings))
         await pilot.press("i")

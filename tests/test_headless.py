@@ -18,7 +18,8 @@ from typing import NoReturn
 import pytest
 
 from app import launch
-from app.headless import number, train_headless
+from app.headless import train_headless
+from app.report import number
 from makemore_core import checkpoint, control, rundir
 from makemore_core.command import Channel
 from makemore_core.config import Config

@@ -55,8 +55,9 @@ PICTURES: dict[str, tuple[Sequence[Event], tuple[int, int], Sequence[str], bool]
 async def draw(name: str) -> str:
     """The picture, as an SVG."""
     events, size, keys, ascii_only = PICTURES[name]
-    findings = [canned.FOUND] if "sick" in name or "shrinking" in name else []
-    app = Studio(Still(events), ascii=ascii_only, light=False, findings=lambda _: findings, clock=lambda: 0.0)
+    findings = (canned.FOUND,) if "sick" in name or "shrinking" in name else ()
+    app = Studio(Still(events), ascii=ascii_only, light=False, clock=lambda: 0.0)
+    app.chart.findings = lambda: findings  # type: ignore[method-assign]
     async with app.run_test(size=size) as pilot:
         while app.history.snapshot is None:
             await pilot.pause()

@@ -20,8 +20,21 @@ from app.keys import KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.traces import WeightTrace
 from app.views import SCREENS, draw
-from app.views.curve import Axis, Frame, _ticks, framed, line, loss_axis, loss_curve, tick_texts
-from app.views.dashboard import LINES, curves, legend, side_column, stds_over_steps, updates_over_steps
+from app.views.curve import (
+    LINES,
+    Axis,
+    Frame,
+    _ticks,
+    curves,
+    framed,
+    legend,
+    line,
+    loss_axis,
+    loss_curve,
+    tick_texts,
+    updates_over_steps,
+)
+from app.views.dashboard import side_column, stds_over_steps
 from app.views.gradients import over_steps
 from app.views.layer import _bars, _over_steps
 from app.views.lines import Line, cells_of, cut
@@ -720,7 +733,7 @@ def test_a_run_of_few_steps_fills_the_plot() -> None:
     few = msgspec.structs.replace(canned.snapshot(step=6), losses=losses, interventions=(), state="diverged")
     history = History()
     history.feed([few])
-    lines = text_of(loss_curve(View(history=history, title="run"), 70, 12))
+    lines = text_of(loss_curve(View(history=history), 70, 12))
     assert "!not finite from step 4" in "\n".join(lines)
     assert lines[1].strip("2.0e6┤ ") == "▛▀▀▀▀▀▀▀"  # eight cells a step, the last of which has a number
     assert lines[-1].split()[0] == "└0"
@@ -740,7 +753,7 @@ def test_a_validation_loss_above_the_training_loss_lies_on_the_scale() -> None:
     history = History()
     history.feed([canned.snapshot(step=step, losses=(0.7,) * 500, splits=None) for step in (500, 1000)])
     history.attempt.val.append((900, 5.4))
-    lines = text_of(loss_curve(View(history=history, title="run"), 70, 20))
+    lines = text_of(loss_curve(View(history=history), 70, 20))
     (row,) = (at for at, line in enumerate(lines) if "●" in line)
     assert row < next(at for at, line in enumerate(lines) if "ln V" in line)
 
@@ -750,7 +763,7 @@ def test_the_label_of_a_mark_is_as_long_as_there_is_room_and_leaves_the_guide_s(
     history = History()
     mark = Intervention(step, "nonlinearity leaky_relu → tanh, live weights")
     history.feed([canned.snapshot(step=1000, losses=(3.2,) * 500, splits=None, interventions=(mark,))])
-    lines = text_of(loss_curve(View(history=history, title="run"), 110, 20))
+    lines = text_of(loss_curve(View(history=history), 110, 20))
     assert next(at for at, line in enumerate(lines) if "ln V" in line) < 3  # where labels are
     assert any(line.endswith("┄ln V") for line in lines)
     assert any(mark.what in line for line in lines)
@@ -761,7 +774,7 @@ def test_no_curve_runs_through_the_word_at_the_guide(slope: float) -> None:
     history = History()
     losses = tuple(math.log(27) + slope * (at - 63) for at in range(64))
     history.feed([canned.snapshot(step=64, losses=losses, splits=None)])
-    assert "\n".join(text_of(loss_curve(View(history=history, title="run"), 70, 9))).count("ln V") == 1
+    assert "\n".join(text_of(loss_curve(View(history=history), 70, 9))).count("ln V") == 1
 
 
 def test_what_lies_above_a_scale_is_not_told_below_it() -> None:
@@ -770,7 +783,7 @@ def test_what_lies_above_a_scale_is_not_told_below_it() -> None:
         shown = canned.snapshot(step=step, since=step)
         weights = [msgspec.structs.replace(weight, update_data_log10=0.0) for weight in shown.weights]
         history.feed([msgspec.structs.replace(shown, weights=tuple(weights))])
-    text = "\n".join(text_of(updates_over_steps(View(history=history, title="run"), 70, 9)))
+    text = "\n".join(text_of(updates_over_steps(View(history=history), 70, 9)))
     assert ("▴ to 0.0" in text, "▾" in text) == (True, False)
 
 
@@ -788,7 +801,7 @@ def test_a_first_loss_that_the_means_hide_is_told(first: float, told: str) -> No
     history = History()
     losses = (27.3, *(9.0,) * 9, *(2.5,) * 9990)
     history.feed([canned.snapshot(step=len(losses), losses=losses, first_loss=first)])
-    picture = "\n".join(text_of(loss_curve(View(history=history, title="run"), 70, 12)))
+    picture = "\n".join(text_of(loss_curve(View(history=history), 70, 12)))
     assert f"▴ first loss {told}" in picture
 
 

@@ -85,7 +85,8 @@ def opened(
     stay: bool = False,
 ) -> Session:
     """The run, ready to go on; it is given the orders that its record does not hold yet."""
-    session = recorder.open_run(folder, Channel(), watch=watch, stay=stay)
+    session = recorder.open_run(folder, Channel(), watch=watch)
+    session.stay = stay
     known = [change[2] for change in recorder.later_changes(folder, 0)]
     given = [order for order in orders if order.command not in known]
     asked = session.recorder.asked

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -17,7 +16,6 @@ from app.series import Bucket
 from app.views.curve import Axis, Reach, line
 from app.views.lines import Line
 from app.views.state import View
-from makemore_core.config import Value
 
 Answer = TypeVar("Answer")
 
@@ -48,24 +46,6 @@ def taken_at(view: View, name: str) -> str:
     """The step that the answer is of."""
     exhibit = view.history.exhibits.get(name)
     return "" if exhibit is None else f"at step {exhibit.step:,}"
-
-
-def chosen(view: View, name: str, default: int = 0) -> int:
-    """A whole number that a screen keeps for itself."""
-    value = view.options.get(name, default)
-    return value if isinstance(value, int) else default
-
-
-def keep(view: View, **values: Value) -> View:
-    """The view with numbers of a screen's own changed; the names are written `screen_name`."""
-    return replace(view, options={**view.options, **values})
-
-
-def hint(words: str, view: View) -> Line:
-    """The last line of a screen: its own keys."""
-    if view.glyphs.ascii:
-        words = words.replace("←→", "left/right").replace("↑↓", "up/down")
-    return [(" " + view.glyphs.text(words), "dim")]
 
 
 def stretched(values: Sequence[float], dots: int, axis: Axis) -> list[Reach]:

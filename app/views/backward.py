@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.answers import answer, chosen, hint, keep, none_yet, signed_bars, symbol, taken_at
+from app.views.answers import answer, none_yet, signed_bars, symbol, taken_at
 from app.views.lines import Line, block, heading
-from app.views.state import MOVES, Pressed, View, listed
+from app.views.state import MOVES, Pressed, View, chosen, hint, keep, listed
 from makemore_core.answers import Backward, Example, GradientRow
 from makemore_core.command import Look
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from app import glyphs as glyph
-from app.views.answers import answer, chosen, hint, keep, none_yet, symbol, taken_at
+from app.views.answers import answer, none_yet, symbol, taken_at
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, chosen, hint, keep
 from app.views.status import loss_number
 from makemore_core.answers import BatchNorms, NormLayer
 from makemore_core.command import Look

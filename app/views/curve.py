@@ -9,19 +9,22 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from dataclasses import replace
+from typing import NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
 from app.history import STILL, Attempt
 from app.series import Bucket, Series, bridged
-from app.views.lines import Line, runs
-from app.views.state import View
+from app.views.lines import Line, cells_of, heading, runs
+from app.views.state import UPDATE_HIGH, UPDATE_LOW, Draw, Row, View, rows
 from app.views.status import loss_number
 from app.views.table import per_column
+from makemore_core.doctor import GUIDE
 from makemore_core.snapshot import Intervention
 
+T = TypeVar("T")
 Reach: TypeAlias = tuple[int, int] | None  # lowest and highest dot of a column, counted from the bottom
 
 # Quarter blocks by mask: bit 0 bottom left, 1 top left, 2 bottom right, 3 top right. Braille would be finer, but many
@@ -49,6 +52,7 @@ class Trail(NamedTuple):
         return Trail(out, self.style)
 
 
+LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
 GHOST_WITHIN = 15  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
 
 
@@ -401,24 +405,26 @@ def loss_curve(view: View, width: int, height: int) -> list[Line]:
     axis = loss_axis([*ghosts, now], snapshot.expected_loss, frame.dots, view.log)
     if axis is None:
         return [[(" " * frame.gutter + "no loss yet", "dim")]]
-    key = (  # all that the picture depends on
-        tuple(ghost.loss.end for ghost in ghosts), len(now.val), now.val[-1][0] if now.val else None, now.loss.broken,
-        history.marks, snapshot.first_loss, snapshot.expected_loss,
-    )  # fmt: skip
-    return _loss_curve(now, ghosts, axis, frame, frame.drawn(snapshot.step, view), key)
-
-
-_Key: TypeAlias = tuple[object, ...]
+    drawn, first, expected = frame.drawn(snapshot.step, view), snapshot.first_loss, snapshot.expected_loss
+    points = len(now.val), now.val[-1][0] if now.val else None
+    grown = tuple(ghost.loss.end for ghost in ghosts), points, now.loss.broken
+    return _loss_curve(now, ghosts, axis, frame, drawn, history.marks, first, expected, grown)
 
 
 @functools.lru_cache(8)
 def _loss_curve(
-    now: Attempt, ghosts: tuple[Attempt, ...], axis: Axis, frame: Frame, drawn: int, key: _Key
+    now: Attempt,
+    ghosts: tuple[Attempt, ...],
+    axis: Axis,
+    frame: Frame,
+    drawn: int,
+    marks: tuple[Intervention, ...],
+    first: float | None,
+    expected: float | None,
+    grown: object,
 ) -> list[Line]:
-    marks, first, expected = key[-3:]
-    assert isinstance(marks, tuple)
-    assert first is None or isinstance(first, float)
-    assert expected is None or isinstance(expected, float)
+    """`grown`: what tells that an attempt is no longer as it was the last time, though it is the same one."""
+    del grown
     cells, rows_, g = frame.cells, frame.rows, frame.glyphs
     columns = now.loss.columns(frame.per_dot)[:drawn]
     trails = [Trail(line_of(now.loss, frame.per_dot, axis)[:drawn], "loss")]
@@ -547,3 +553,85 @@ def _lines_over_steps(
             at = min(frame.cells - 1, (len(columns) * frame.wide - 1) // grain(g).across)
             canvas.put(frame.row(end.mean, axis), at, course.letter, "title")
     return frame.around(canvas, axis)
+
+
+# --- the rows of the net, each in its colour -------------------------------------------------------------------------
+
+
+def styles(count: int) -> list[str]:
+    """A style for each of so many lines, in the order of depth; no two are alike where there are enough of them."""
+    return [f"line{round(at * (LINES - 1) / max(1, count - 1))}" for at in range(count)]
+
+
+class Curve(NamedTuple):
+    """A row of the net as it is drawn over the steps: with its style, and its sign where there are no colours."""
+
+    row: Row
+    style: str
+    letter: str
+
+
+def curves(view: View) -> list[Curve]:
+    """Every row of the net, in the one colour that it has in every plot."""
+    found = rows(replace(view, filter=""))
+    return [
+        Curve(row, style, "abcdefghijklmnopqrstuvwxyz"[at if len(found) <= LINES else int(style[4:])])
+        for at, (row, style) in enumerate(zip(found, styles(len(found)), strict=True))
+    ]
+
+
+def legend(view: View, title: str, width: int, *, by_row: bool = True, layers: bool = False) -> Line:
+    """The names of the drawn weights, or layers, each in the style of its line, as many as fit behind the title, the
+    first and the last among them, and an ellipsis for the others; `by_row`: by the number of the row of the table that
+    they stand in.
+    """
+    g = view.glyphs
+    every = [curve for curve in curves(view) if (curve.row.layer if layers else curve.row.weight)]
+    drawn = thinned(every)
+    scale: Line = [("log10 scale" if layers else f"log10, guide at {g.minus}3", "dim")]
+    head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
+    for most in range(len(drawn), min(1, len(drawn) - 1), -1):
+        named = [("  " + _short_name(curve, by_row, g), curve.style) for curve in thinned(drawn, most)]
+        if most < len(drawn):
+            named.insert(-1, (" " + g.ellipsis, "dim"))
+        if cells_of([*head, *named]) <= width - len(title) - 4:
+            return [*head, *named]
+    return scale
+
+
+def _short_name(curve: Curve, by_row: bool, g: glyph.Glyphs) -> str:
+    layer, weight = curve.row.layer, curve.row.weight
+    if layer and (by_row or not weight):
+        text = str(layer.layer.index)
+    else:
+        assert weight is not None
+        text = weight.weight.name.removesuffix(".weight")
+    text = glyph.clip(glyph.escape(text, ascii=g.ascii), 14, g)
+    return text if g.coloured else f"{curve.letter}={text}"
+
+
+def with_plot(
+    lines: Sequence[Line], view: View, width: int, height: int, least: int, title: str, note: Line, plot: Draw
+) -> list[Line]:
+    """The lines of a table and a plot below them, in all that they leave of `height`, in which it has `least` lines
+    or more; where that is 0 there is none.
+    """
+    if not least:
+        return [*lines]
+    room = max(least, height - len(lines) - 1)
+    gap: list[Line] = [[]] * (height - room - len(lines))
+    return [*lines, *gap, heading(title, note, width, view.glyphs), *plot(view, width, room - 1)]
+
+
+def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
+    """update:data of every weight over the whole run, one scale for all, the guide at -3."""
+    courses = [Course(row.weight.update, style, letter) for row, style, letter in curves(view) if row.weight]
+    guides = ((GUIDE, "guide"),)
+    return lines_over_steps(thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=guides)
+
+
+def thinned(found: list[T], most: int = LINES) -> list[T]:
+    """At most so many, the first and the last among them: more lines could not be told apart."""
+    if len(found) <= most:
+        return found
+    return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]

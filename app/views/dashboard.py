@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple, TypeVar
-
 from app import glyphs as glyph
-from app.views.curve import Course, lines_over_steps, loss_curve
+from app.views.curve import LINES, Course, curves, legend, lines_over_steps, loss_curve, thinned, updates_over_steps
 from app.views.lines import Line, beside, block, cells_of, heading
-from app.views.state import UPDATE_HIGH, UPDATE_LOW, Row, View, rows, style_of
+from app.views.state import View, style_of
 from app.views.table import needed, table, tallest
-from makemore_core.doctor import GUIDE, Finding
+from makemore_core.doctor import Finding
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
-LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
-
-T = TypeVar("T")
 
 
 def dashboard(view: View, width: int, height: int) -> list[Line]:
@@ -87,8 +81,6 @@ def _side_width(width: int) -> int:
 
 def side_column(view: View, width: int, height: int) -> list[Line]:
     """Sampled names above, findings below."""
-    if view.findings is None:
-        return names(view, width, height)
     told = findings(view, width, height - min(4, height - 1))
     return [*names(view, width, height - len(told)), *told]
 
@@ -132,7 +124,7 @@ def findings(view: View, width: int, height: int) -> list[Line]:
     first, as has room. Nothing is good news.
     """
     g = view.glyphs
-    found = view.findings or ()
+    found = view.findings
     head = heading("doctor", "" if not found else f"{len(found)} finding{'s' * (len(found) > 1)}", width, g)
     lines: list[Line] = [] if found else [[(" nothing to report", "good")]]
     titles = [_title(finding, width, g) for finding in found]
@@ -155,65 +147,6 @@ def _wrapped(text: str, width: int, g: glyph.Glyphs) -> list[str]:
     return glyph.wrap(glyph.escape(g.text(text), ascii=g.ascii), width)
 
 
-def styles(count: int) -> list[str]:
-    """A style for each of so many lines, in the order of depth; no two are alike where there are enough of them."""
-    return [f"line{round(at * (LINES - 1) / max(1, count - 1))}" for at in range(count)]
-
-
-class Curve(NamedTuple):
-    """A row of the net as it is drawn over the steps: with its style, and its sign where there are no colours."""
-
-    row: Row
-    style: str
-    letter: str
-
-
-def curves(view: View) -> list[Curve]:
-    """Every row of the net, in the one colour that it has in every plot."""
-    found = rows(replace(view, filter=""))
-    return [
-        Curve(row, style, "abcdefghijklmnopqrstuvwxyz"[at if len(found) <= LINES else int(style[4:])])
-        for at, (row, style) in enumerate(zip(found, styles(len(found)), strict=True))
-    ]
-
-
-def legend(view: View, title: str, width: int, *, by_row: bool = True, layers: bool = False) -> Line:
-    """The names of the drawn weights, or layers, each in the style of its line, as many as fit behind the title, the
-    first and the last among them, and an ellipsis for the others; `by_row`: by the number of the row of the table that
-    they stand in.
-    """
-    g = view.glyphs
-    every = [curve for curve in curves(view) if (curve.row.layer if layers else curve.row.weight)]
-    drawn = thinned(every)
-    scale: Line = [("log10 scale" if layers else f"log10, guide at {g.minus}3", "dim")]
-    head: Line = [*scale, (f", {len(drawn)} of {len(every)}:", "dim")] if len(drawn) < len(every) else scale
-    for most in range(len(drawn), min(1, len(drawn) - 1), -1):
-        named = [("  " + _short_name(curve, by_row, g), curve.style) for curve in thinned(drawn, most)]
-        if most < len(drawn):
-            named.insert(-1, (" " + g.ellipsis, "dim"))
-        if cells_of([*head, *named]) <= width - len(title) - 4:
-            return [*head, *named]
-    return scale
-
-
-def _short_name(curve: Curve, by_row: bool, g: glyph.Glyphs) -> str:
-    layer, weight = curve.row.layer, curve.row.weight
-    if layer and (by_row or not weight):
-        text = str(layer.layer.index)
-    else:
-        assert weight is not None
-        text = weight.weight.name.removesuffix(".weight")
-    text = glyph.clip(glyph.escape(text, ascii=g.ascii), 14, g)
-    return text if g.coloured else f"{curve.letter}={text}"
-
-
-def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
-    """update:data of every weight over the whole run, one scale for all, the guide at -3."""
-    courses = [Course(row.weight.update, style, letter) for row, style, letter in curves(view) if row.weight]
-    guides = ((GUIDE, "guide"),)
-    return lines_over_steps(thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=guides)
-
-
 def _layers_drawn(view: View) -> str:
     count = len(view.history.layers)
     return "every layer" if count <= LINES else f"{LINES} of {count} layers"
@@ -224,10 +157,3 @@ def stds_over_steps(view: View, width: int, height: int) -> list[Line]:
     high = max(1.0, view.history.activation_scale)
     courses = [Course(row.layer.std, style, letter) for row, style, letter in curves(view) if row.layer]
     return lines_over_steps(thinned(courses), view, width, height, low=0.0, high=high)
-
-
-def thinned(found: list[T], most: int = LINES) -> list[T]:
-    """At most so many, the first and the last among them: more lines could not be told apart."""
-    if len(found) <= most:
-        return found
-    return [found[round(at * (len(found) - 1) / (most - 1))] for at in range(most)]

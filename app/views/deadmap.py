@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from app import glyphs as glyph
-from app.views.answers import answer, chosen, hint, keep, none_yet, signed_bars, taken_at
+from app.views.answers import answer, none_yet, signed_bars, taken_at
 from app.views.lines import Line, block, cells_of, heading, runs
-from app.views.state import Pressed, View, rows, saturated_sick
+from app.views.state import Pressed, View, chosen, hint, keep, rows, saturated_sick
 from makemore_core.answers import DeadMap, Unit
 from makemore_core.command import Look
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app import glyphs as glyph
-from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View, listed, style_of
+from app.views.state import Pressed, View, chosen, hint, keep, listed, style_of
 from makemore_core.command import Set, in_words
 from makemore_core.doctor import Finding
 
 
 def press(view: View, key: str) -> Pressed | None:
     """Up and down choose a finding, `enter` applies what it suggests."""
-    found = view.findings or ()
+    found = view.findings
     if key in ("up", "down") and found:
         at = (chosen(view, "doctor_row") + (1 if key == "down" else -1)) % len(found)
         return Pressed(keep(view, doctor_row=at))
@@ -39,12 +38,10 @@ def _selected(view: View, found: tuple[Finding, ...]) -> Finding:
 def draw(view: View, width: int, height: int) -> list[Line]:
     """The findings, the gravest first, and all about the one under the cursor."""
     g = view.glyphs
-    found = view.findings or ()
+    found = view.findings
     count = f"{len(found)} finding{'s' * (len(found) != 1)}" if found else ""
     lines: list[Line] = [heading("doctor", count, width, g)]
-    if view.findings is None:
-        lines.append([(" no doctor at hand", "dim")])
-    elif not found:
+    if not found:
         words = "nothing to report: the first loss, saturation, spread and gradients through the depth, update:data, "
         words += "dead units and BatchNorm's statistics are within their limits"
         lines += [[(" " + line, "good")] for line in glyph.wrap(words, width - 2)]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from app import glyphs as glyph
-from app.views.answers import hint
 from app.views.lines import Line, heading
-from app.views.state import View, selected
+from app.views.state import View, hint, selected
 from makemore_core.doctor import LIMITS
 
 COLUMNS: dict[str, str] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.answers import answer, hint, none_yet, stretched, taken_at
+from app.views.answers import answer, none_yet, stretched, taken_at
 from app.views.curve import Axis, Canvas, Trail, framed, grain
 from app.views.lines import Line, block, heading
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, hint
 from app.views.status import loss_number
 from makemore_core.answers import RangeTest
 from makemore_core.command import Look, Set

@@ -6,11 +6,10 @@ import math
 
 from app import glyphs as glyph
 from app.history import bounded
-from app.views.answers import answer, chosen, hint, keep, none_yet, stretched
-from app.views.curve import Axis, Canvas, Trail, framed, grain
-from app.views.dashboard import styles
+from app.views.answers import answer, none_yet, stretched
+from app.views.curve import Axis, Canvas, Trail, framed, grain, styles
 from app.views.lines import Line, beside, block, heading
-from app.views.state import Pressed, View
+from app.views.state import Pressed, View, chosen, hint, keep
 from makemore_core.answers import Gains
 from makemore_core.command import Look, Set
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 
 from app import glyphs as glyph
-from app.views.curve import Course, lines_over_steps
-from app.views.dashboard import curves, legend, thinned
+from app.views.curve import Course, curves, legend, lines_over_steps, thinned, with_plot
 from app.views.lines import Line, fit, heading
 from app.views.state import View, gradient_sick, listed, rows
 from app.views.table import histogram, norms
@@ -21,7 +20,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     found = rows(view)
     if not any(row.layer for row in found):
         return [[], [(" no layer in this snapshot yet", "dim")]]
-    plot = max(0, min(height // 2, 16)) if height >= 14 else 0
+    plot = min(height // 2, 16) if height >= 14 else 0
     room = height - plot - 2
     against = norms(found)
     label = min(12, max(len(glyph.escape(row.name)) for row in found) + 3)
@@ -52,13 +51,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         ], width, g)]  # fmt: skip
 
     lines += listed(len(found), cursor, room // tall, row, g, lambda at: gradient_sick(found[at], against.gradient_std))
-    if plot >= 5:
-        plot = max(plot, height - len(lines) - 1)
-        lines += [[]] * (height - plot - len(lines))
-        title = "gradient std over steps"
-        lines.append(heading(title, legend(view, title, width, layers=True), width, g))
-        lines += over_steps(view, width, plot - 1)
-    return lines
+    title = "gradient std over steps"
+    return with_plot(lines, view, width, height, plot, title, legend(view, title, width, layers=True), over_steps)
 
 
 def _times(value: float, other: float, g: glyph.Glyphs) -> str:

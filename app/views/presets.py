@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app import glyphs as glyph
-from app.views.answers import chosen, hint, keep
 from app.views.lines import Line, block, heading
-from app.views.state import MOVES, Pressed, View, listed
+from app.views.state import MOVES, Pressed, View, chosen, hint, keep, listed
 from makemore_core.command import Set, goes_by
 from makemore_core.presets import PRESETS, settings_of
 

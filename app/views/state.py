@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from app.glyphs import UNICODE, Glyphs
@@ -12,6 +12,7 @@ from app.history import History, bounded
 from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line
 from makemore_core.command import Command, Look
+from makemore_core.config import Value
 from makemore_core.doctor import LIMITS, START, Finding, most_saturated
 from makemore_core.snapshot import Weight
 
@@ -31,7 +32,7 @@ class View:
     readonly: bool = False
     lost: bool = False
     absent: str = ""  # why nobody answers, where nobody trains the run
-    title: str = "makemore"
+    run: str = "makemore"  # its name, until a snapshot tells it
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
@@ -39,14 +40,32 @@ class View:
     typed: str = ""  # so far, in answer to the prompt "twin"
     question: str = ""  # of the prompts "untwin" and "quit"
     choices: tuple[tuple[str, str], ...] = ()  # and its answers: key, what it does
-    findings: tuple[Finding, ...] | None = None  # None: no doctor at hand
+    findings: tuple[Finding, ...] = ()
     scroll: int = 0
-    options: dict[str, int | float | bool | str] = field(default_factory=dict)  # what a screen keeps for itself
+    options: dict[str, Value] = field(default_factory=dict)  # what a screen keeps for itself
 
     @property
     def obeyed(self) -> bool:
         """Whether keys may change the run and somebody trains it."""
         return not (self.readonly or self.absent)
+
+
+def chosen(view: View, name: str, default: int = 0) -> int:
+    """A whole number that a screen keeps for itself."""
+    value = view.options.get(name, default)
+    return value if isinstance(value, int) else default
+
+
+def keep(view: View, **values: Value) -> View:
+    """The view with numbers of a screen's own changed; the names are written `screen_name`."""
+    return replace(view, options={**view.options, **values})
+
+
+def hint(words: str, view: View) -> Line:
+    """The last line of a screen: its own keys."""
+    if view.glyphs.ascii:
+        words = words.replace("←→", "left/right").replace("↑↓", "up/down")
+    return [(" " + view.glyphs.text(words), "dim")]
 
 
 class Row(NamedTuple):

@@ -66,7 +66,7 @@ def status(view: View, cells: int, rows: int) -> list[Line]:
     word, style = state_word(view)
     badge: Line = [(" ", ""), (word, style)]
     if snapshot is None:
-        return [ends([(view.title, "title"), (f"  {view.waiting}", "dim")], badge, cells, view.glyphs)][:rows]
+        return [ends([(view.run, "title"), (f"  {view.waiting}", "dim")], badge, cells, view.glyphs)][:rows]
     if rows == 1:
         return [_one_line(view, snapshot, badge, cells)]
     return [_first(view, snapshot, badge, cells), _second(view, snapshot, cells)]
@@ -113,7 +113,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     # as much is kept free in a pause as rate and eta take, so that going on moves nothing
     kept = len(f"step {steps}") + RUNNING if snapshot.state in ("running", "paused") else 0
     room = cells - 2 - max(cells_of(middle) + cells_of(badge), kept)
-    title, run = escape(view.title, ascii=g.ascii), escape(snapshot.run, ascii=g.ascii)
+    run = escape(snapshot.run, ascii=g.ascii)
     preset, other = goes_by(snapshot.preset, snapshot.config)
     preset = glyph.escape(preset, ascii=g.ascii)
     # `deep-tanh-3` tells the preset too
@@ -123,7 +123,6 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     last = (net or run) + "*" * bool(other)
     left: Line = []
     for parts in (
-        (title, run, preset, changed, where),
         (run, preset, changed, where),
         (run, needed, changed, where),
         (run, needed, count, where),
