@@ -445,7 +445,7 @@ def failed(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what found no room is not tried again at the end
         tell(f"makemore: cannot write: {error.strerror}\n")
-        return Exit.FINDINGS
+        return Exit.TROUBLE
     words = str(error).lower()  # torch has no kind of its own for it
     if isinstance(error, MemoryError) or "allocate memory" in words or "out of memory" in words:
         tell("makemore: not enough memory for a net and minibatches of this size\n")

@@ -128,13 +128,13 @@ def progress(share: float, width: int, glyphs: Glyphs = UNICODE) -> tuple[str, s
 
 @functools.lru_cache(1024)
 def _overlaps(
-    low: float, high: float, bins: int, to_low: float, to_high: float, cells: int, limited: bool
+    low: float, high: float, bins: int, to_low: float, to_high: float, cells: int, tails: bool
 ) -> tuple[tuple[tuple[int, int, float], ...], ...]:
     """For each bin the cells it falls into, as (bin, cell, share of the bin); outside goes to the edge cells."""
     rows: list[tuple[tuple[int, int, float], ...]] = []
     step, cell = (high - low) / bins, (to_high - to_low) / cells
     for b in range(bins):
-        if not limited and b in (0, bins - 1):
+        if tails and b in (0, bins - 1):
             rows.append(((b, cells - 1 if b else 0, 1.0),))
             continue
         left, right = low + b * step, low + (b + 1) * step
@@ -157,13 +157,13 @@ def _overlaps(
 
 
 def rebin(
-    counts: Sequence[float], low: float, high: float, to_low: float, to_high: float, cells: int, *, limited: bool = True
+    counts: Sequence[float], low: float, high: float, to_low: float, to_high: float, cells: int, *, tails: bool = False
 ) -> list[float]:
     """Shares (of 1) in `cells` equal cells of `to_low..to_high`, from counts in equal bins of `low..high`.
 
-    A bin that straddles cells is divided among them; what lies outside is counted in the edge cells. Not
-    `limited`: the first and the last bin hold what lies outside, and go to the edge cells whole. All zero where nothing
-    was counted or a bound is not finite.
+    A bin that straddles cells is divided among them; what lies outside is counted in the edge cells. With `tails` the
+    first and the last bin hold what lies outside, and go to the edge cells whole. All zero where nothing was counted or
+    a bound is not finite.
     """
     shares = [0.0] * cells
     total = sum(counts)
@@ -173,7 +173,7 @@ def rebin(
         at = min(cells - 1, max(0, math.floor((low - to_low) / (to_high - to_low) * cells)))
         shares[at] = 1.0
         return shares
-    for parts in _overlaps(low, high, len(counts), to_low, to_high, cells, limited):
+    for parts in _overlaps(low, high, len(counts), to_low, to_high, cells, tails):
         for b, c, share in parts:
             shares[c] += counts[b] * share
     return [share / total for share in shares]

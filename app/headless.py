@@ -58,7 +58,7 @@ def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool |
         return by_signal(caught[0])
     if lost:
         raise lost[-1]
-    return Exit.FINDINGS if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
+    return Exit.TROUBLE if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
 
 
 def follow(

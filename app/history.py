@@ -43,15 +43,15 @@ class Attempt:
     layers: dict[tuple[int, str], LayerTrace] = field(default_factory=dict)
     weights: dict[str, WeightTrace] = field(default_factory=dict)
 
-    def still(self) -> Attempt:
+    def copy(self) -> Attempt:
         """A copy that stays as it is."""
         return replace(
             self,
-            loss=self.loss.still(),
+            loss=self.loss.copy(),
             val=list(self.val),
             train=list(self.train),
-            layers={key: trace.still() for key, trace in self.layers.items()},
-            weights={key: trace.still() for key, trace in self.weights.items()},
+            layers={key: trace.copy() for key, trace in self.layers.items()},
+            weights={key: trace.copy() for key, trace in self.weights.items()},
         )
 
     def cut(self, step: int) -> None:
@@ -81,11 +81,11 @@ class History:
         self.activation_scale = 0.0  # of unbounded units
         self.version = 0
 
-    def still(self) -> History:
+    def copy(self) -> History:
         """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
         other = copy.copy(self)
-        other.exhibits, other.attempt, other.past = dict(self.exhibits), self.attempt.still(), dict(self.past)
-        other.twin = self.twin.still() if self.twin else None
+        other.exhibits, other.attempt, other.past = dict(self.exhibits), self.attempt.copy(), dict(self.past)
+        other.twin = self.twin.copy() if self.twin else None
         return other
 
     # --- in ---
@@ -140,9 +140,9 @@ class History:
         if snapshot.attempt < self.attempt.number:
             again = self.past.get(snapshot.attempt)
             self.past = {number: past for number, past in self.past.items() if number < snapshot.attempt}
-            self._show(again.still() if again else Attempt(snapshot.attempt, frozenset({snapshot.attempt})))
+            self._show(again.copy() if again else Attempt(snapshot.attempt, frozenset({snapshot.attempt})))
         else:
-            self.attempt = self.attempt.still()  # what was drawn of the earlier life is not this one's
+            self.attempt = self.attempt.copy()  # what was drawn of the earlier life is not this one's
         self.attempt.cut(snapshot.step)
 
     def _leave(self) -> None:
@@ -155,7 +155,7 @@ class History:
     def _begin(self, snapshot: Snapshot) -> None:
         """A new attempt; where the run has gone back to the net of an earlier one, with the curves of that."""
         number, origin = snapshot.attempt, self.past.get(-1 if snapshot.origin is None else snapshot.origin)
-        attempt = origin.still() if origin else Attempt(number)
+        attempt = origin.copy() if origin else Attempt(number)
         attempt.number, attempt.numbers = number, attempt.numbers | {number}
         if origin:
             origin.layers, origin.weights = {}, {}  # which the new attempt goes on with

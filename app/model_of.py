@@ -20,8 +20,8 @@ from makemore_core.snapshot import to_json
 ANSWERING = 10.0  # seconds that a trainer may take to save and to say so
 
 
-def saved(folder: Path) -> Path:
-    """The folder of a run, after its trainer, if there is one, has saved what it has."""
+def ask_to_save(folder: Path) -> None:
+    """Have the run's trainer, if there is one, save what it has."""
     if rundir.held_by(folder) is not None:
         client = ControlClient(folder)
         try:
@@ -32,7 +32,6 @@ def saved(folder: Path) -> Path:
             click.echo(f"not as it is now but as it was last saved: {error}", err=True)
         finally:
             client.close()
-    return folder
 
 
 def sample_run(run: str | None, count: int, seed: int | None, temperature: float) -> int:
@@ -41,7 +40,8 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
     from makemore_core.model import SAMPLING_SEED, sample
     from makemore_core.recorder import load_trainer
 
-    trainer = load_trainer(saved(folder))
+    ask_to_save(folder)
+    trainer = load_trainer(folder)
     seed = SAMPLING_SEED if seed is None else seed
     drawn = 0
     for name in sample(trainer.model, trainer.dataset, trainer.config.block_size, count, seed, temperature):
@@ -58,7 +58,8 @@ def evaluate_run(run: str | None, as_json: bool) -> int:
     from makemore_core.model import evaluate
     from makemore_core.recorder import load_trainer
 
-    trainer = load_trainer(saved(folder))
+    ask_to_save(folder)
+    trainer = load_trainer(folder)
     data = trainer.dataset
     losses = {
         name: evaluate(trainer.model, trainer.split(items))

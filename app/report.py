@@ -30,14 +30,11 @@ from makemore_core.command import (
     Step,
     Stop,
     check,
-    decayed,
-    goes_by,
-    shown,
 )
-from makemore_core.config import printable
+from makemore_core.config import decayed, printable, shown
 from makemore_core.control import ControlClient, NoAnswerError
 from makemore_core.doctor import Chart
-from makemore_core.presets import DEFAULT, PRESETS, preset_of
+from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, snapshots, to_json
 
@@ -280,4 +277,4 @@ def examine_run(run: str | None, as_json: bool) -> int:
     for finding in () if as_json else found:
         for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {finding.suggestion}"):
             say(text)
-    return Exit.FINDINGS if found else Exit.DONE
+    return Exit.TROUBLE if found else Exit.DONE

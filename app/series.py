@@ -49,7 +49,7 @@ class Series:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def still(self) -> Series:
+    def copy(self) -> Series:
         """A copy that stays as it is; it takes microseconds, for the stretches themselves never change."""
         other = copy.copy(self)
         other._buckets, other._whole = list(self._buckets), {}
@@ -57,12 +57,7 @@ class Series:
 
     def add(self, step: int, value: float) -> None:
         """One number; steps may only grow, what was seen already is left out."""
-        if self.start is None:
-            self.start = step
-        elif step < self.end:
-            return
-        self.end = step + 1
-        self._put(step, (value,))
+        self.extend(step, (value,))
 
     def extend(self, first: int, values: Sequence[float]) -> None:
         """The numbers of the steps from `first` on; what was seen already is left out."""

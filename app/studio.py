@@ -38,11 +38,9 @@ from makemore_core.command import (
     Stop,
     Stream,
     Twin,
-    decayed,
     in_words,
-    shown,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value, decayed, shown
 from makemore_core.doctor import GAINS, Chart, division
 from makemore_core.presets import twin_changes
 from makemore_core.snapshot import ENDED, Event, Exhibit, Snapshot
@@ -490,7 +488,7 @@ class Studio(App[int]):
         elif self.run_state in ENDED:
             self.say(f"{self.run_state}: nothing moves that could be frozen")
         else:
-            self.state = replace(self.state, frozen=True, history=self.history.still())
+            self.state = replace(self.state, frozen=True, history=self.history.copy())
             trains = "" if self.run_state == "paused" else "; training goes on"
             self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}")
 

@@ -36,7 +36,7 @@ class Exit(IntEnum):
     """The exit statuses of every command; a signal's is `by_signal`."""
 
     DONE = 0
-    FINDINGS = 1
+    TROUBLE = 1
     BAD_INPUT = 2
     ERROR = 3
     LOST = 4

@@ -100,14 +100,14 @@ class LayerTrace:
         self.layer = layer if share >= 1.0 else _steady_layer(self, layer)
         self.version += (self.layer, self.activation_counts, self.gradient_counts) != before
 
-    def still(self) -> LayerTrace:
+    def copy(self) -> LayerTrace:
         """A copy that stays as it is."""
         return replace(
             self,
             smooth=replace(self.smooth),
-            std=self.std.still(),
-            saturated=self.saturated.still(),
-            gradient_std=self.gradient_std.still(),
+            std=self.std.copy(),
+            saturated=self.saturated.copy(),
+            gradient_std=self.gradient_std.copy(),
         )
 
     def cut(self, step: int) -> None:
@@ -154,9 +154,9 @@ class WeightTrace:
         self.update.add(_column(step), weight.update_data_log10)
         self.grad.add(_column(step), weight.grad_data_ratio)
 
-    def still(self) -> WeightTrace:
+    def copy(self) -> WeightTrace:
         """A copy that stays as it is."""
-        return replace(self, update=self.update.still(), grad=self.grad.still())
+        return replace(self, update=self.update.copy(), grad=self.grad.copy())
 
     def cut(self, step: int) -> None:
         """Forget the course from a step on."""
@@ -229,8 +229,8 @@ def _mix_counts(
     if (was.low, was.high) != (now.low, now.high):
         total, before = sum(smooth), sum(shown)
         cells = len(smooth)
-        smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells, limited=False)]
-        shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells, limited=False)]
+        smooth = [n * total for n in rebin(smooth, was.low, was.high, now.low, now.high, cells, tails=True)]
+        shown = [n * before for n in rebin(shown, was.low, was.high, now.low, now.high, cells, tails=True)]
     smooth = [a + (b - a) * share for a, b in zip(smooth, now.counts, strict=True)]
     seen = [b if b >= (LEAST / 2 if a else LEAST) else 0.0 for a, b in zip(shown, smooth, strict=True)]
     flat = (sum(smooth) or 1.0) / max(1, len(smooth))

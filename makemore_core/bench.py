@@ -222,8 +222,8 @@ class Driven:
         while self._session.trainer.step < goal or self._session.state == "running":
             time.sleep(0.002)
         seconds = time.perf_counter() - began
-        net = self._session.net
-        while net.splits is None or not net.splits.step == net.names_step == goal:
+        seen = self._session.net.seen
+        while seen.splits is None or not seen.splits.step == seen.names_step == goal:
             time.sleep(0.002)  # a net that waits is looked at in full, which is not to slow the other side
         self._channel.drain()
         return seconds

@@ -89,13 +89,13 @@ class Budget:
 
     def probed(self, now: float) -> None:
         """A probe was taken in the slice that began `now`."""
-        cost = self.paid("probe")
+        cost = self.settle("probe")
         pause = cost / (SHARES["probe"] * self._watch.budget)
         if self._clock.spent("probe") < CREDIT["probe"]:  # at twice the age each: most happens to a net at first
             pause = min(pause, EARLY, self._clock.elapsed)
         self._next_probe = now + max(1 / self._watch.per_second, pause)
 
-    def paid(self, account: str) -> float:
+    def settle(self, account: str) -> float:
         """One look is over; seconds that it usually costs."""
         spent, usual = self._clock.spent(account), self._usual.get(account, 0.0)
         cost = spent - self._paid.get(account, 0.0) or usual  # one that held up no update was not charged

@@ -6,7 +6,6 @@ Nobody waits here: the queue of events drops its oldest where no one reads, the 
 
 from __future__ import annotations
 
-import functools
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -14,8 +13,8 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from makemore_core.config import Config, Value, parse
-from makemore_core.presets import PRESETS, preset_of, settings_of
+from makemore_core.config import Value, parse, shown
+from makemore_core.presets import preset_of
 from makemore_core.snapshot import Event
 
 
@@ -47,7 +46,7 @@ class Set(msgspec.Struct, frozen=True, tag="set"):
     `fresh` the run begins anew whatever is changed. A paused run whose net is changed makes one update, to be seen.
     """
 
-    changes: dict[str, int | float | bool | str]
+    changes: dict[str, Value]
     live: bool = False
     fresh: bool = False
 
@@ -70,13 +69,12 @@ class Back(msgspec.Struct, frozen=True, tag="back"):
 class Twin(msgspec.Struct, frozen=True, tag="twin"):
     """Train a second net that differs in `changes`, in lock-step from the seed; without any, end that."""
 
-    changes: dict[str, int | float | bool | str] = {}
+    changes: dict[str, Value] = {}
 
 
 class Sample(msgspec.Struct, frozen=True, tag="sample"):
     """Fresh names from the model; `temperature` divides the logits, for these and those that follow."""
 
-    n: int = 20
     temperature: float = 1.0
 
 
@@ -88,7 +86,7 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
     """Ask for an exhibit by name; the answer is an `Exhibit` event. Changes nothing."""
 
     name: str
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, Value] = {}
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -116,7 +114,7 @@ def command_from_json(line: bytes) -> Command:
 
 def check(command: Command) -> None:
     """Raises ValueError for a command that no run could carry out."""
-    if isinstance(command, Step | Sample) and not 1 <= command.n <= MOST_STEPS:
+    if isinstance(command, Step) and not 1 <= command.n <= MOST_STEPS:
         raise ValueError(f"n={command.n}: has to be at least 1 and at most {MOST_STEPS:,}")
     if isinstance(command, Sample) and not COLDEST <= command.temperature <= HOTTEST:
         raise ValueError(f"temperature={command.temperature}: has to be at least {COLDEST} and at most {HOTTEST}")
@@ -140,44 +138,9 @@ def in_words(command: Command, config: Mapping[str, Value] | None = None) -> str
             for name, value in command.changes.items()
         )
         return f"twin {words or 'off'}" if isinstance(command, Twin) else words
-    if isinstance(command, Step):
-        return f"step {command.n}"
     if isinstance(command, Back):
         return "forth" if command.forth else "back"
-    if isinstance(command, Pace):
-        return f"pace {'full' if command.per_second is None else shown(command.per_second)}"
     return type(command).__name__.lower()
-
-
-def decayed(config: Mapping[str, Value], step: int) -> str:
-    """That the learning rate in force at a step is not the one set, to be said after it; nothing where it is."""
-    if not config.keys() >= {"lr", "lr_decay", "lr_decay_at"}:
-        return ""
-    now = Config().replace({name: config[name] for name in ("lr", "lr_decay", "lr_decay_at")})
-    return "" if now.lr_at(step) == now.lr else f"; decayed by now to {shown(now.lr_at(step))}"
-
-
-def shown(value: Value) -> str:
-    """A setting as people write it: on, off, 0.1, tanh."""
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def goes_by(preset: str | None, settings: Mapping[str, Value]) -> tuple[str, list[str]]:
-    """The preset that the settings of a run are by now; else the one that it began with, and what differs from it."""
-    return _goes_by(preset, tuple(settings.items()))
-
-
-@functools.lru_cache(8)
-def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tuple[str, list[str]]:
-    now = dict(settings)
-    if preset in PRESETS:
-        different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
-        if not different or (other := preset_of(now)) is None:
-            return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
-        return other, []
-    return preset or "own settings", []
 
 
 class Stream(Protocol):

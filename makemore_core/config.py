@@ -18,7 +18,6 @@ Nonlinearity: TypeAlias = Literal["tanh", "relu", "leaky_relu", "elu", "sigmoid"
 Norm: TypeAlias = Literal["none", "batch", "layer", "group"]
 Optimizer: TypeAlias = Literal["sgd", "momentum", "rmsprop", "adam", "adamw"]
 
-SECONDARY_SPELLINGS = {"optimiser": "optimizer"}
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+")
 SWITCH = {"on": True, "true": True, "yes": True, "1": True, "off": False, "false": False, "no": False, "0": False}
 
@@ -102,7 +101,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
-            _check(name, getattr(self, name))
+            _checked(name, getattr(self, name))
         if self.norm == "group" and self.n_hidden % self.norm_groups:
             raise ValueError(
                 f"norm_groups={self.norm_groups}: has to divide n_hidden={self.n_hidden} without a remainder"
@@ -112,7 +111,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """The learning rate of the update number `step`, counted from 0."""
         return self.lr * self.lr_decay if self.lr_decay_at and step >= self.lr_decay_at else self.lr
 
-    def replace(self, changes: Mapping[str, Value | str]) -> Config:
+    def replace(self, changes: Mapping[str, Value]) -> Config:
         """A copy with some fields changed; values may be text, as they come from a command line or a socket.
 
         Raises ValueError for an unknown field or a value that is not allowed.
@@ -147,40 +146,39 @@ LIVE_IF_ASKED_FIELDS = frozenset({"norm", "gain", "fan_in", "nonlinearity", "opt
 
 
 @functools.cache
-def _types() -> dict[str, tuple[object, tuple[Value, ...], Meta]]:
-    """For each field its plain type, the words it allows, and its limits."""
+def _types() -> dict[str, tuple[object, object, tuple[Value, ...], Meta]]:
+    """For each field its type with its limits, the plain one, the words it allows, and the limits by themselves."""
     import typing
 
-    table: dict[str, tuple[object, tuple[Value, ...], Meta]] = {}
+    table: dict[str, tuple[object, object, tuple[Value, ...], Meta]] = {}
     for name, hint in typing.get_type_hints(Config, include_extras=True).items():
         inner, meta = typing.get_args(hint)
         parts = typing.get_args(inner) if typing.get_origin(inner) is not Literal else (inner,)
         words = tuple(w for p in (parts or (inner,)) if typing.get_origin(p) is Literal for w in typing.get_args(p))
         plain = next((p for p in (parts or (inner,)) if p in (int, float, bool)), str)
-        table[name] = (plain, words, meta)
+        table[name] = (hint, plain, words, meta)
     return table
 
 
 def field(name: str) -> str:
     """The field that `name` means. Raises ValueError, with the nearest spelling, where there is none."""
-    name = SECONDARY_SPELLINGS.get(name, name)
     if name not in _types():
         import difflib
 
         near = difflib.get_close_matches(name, _types(), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; `makemore settings` lists them"
-        raise ValueError(f"{_shown(name)}: no such setting{hint}")
+        raise ValueError(f"{_clipped(name)}: no such setting{hint}")
     return name
 
 
 def describe(name: str) -> str:
     """What the field is for, in one line."""
-    return _types()[name][2].description or ""
+    return _types()[name][3].description or ""
 
 
 def allowed(name: str) -> str:
     """What the field takes, in words for people."""
-    plain, words, meta = _types()[name]
+    _, plain, words, meta = _types()[name]
     if plain is bool:
         return "on or off"
     kind = {int: "a whole number", float: "a number"}.get(plain, "")  # type: ignore[call-overload]
@@ -198,10 +196,10 @@ def allowed(name: str) -> str:
     return " or ".join(filter(None, [kind, ", ".join(map(str, words))]))
 
 
-def parse(name: str, value: Value | str) -> Value:
+def parse(name: str, value: Value) -> Value:
     """The value of a field from text or from a plain value; checked. Raises ValueError."""
     name = field(name)
-    plain, words, _ = _types()[name]
+    _, plain, words, _ = _types()[name]
     parsed: Value = value
     if isinstance(value, str):
         text = value.strip().lower()
@@ -218,42 +216,34 @@ def parse(name: str, value: Value | str) -> Value:
                     parsed = float(over) / float(under) if slash else float(text)
     elif isinstance(value, bool) and "on" in words:  # a switch that has more than two positions
         parsed = "on" if value else "off"
-    elif plain is float and type(value) is int:
-        with contextlib.suppress(OverflowError):
-            parsed = float(value)
-    _check(name, parsed)
-    return parsed
+    return _checked(name, parsed)
 
 
-def _check(name: str, value: Value) -> None:
-    plain, words, meta = _types()[name]
-    ok = value in words if isinstance(value, str) else False
-    if not isinstance(value, str) and plain is not str:
-        right_type = isinstance(value, bool) == (plain is bool) and isinstance(
-            value, int if plain is int else (int, float)
-        )
-        ok = (
-            right_type
-            and _finite(value)
-            and not (
-                (meta.ge is not None and value < meta.ge)
-                or (meta.gt is not None and value <= meta.gt)
-                or (meta.le is not None and value > meta.le)
-                or (meta.lt is not None and value >= meta.lt)
-            )
-        )
-    if not ok:
-        raise ValueError(f"{name}={_shown(value)}: has to be {allowed(name)}")
+def _checked(name: str, value: Value) -> Value:
+    """The value, a whole number as a float where the field is one. Raises ValueError."""
+    with contextlib.suppress(ValueError, OverflowError):  # one error for all of them, below
+        checked: Value = msgspec.convert(value, _types()[name][0])
+        if not isinstance(checked, float) or math.isfinite(checked):
+            return checked
+    raise ValueError(f"{name}={_clipped(value)}: has to be {allowed(name)}")
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number that no float reaches
-        return False
+def shown(value: Value) -> str:
+    """A setting as people write it: on, off, 0.1, tanh."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _shown(value: object) -> str:
+def decayed(config: Mapping[str, Value], step: int) -> str:
+    """That the learning rate in force at a step is not the one set, to be said after it; nothing where it is."""
+    if not config.keys() >= {"lr", "lr_decay", "lr_decay_at"}:
+        return ""
+    now = Config().replace({name: config[name] for name in ("lr", "lr_decay", "lr_decay_at")})
+    return "" if now.lr_at(step) == now.lr else f"; decayed by now to {shown(now.lr_at(step))}"
+
+
+def _clipped(value: object) -> str:
     """A value from anywhere, on one short line."""
     text = printable(str(value)) if not isinstance(value, int) or abs(value) < 10**20 else "a huge number"
     return text if len(text) <= 60 else f"{text[:59]}…"

@@ -28,16 +28,6 @@ PIECE = 64 * 1024  # bytes taken from it at a time
 LONGEST_ERROR = 300  # characters
 
 
-class Message(msgspec.Struct):
-    """A line from a client."""
-
-    id: msgspec.Raw = msgspec.Raw(b"null")
-    who: str = ""
-    command: msgspec.Raw = msgspec.Raw()
-    hello: dict[str, bool] | None = None
-    ping: msgspec.Raw = msgspec.Raw()
-
-
 class Reply(msgspec.Struct, omit_defaults=True):
     """An answer. `step`: the command was applied before that update; `error`: one line for people.
 

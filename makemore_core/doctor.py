@@ -32,48 +32,42 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     evidence: str
     why: str
     suggestion: str
-    fix: dict[str, int | float | bool | str] | None = None
+    fix: dict[str, Value] | None = None
     layer: int | None = None
     severity: Severity = "warning"
     past: bool = False
 
 
-class Limit(NamedTuple):
-    """Where a number begins to be a finding, and who says so."""
-
-    value: float
-    source: str
-
-
-# Every threshold, once. "At the start" is up to START updates; training moves spreads by itself, so later is looser.
+# Every threshold, once, with its unit and who says so. "At the start" is up to START updates; training moves spreads
+# by itself, so later is looser.
 START = 200
-LIMITS: dict[str, Limit] = {
-    "first_loss": Limit(0.5, "nats above ln V; part 3: a first loss above -log(1/V) is a net confidently wrong"),
-    "saturated_at_start": Limit(0.30, "share; part 3: 5 % at gain 5/3 and 20 % in the first layer are healthy"),
-    "saturated": Limit(0.75, "share; long training alone brings the healthy deep nets of part 3 to 0.55 (measured)"),
-    "off": Limit(0.90, "share of relu-like outputs that are exactly off; half are by symmetry (He et al. 2015)"),
-    "dead": Limit(1, "units flat for every example of the training split; part 3: such a unit never learns"),
-    "shrink_at_start": Limit(0.60, "last std / first std; part 3: gain 1 takes tanh from 0.62 to 0.32 in 5 layers"),
-    "shrink": Limit(0.35, "last std / first std; training alone takes a healthy linear net to 0.6"),
-    "grow_at_start": Limit(1.60, "last std / first std; part 3: gain 5/3 without tanh multiplies by 1.7 a layer"),
-    "grow": Limit(3.00, "last std / first std, after training moved it"),
-    "gradient_layer": Limit(1.25, "a layer, up or down; part 3: gain 5/3 keeps tanh at 1.10, gain 3 gives 1.4"),
-    "gradient_total": Limit(3.0, "through the whole depth, together with the limit for one layer"),
-    "gradient_depth": Limit(30.0, "through the whole depth whatever the depth; residual nets of 50 layers have 13"),
-    "last_layer": Limit(1.0, "log10 over the next fastest weight after 5,000 updates; part 3: 10 times too fast"),
-    "last_layer_early": Limit(1.6, "the same after 1,000 updates: a last layer made small catches up by itself"),
-    "updates_large": Limit(-1.75, "log10 update:data of a weight but the last; part 3: the guide is -3"),
-    "updates_small": Limit(-4.0, "log10 update:data of a quarter of the weights; part 3: at -4 it learns too slowly"),
-    "updates_slow": Limit(-3.5, "log10, of the median weight: a third of the guide; healthy presets stay above -3.3"),
-    "updates_uneven": Limit(1.5, "log10 from the slowest weight to the fastest: no one learning rate is to blame"),
-    "updates_after": Limit(100, "updates; the first ones after initialisation are not typical"),
-    "statistics_noise": Limit(0.06, "std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples"),
-    "statistics_gap": Limit(0.15, "nats of loss in evaluation above the minibatches' on the same split"),
-    "by_heart": Limit(0.3, "nats of validation loss above the training loss; the lectures' nets stay below 0.08"),
-    "risen": Limit(0.5, "nats above both the first loss and ln V, after 100 updates"),
-    "flat_after": Limit(300, "updates; by then every preset that learns has fallen by 0.05"),
-    "flat": Limit(0.05, "nats below the first loss"),
-    "stuck": Limit(0.02, "nats from the first third of 1,000 and more updates to the last, at ln V or above"),
+LIMITS: dict[str, float] = {
+    "first_loss": 0.5,  # nats above ln V; part 3: a first loss above -log(1/V) is a net confidently wrong
+    "saturated_at_start": 0.30,  # share; part 3: 5 % at gain 5/3 and 20 % in the first layer are healthy
+    "saturated": 0.75,  # share; long training alone brings the healthy deep nets of part 3 to 0.55 (measured)
+    "off": 0.90,  # share of relu-like outputs that are exactly off; half are by symmetry (He et al. 2015)
+    "dead": 1,  # units flat for every example of the training split; part 3: such a unit never learns
+    "shrink_at_start": 0.60,  # last std / first std; part 3: gain 1 takes tanh from 0.62 to 0.32 in 5 layers
+    "shrink": 0.35,  # last std / first std; training alone takes a healthy linear net to 0.6
+    "grow_at_start": 1.60,  # last std / first std; part 3: gain 5/3 without tanh multiplies by 1.7 a layer
+    "grow": 3.00,  # last std / first std, after training moved it
+    "gradient_layer": 1.25,  # a layer, up or down; part 3: gain 5/3 keeps tanh at 1.10, gain 3 gives 1.4
+    "gradient_total": 3.0,  # through the whole depth, together with the limit for one layer
+    "gradient_depth": 30.0,  # through the whole depth whatever the depth; residual nets of 50 layers have 13
+    "last_layer": 1.0,  # log10 over the next fastest weight after 5,000 updates; part 3: 10 times too fast
+    "last_layer_early": 1.6,  # the same after 1,000 updates: a last layer made small catches up by itself
+    "updates_large": -1.75,  # log10 update:data of a weight but the last; part 3: the guide is -3
+    "updates_small": -4.0,  # log10 update:data of a quarter of the weights; part 3: at -4 it learns too slowly
+    "updates_slow": -3.5,  # log10, of the median weight: a third of the guide; healthy presets stay above -3.3
+    "updates_uneven": 1.5,  # log10 from the slowest weight to the fastest: no one learning rate is to blame
+    "updates_after": 100,  # updates; the first ones after initialisation are not typical
+    "statistics_noise": 0.06,  # std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples
+    "statistics_gap": 0.15,  # nats of loss in evaluation above the minibatches' on the same split
+    "by_heart": 0.3,  # nats of validation loss above the training loss; the lectures' nets stay below 0.08
+    "risen": 0.5,  # nats above both the first loss and ln V, after 100 updates
+    "flat_after": 300,  # updates; by then every preset that learns has fallen by 0.05
+    "flat": 0.05,  # nats below the first loss
+    "stuck": 0.02,  # nats from the first third of 1,000 and more updates to the last, at ln V or above
 }
 
 RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
@@ -250,7 +244,7 @@ def _diverged(run: _Run) -> Iterator[Finding]:
         yield _finding("diverged", "the run has diverged", evidence, *_slower(run), severity="serious")
         return
     first, expected = run.now.first_loss, run.now.expected_loss
-    ceiling = max(x for x in (first, expected, -math.inf) if x is not None) + LIMITS["risen"].value
+    ceiling = max(x for x in (first, expected, -math.inf) if x is not None) + LIMITS["risen"]
     if loss is not None and math.isfinite(ceiling) and run.now.step >= 100 and loss > ceiling:
         evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {first or expected:.2f} at the first"
         yield _finding("diverged", "the loss has risen above where it began", evidence, *_slower(run),
@@ -261,7 +255,7 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
     first, expected = run.now.first_loss, run.now.expected_loss
     if first is None or expected is None or not math.isfinite(first):
         return
-    if first - expected <= LIMITS["first_loss"].value:
+    if first - expected <= LIMITS["first_loss"]:
         return
     suggestion, fix = "make the last layer's weights small and its bias 0 at the start", None
     if "last_shrink" in run.now.config:
@@ -269,7 +263,7 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
     evidence = f"first loss {first:.2f}, the uniform guess costs ln V = {expected:.2f}"
     found = _finding("confidently-wrong", "the first guess is confidently wrong", evidence, suggestion, fix,
                      severity="serious")  # fmt: skip
-    learnt = run.loss is not None and run.loss - expected <= LIMITS["first_loss"].value
+    learnt = run.loss is not None and run.loss - expected <= LIMITS["first_loss"]
     yield msgspec.structs.replace(found, past=learnt)
 
 
@@ -293,7 +287,7 @@ def _saturated(run: _Run) -> Iterator[Finding]:
 
 def _dead_units(run: _Run) -> Iterator[Finding]:
     dead = [(layer, layer.activation.dead) for layer in run.now.layers if layer.activation.dead is not None]
-    some = [(layer, count) for layer, count in dead if count >= LIMITS["dead"].value]
+    some = [(layer, count) for layer, count in dead if count >= LIMITS["dead"]]
     if not some:
         return
     worst, count = max(some, key=lambda pair: pair[1] / max(pair[0].activation.units, 1))
@@ -339,8 +333,8 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     if len(layers) < 3 or first <= 0 or _one_step(layers):
         return _Course(None, ends)
     ratio = last / first
-    shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"].value
-    if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"].value:
+    shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"]
+    if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"]:
         return _Course(None, ends)
     name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
     evidence = f"std {ends}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
@@ -355,10 +349,8 @@ def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     if len(layers) < 3 or not (first > 0 and last > 0):
         return _Course(None, ends)
     total = abs(math.log(first / last))
-    uneven = total / steps > math.log(LIMITS["gradient_layer"].value)
-    if not (uneven and total > math.log(LIMITS["gradient_total"].value)) and total <= math.log(
-        LIMITS["gradient_depth"].value
-    ):
+    uneven = total / steps > math.log(LIMITS["gradient_layer"])
+    if not (uneven and total > math.log(LIMITS["gradient_total"])) and total <= math.log(LIMITS["gradient_depth"]):
         return _Course(None, ends)
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
     evidence = f"std {ends} from last to first, × {(first / last) ** (1 / steps):.2f} a layer"
@@ -380,7 +372,7 @@ def _last_layer(run: _Run) -> Iterator[Finding]:
     if len(weights) < 3 or run.now.step < 1000 or weights[-1].layer is not None:
         return
     last, next_fastest = run.updates[weights[-1].name], max(run.updates[weight.name] for weight in weights[:-1])
-    if last - next_fastest > LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"].value:
+    if last - next_fastest > LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"]:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {next_fastest:.1f} in the others"
         fix: dict[str, Value] | None = {"last_shrink": 1.0} if "last_shrink" in run.now.config else None
         times = 10 ** (last - next_fastest)
@@ -391,16 +383,16 @@ def _last_layer(run: _Run) -> Iterator[Finding]:
 def _update_ratio(run: _Run) -> Iterator[Finding]:
     weights = [weight for weight in run.now.weights if weight.name in run.updates]
     judged = weights[:-1] if len(weights) > 2 and weights[-1].layer is None else weights
-    if not judged or run.now.step < LIMITS["updates_after"].value:
+    if not judged or run.now.step < LIMITS["updates_after"]:
         return
     ratios = [run.updates[weight.name] for weight in judged]
     fastest = max(judged, key=lambda weight: run.updates[weight.name])
-    if run.updates[fastest.name] > LIMITS["updates_large"].value:
+    if run.updates[fastest.name] > LIMITS["updates_large"]:
         evidence = f"update:data {run.updates[fastest.name]:.1f} in {_weight(fastest)}, median {median(ratios):.1f}"
         yield _finding("updates-large", "the updates are large for the weights", evidence,
                        *_other_rate(run, run.updates[fastest.name]), layer=fastest.layer)  # fmt: skip
-    small = [ratio for ratio in ratios if ratio < LIMITS["updates_small"].value]
-    slow = len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"].value
+    small = [ratio for ratio in ratios if ratio < LIMITS["updates_small"]]
+    slow = len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"]
     if slow and not _decayed(run):
         slowest = min(judged, key=lambda weight: run.updates[weight.name])
         evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {median(ratios):.1f}"
@@ -424,7 +416,7 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
         return
     slower = 0.001 if run.now.steps >= 10_000 else 0.01
     noise = math.sqrt(momentum / (2 - momentum) / batch)
-    if batch > 1 and noise > LIMITS["statistics_noise"].value:
+    if batch > 1 and noise > LIMITS["statistics_noise"]:
         evidence = f"momentum {momentum:g} with batches of {batch:g}: they keep wandering by {noise:.2f} std"
         yield _finding("running-statistics", "the running statistics do not settle", evidence,
                        f"average over more examples: norm_momentum {slower:g}, or larger batches",
@@ -434,7 +426,7 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
         return
     gap = splits.train - splits.minibatches
     settles = 3 / momentum if momentum else math.inf
-    if gap > LIMITS["statistics_gap"].value and (splits.step >= settles or settles > run.now.steps):
+    if gap > LIMITS["statistics_gap"] and (splits.step >= settles or settles > run.now.steps):
         evidence = f"train loss {splits.train:.2f} in evaluation, {splits.minibatches:.2f} in the minibatches"
         faster = settles > run.now.steps
         yield _finding("running-statistics", "the running statistics have not settled", evidence,
@@ -448,7 +440,7 @@ def _overfitting(run: _Run) -> Iterator[Finding]:
     if splits is None or splits.train is None or splits.val is None:
         return
     learns = run.now.expected_loss is None or splits.train < run.now.expected_loss
-    if learns and splits.val - splits.train > LIMITS["by_heart"].value:
+    if learns and splits.val - splits.train > LIMITS["by_heart"]:
         evidence = f"val loss {splits.val:.2f}, train loss {splits.train:.2f}, at step {splits.step:,}"
         yield _finding("overfitting", "the net learns by heart", evidence,
                        "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
@@ -467,16 +459,16 @@ def _batch_of_one(run: _Run) -> Iterator[Finding]:
 
 def _loss_flat(run: _Run) -> Iterator[Finding]:
     first, expected, loss, step = run.now.first_loss, run.now.expected_loss, run.loss, run.now.step
-    if first is None or loss is None or step < LIMITS["flat_after"].value or not math.isfinite(loss):
+    if first is None or loss is None or step < LIMITS["flat_after"] or not math.isfinite(loss):
         return
     fallen = first - loss
-    risen = fallen < -LIMITS["risen"].value
-    if fallen < LIMITS["flat"].value and not risen:
+    risen = fallen < -LIMITS["risen"]
+    if fallen < LIMITS["flat"] and not risen:
         evidence = f"loss {loss:.3f} after {step:,} updates, {first:.3f} at the first"
-    elif expected is not None and loss > expected - LIMITS["flat"].value and run.window >= 1000:
+    elif expected is not None and loss > expected - LIMITS["flat"] and run.window >= 1000:
         third = run.window // 3
         drop = (sum(run.losses[:third]) - sum(run.losses[-third:])) / third
-        if drop >= LIMITS["stuck"].value:
+        if drop >= LIMITS["stuck"]:
             return
         evidence = f"loss {loss:.3f} for {run.window:,} updates, the uniform guess costs {expected:.3f}"
     else:
@@ -543,7 +535,7 @@ def _other_rate(run: _Run, ratio: float) -> Advice:
     config = run.now.config
     gain = config.get("gain")
     ratios = list(run.updates.values())[:-1]
-    if ratio < GUIDE and ratios and max(ratios) - min(ratios) > LIMITS["updates_uneven"].value:
+    if ratio < GUIDE and ratios and max(ratios) - min(ratios) > LIMITS["updates_uneven"]:
         return _right_gain(run)
     if config.get("norm") != "none" and isinstance(gain, int | float) and ratio > GUIDE and gain < 0.5:
         return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
@@ -611,7 +603,7 @@ def _relu_like(layer: Layer) -> bool:
 
 def most_saturated(layer: Layer, start: bool) -> float:
     """The share (0..1) of this layer that may be saturated at most, at the start or later."""
-    return LIMITS["off" if _relu_like(layer) else "saturated_at_start" if start else "saturated"].value
+    return LIMITS["off" if _relu_like(layer) else "saturated_at_start" if start else "saturated"]
 
 
 def _excess(layer: Layer, start: bool) -> float:

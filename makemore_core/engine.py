@@ -41,14 +41,14 @@ class Engine(Protocol):
     name: str
     fixed: frozenset[str]
 
-    def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
+    def advance(self, batches: Tensor, rates: list[float], tap: bool) -> Tensor:
         """Run one update for each row of `batches` (n, B), which holds indices of training examples.
 
-        `rates` are the n learning rates. Returns the n losses. With `watch` the last update can be looked at.
+        `rates` are the n learning rates. Returns the n losses. With `tap` the last update can be looked at.
         """
 
     def taps(self) -> Taps:
-        """The last update, if it was run with `watch`."""
+        """The last update, if it was run with `tap`."""
 
 
 class PlainEngine:
@@ -61,24 +61,24 @@ class PlainEngine:
         self.model, self.optimizer, self.train = model, optimizer, train
         self._taps: Taps | None = None
 
-    def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
+    def advance(self, batches: Tensor, rates: list[float], tap: bool) -> Tensor:
         with requires_grad(self.model.parameters()):
             losses = [self._step(batch, lr, False) for batch, lr in zip(batches[:-1], rates[:-1], strict=True)]
-            losses.append(self._step(batches[-1], rates[-1], watch))
+            losses.append(self._step(batches[-1], rates[-1], tap))
         return torch.stack(losses)
 
-    def _step(self, batch: Tensor, lr: float, watch: bool) -> Tensor:
+    def _step(self, batch: Tensor, lr: float, tap: bool) -> Tensor:
         loss = F.cross_entropy(self.model(self.train.x[batch]), self.train.y[batch])
-        outs = [leaf.out for leaf in self.model.leaves()] if watch else []
+        outs = [leaf.out for leaf in self.model.leaves()] if tap else []
         for out in outs:
             out.retain_grad()
         parameters = self.model.parameters()
         for parameter in parameters:
             parameter.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
-        before = [p.detach().clone() for p in parameters] if watch else []
+        before = [p.detach().clone() for p in parameters] if tap else []
         self.optimizer.update(lr)
-        if watch:
+        if tap:
             gradients = [gradient_of(out) for out in outs]
             updates = [gradient_of(p) for p in parameters]
             self._taps = Taps([out.detach() for out in outs], gradients, updates, before)
@@ -95,14 +95,14 @@ class ManualEngine(PlainEngine):
     name = "manual"
 
     @torch.no_grad()
-    def _step(self, batch: Tensor, lr: float, watch: bool) -> Tensor:
+    def _step(self, batch: Tensor, lr: float, tap: bool) -> Tensor:
         model, target = self.model, self.train.y[batch]
         logits = model(self.train.x[batch])
         loss = F.cross_entropy(logits, target)
         model.backward(cross_entropy_backward(logits, target))
-        before = [p.clone() for p in model.parameters()] if watch else []
+        before = [p.clone() for p in model.parameters()] if tap else []
         self.optimizer.update(lr)
-        if watch:
+        if tap:
             leaves = model.leaves()
             gradients = [gradient_of(p) for p in model.parameters()]
             self._taps = Taps([leaf.out for leaf in leaves], [leaf.dout for leaf in leaves], gradients, before)

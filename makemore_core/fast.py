@@ -268,7 +268,7 @@ class FastEngine:
         self._batch = 0
         self._net = _Net()
 
-    def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
+    def advance(self, batches: Tensor, rates: list[float], tap: bool) -> Tensor:
         assert batches.dtype == torch.int64
         n, batch = batches.shape
         if batch != self._batch:
@@ -280,7 +280,7 @@ class FastEngine:
         )  # fmt: skip
         batches, lrs, losses = batches.contiguous(), torch.tensor(rates, dtype=torch.float64), torch.empty(n)
         self._library.makemore_advance(
-            ctypes.byref(self._net), n, batches.data_ptr(), lrs.data_ptr(), watch, losses.data_ptr()
+            ctypes.byref(self._net), n, batches.data_ptr(), lrs.data_ptr(), tap, losses.data_ptr()
         )
         self.optimizer.count += n
         return losses

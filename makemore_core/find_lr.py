@@ -19,7 +19,7 @@ from makemore_core.answers import RangeTest
 from makemore_core.config import Config, Value
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
-from makemore_core.looking import Options, Parts, at_once, still, upcoming
+from makemore_core.looking import Options, Parts, at_once, copy_of, upcoming
 from makemore_core.snapshot import Exhibit, to_json
 from makemore_core.trainer import Trainer
 
@@ -42,7 +42,7 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> Parts[RangeTest]:
     """
     if not 10 <= updates <= 100_000:
         raise ValueError(f"updates={updates}: has to be at least 10 and at most 100,000")
-    copied, config = still(trainer), trainer.config
+    copied, config = copy_of(trainer), trainer.config
     rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
     kind = FastEngine if isinstance(trainer.engine, FastEngine) else PlainEngine
     engine, losses = kind(copied.model, copied.optimizer, trainer.train), list[float]()
@@ -127,9 +127,9 @@ def _bearable(trainer: Trainer) -> Parts[int]:
     return min(UPDATES, max(FEWEST, int(10 * LONGEST / seconds)))
 
 
-def run(config: Config | None = None, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:
+def run(config: Config, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:
     """Print the test of a fresh net; 1 where it suggests nothing, else 0. Raises ValueError for bad input."""
-    trainer = Trainer(config or Config(), dataset.read(data))
+    trainer = Trainer(config, dataset.read(data))
     if trainer.notice:
         print(trainer.notice, file=sys.stderr)
     test = at_once(range_test(trainer, updates))

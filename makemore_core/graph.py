@@ -27,7 +27,7 @@ from makemore_core.model import Model
 from makemore_core.optim import Optimizer
 
 SIZES = (64, 8, 1)  # steps in a graph; any number of steps is a few replays
-GRAPHS = ((1, True), *((size, False) for size in SIZES))  # the last step of a call may be watched
+GRAPHS = ((1, True), *((size, False) for size in SIZES))  # the last step of a call may be tapped
 
 
 # One net's at a time: the next one finds most of them on disk. The end of the interpreter waits for its thread, which
@@ -106,7 +106,7 @@ class GraphEngine:
         except Exception as error:  # no triton, no compiler for it, a net that it does not know: torch's kernels stay
             self.problem = f"no fused kernels: {_first_line(error)}"
 
-    def advance(self, batches: Tensor, rates: list[float], watch: bool) -> Tensor:
+    def advance(self, batches: Tensor, rates: list[float], tap: bool) -> Tensor:
         if self.compiling is not None and self.compiling.done():
             compiled, self.compiling = self.compiling, None
             self._take_over(compiled, batches[0])
@@ -114,9 +114,9 @@ class GraphEngine:
         losses: list[Tensor] = []
         done, n = 0, len(batches)
         while done < n:
-            watched = watch and done == n - 1
-            size = next(size for size in SIZES if size <= n - done - (watch and not watched))
-            captured = self._graphs[size, watched]
+            tapped = tap and done == n - 1
+            size = next(size for size in SIZES if size <= n - done - (tap and not tapped))
+            captured = self._graphs[size, tapped]
             captured.batches.copy_(batches[done : done + size])
             captured.factors.copy_(factors[done : done + size])
             captured.graph.replay()
@@ -136,16 +136,16 @@ class GraphEngine:
         """
         on_gpu = self.train.x.device.type == "cuda"
         side = torch.cuda.Stream() if on_gpu else None  # type: ignore[no-untyped-call]
-        return {(size, watched): self._capture(size, watched, fused, side) for size, watched in GRAPHS}
+        return {(size, tapped): self._capture(size, tapped, fused, side) for size, tapped in GRAPHS}
 
-    def _capture(self, size: int, watched: bool, fused: Gradients | None, side: torch.cuda.Stream | None) -> _Captured:
+    def _capture(self, size: int, tapped: bool, fused: Gradients | None, side: torch.cuda.Stream | None) -> _Captured:
         """A graph of so many steps. The net stays as it is, also where nothing can be captured."""
         device, batch = self.train.x.device, self.optimizer.config.batch_size
         batches = rows(size, batch, device)
         factors = torch.zeros((size, 3), device=device)
         with kept(self._all()):
             graph, (losses, taps) = capture(
-                lambda: steps(self.model, self.optimizer, self.train, batches, factors, watched, fused), side
+                lambda: steps(self.model, self.optimizer, self.train, batches, factors, tapped, fused), side
             )
         return _Captured(graph, batches, factors, losses, taps)
 
@@ -229,21 +229,21 @@ def steps(
     train: Split,
     batches: Tensor,
     factors: Tensor,
-    watch: bool,
+    tap: bool,
     fused: Gradients | None = None,
 ) -> tuple[Tensor, Taps | None]:
-    """One update for each row of `batches` (n, B) with its row of `factors` (n, 3): the losses (n,), and with `watch`
+    """One update for each row of `batches` (n, B) with its row of `factors` (n, 3): the losses (n,), and with `tap`
     the taps of the last one. Nothing in it waits for the device or depends on the host's clock or counters.
 
-    With `fused` these are what trains, in a step that is watched too: the same run whether anybody looks or not.
+    With `fused` these are what trains, in a step that is tapped too: the same run whether anybody looks or not.
     """
     losses, taps = [], None
     for i, batch in enumerate(batches):
-        watched = watch and i == len(batches) - 1
-        if watched or fused is None:
+        tapped = tap and i == len(batches) - 1
+        if tapped or fused is None:
             with kept(model.buffers() if fused else []):
-                loss, gradients, outs, at_outs = pull(model, train, batch, watched)
-        if watched:
+                loss, gradients, outs, at_outs = pull(model, train, batch, tapped)
+        if tapped:
             taps = Taps(outs, at_outs, gradients, [parameter.clone() for parameter in model.parameters()])
         if fused is not None:
             loss = torch.empty((), device=train.x.device)
@@ -254,16 +254,16 @@ def steps(
 
 
 def pull(
-    model: Model, train: Split, batch: Tensor, watch: bool = False
+    model: Model, train: Split, batch: Tensor, tap: bool = False
 ) -> tuple[Tensor, list[Tensor], list[Tensor], list[Tensor]]:
-    """By autograd: the loss of the examples `batch` (B,), the gradients of the parameters, and with `watch` the outs of
+    """By autograd: the loss of the examples `batch` (B,), the gradients of the parameters, and with `tap` the outs of
     all bricks and their gradients.
     """
     parameters = model.parameters()
     with requires_grad(parameters):
         logits, outs = forward(model, train.x[batch])
         loss = F.cross_entropy(logits, train.y[batch])
-        gradients = list(torch.autograd.grad(loss, parameters + outs if watch else parameters))
+        gradients = list(torch.autograd.grad(loss, parameters + outs if tap else parameters))
     own, at_outs = gradients[: len(parameters)], gradients[len(parameters) :]
     return loss.detach(), own, [out.detach() for out in outs], at_outs
 

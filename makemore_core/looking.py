@@ -5,7 +5,6 @@ It stands alone because an exhibit must leave a run as it was, and here is how.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TypeAlias, TypeVar
@@ -35,32 +34,20 @@ def whole(options: Options, name: str, default: int, low: int, high: int) -> int
     Raises ValueError naming it, its value and what is allowed.
     """
     value = options.get(name, min(max(low, default), high))
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ValueError(f"{name}={value}: has to be a whole number from {low:,} to {high:,}")
     return value
 
 
 def real(options: Options, name: str, default: float, low: float, high: float) -> float:
-    """A number from the options, or `default`, whatever it is.
-
-    Raises ValueError naming it, its value and what is allowed.
-    """
-    if name not in options:
-        return default
-    value = options[name]
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if isinstance(value, bool) or not low <= number <= high:
+    """A number from the options, or `default`. Raises ValueError naming it, its value and what is allowed."""
+    value = options.get(name, default)
+    if isinstance(value, bool | str) or not low <= value <= high:
         raise ValueError(f"{name}={value}: has to be a number from {low:g} to {high:g}")
-    return number
+    return float(value)
 
 
-def still(trainer: Trainer) -> Trainer:
+def copy_of(trainer: Trainer) -> Trainer:
     """A copy that stays as it is while the run goes on: net, optimiser, generator, settings and step."""
     copied = copy.copy(trainer)
     copied.model = trainer.model.clone()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from makemore_core.command import Look
-from makemore_core.looking import Parts, still
+from makemore_core.looking import Parts, copy_of
 from makemore_core.snapshot import Exhibit
 from makemore_core.trainer import Trainer
 
@@ -38,7 +38,7 @@ class Making:
         if name not in EXHIBITS:
             raise ValueError(f"{name}: no such exhibit; there are {', '.join(EXHIBITS)}")
         if name not in self._begun:
-            self._begun[name] = Begun(look, trainer.step, EXHIBITS[name](still(trainer), look.options))
+            self._begun[name] = Begun(look, trainer.step, EXHIBITS[name](copy_of(trainer), look.options))
             return self._part(name)
         if look != self._begun[name].look:
             self._next[name] = look

@@ -42,13 +42,13 @@ class Nets:
         if self.twin is not None:
             yield self.twin
 
-    def advance(self, batches: Tensor, watch: bool) -> None:
-        """One update for each row of `batches`; with `watch` the last one can be probed."""
+    def advance(self, batches: Tensor, tap: bool) -> None:
+        """One update for each row of `batches`; with `tap` the last one can be probed."""
         for net in self:
-            net.advance(batches, watch)
+            net.advance(batches, tap)
 
     def look(self) -> None:
-        """Probe the last update, which was run with `watch`."""
+        """Probe the last update, which was run with `tap`."""
         for net in self:
             net.look()
 
@@ -56,10 +56,10 @@ class Nets:
         """Losses over the splits and the dead units, a slice at a time; `whole`: the test split too."""
         return chain(*(net.survey(whole) for net in self))
 
-    def sample(self, n: int, seed: int, temperature: float) -> None:
+    def sample(self, seed: int, temperature: float) -> None:
         """Fresh names."""
         for net in self:
-            net.sample(n, seed, temperature)
+            net.sample(seed, temperature)
 
     def check(self, config: Config) -> None:
         """Raises ValueError where the two could not go on in lock-step with that."""

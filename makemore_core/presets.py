@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from makemore_core.config import Config, Value, check_twin
+from makemore_core.config import Config, Value, check_twin, shown
 
 
 class Preset(NamedTuple):
@@ -172,6 +172,22 @@ def preset(name: str) -> Preset:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         raise ValueError(f"{name}: no such preset; " + (f"did you mean {near[0]}?" if near else "see makemore presets"))
     return PRESETS[name]
+
+
+def goes_by(preset: str | None, settings: Mapping[str, Value]) -> tuple[str, list[str]]:
+    """The preset that the settings of a run are by now; else the one that it began with, and what differs from it."""
+    return _goes_by(preset, tuple(settings.items()))
+
+
+@functools.lru_cache(8)
+def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tuple[str, list[str]]:
+    now = dict(settings)
+    if preset in PRESETS:
+        different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
+        if not different or (other := preset_of(now)) is None:
+            return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
+        return other, []
+    return preset or "own settings", []
 
 
 def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:

@@ -6,10 +6,9 @@ It joins the parts that know nothing of each other, so that the session itself n
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 import zlib
-from collections import deque
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,16 +19,16 @@ from makemore_core.command import CHANGES, Channel, Command, Look, command_from_
 from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
-from makemore_core.diagnostics import Probe
 from makemore_core.files import replace_file
 from makemore_core.nets import Nets
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
 from makemore_core.session import Recorder, Request, Session
-from makemore_core.snapshot import Exhibit, Intervention, Layer, Snapshot, Splits, Weight, to_json
+from makemore_core.snapshot import Exhibit, Intervention, Snapshot, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
+from makemore_core.watched import Seen
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints
@@ -55,19 +54,10 @@ class Entry(msgspec.Struct, tag="command", tag_field="type", omit_defaults=True)
 
 
 class KeptNet(msgspec.Struct):
-    """What a checkpoint keeps of a net beside its tensors: the updates its optimiser counted, and what was seen."""
+    """What a checkpoint keeps of a net beside its tensors; `count`: the updates that its optimiser counted."""
 
     count: int
-    first_loss: float | None = None
-    loss: float | None = None
-    smoothed_loss: float | None = None
-    splits: Splits | None = None
-    layers: tuple[Layer, ...] = ()
-    weights: tuple[Weight, ...] = ()
-    layers_step: int | None = None
-    names: list[str] = []
-    names_step: int | None = None
-    names_temperature: float = 1.0
+    seen: Seen
 
 
 class Kept(msgspec.Struct):
@@ -75,7 +65,7 @@ class Kept(msgspec.Struct):
 
     step: int
     attempt: int
-    changes: int = msgspec.field(name="commands")  # as it was first called on disk
+    changes: int
     config: dict[str, Value]
     twin: dict[str, Value]
     nets: list[KeptNet]
@@ -92,7 +82,6 @@ class FolderRecorder(Recorder):
         self.folder = folder
         self._lock = rundir.RunLock(folder)
         self._lock.acquire()
-        self._queue: deque[tuple[Command, str, int]] = deque()
         self._server: ControlServer | None = None
         self._record: RecordWriter | None = None
         self._newest = b""
@@ -106,21 +95,12 @@ class FolderRecorder(Recorder):
     def open(self, session: Session) -> None:
         self._record = RecordWriter(self.folder / rundir.RECORD)
         with contextlib.suppress(OSError):  # no socket to be had: the run can still be watched by its files
-            handle = functools.partial(self._enqueue, session.channel)
-            self._server = ControlServer(self.folder, handle=handle)
-
-    def _enqueue(self, channel: Channel, command: Command, who: str, token: int) -> str | None:
-        self._queue.append((command, who, token))
-        channel.wake()
-        return None
+            self._server = ControlServer(self.folder, wake=session.channel.wake)
 
     def asked(self, session: Session) -> list[Request]:
         self.alive(session)
-        requests = []
-        while self._queue:
-            command, who, token = self._queue.popleft()
-            requests.append(Request(command, who, functools.partial(self._tell, session, token)))
-        return requests
+        asked = self._server.asked() if self._server is not None else []
+        return [Request(command, who, partial(self._tell, session, token)) for command, who, token in asked]
 
     def _tell(self, session: Session, token: int, error: str | None) -> None:
         if self._server is not None:
@@ -214,15 +194,7 @@ class FolderRecorder(Recorder):
             session.changes,
             session.config.as_dict(),
             session.nets.twin_changes,
-            [
-                KeptNet(
-                    net.trainer.optimizer.count,
-                    *(net.first_loss, net.loss, net.smoothed_loss, net.splits),
-                    *(net.probe.layers, net.probe.weights, net.probe_step),
-                    *(net.names, net.names_step, net.names_temperature),
-                )
-                for net in session.nets
-            ],
+            [KeptNet(net.trainer.optimizer.count, net.seen) for net in session.nets],
             session.interventions,
             *(session.nets.origin, session.undo.behind, session.undo.ahead),
         )
@@ -329,10 +301,8 @@ def _restore(nets: Nets, kept: Kept, loaded: checkpoint.Loaded) -> None:
     """Set nets to what was saved. Raises ValueError where they are others."""
     for prefix, net, own in zip(PREFIXES, nets, kept.nets, strict=False):
         net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
-        net.first_loss, net.loss, net.smoothed_loss = own.first_loss, own.loss, own.smoothed_loss
-        net.splits, net.probe, net.probe_step = own.splits, Probe(own.layers, own.weights), own.layers_step
-        net.dead = {row.index: row.activation.dead for row in own.layers if row.activation.dead is not None}
-        net.names, net.names_step, net.names_temperature = own.names, own.names_step, own.names_temperature
+        net.seen = own.seen
+        net.dead = {row.index: row.activation.dead for row in net.seen.layers if row.activation.dead is not None}
 
 
 def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -156,9 +156,9 @@ def experiments(data: Dataset, steps: int) -> Iterator[Claim]:
     """What part 3 shows by changing the gain, the fan-in division, the rate: at the start and after some steps."""
     for seen in EXPERIMENTS:
         trainer = Trainer(PRESETS[seen.preset].config().replace({"engine": "plain"}), data)
-        trainer.advance(1, watch=True)
+        trainer.advance(1, tap=True)
         first = trainer.probe({})
-        trainer.advance(steps - 1, watch=True)
+        trainer.advance(steps - 1, tap=True)
         yield _claim(seen, first, trainer.probe({}))
 
 
@@ -239,7 +239,7 @@ def _train(data: Dataset, config: Config, steps: int | None) -> tuple[Trainer, l
     steps = config.steps if steps is None else steps
     losses: list[float] = []
     while trainer.step < steps:
-        losses += trainer.advance(min(5_000, steps - trainer.step), watch=True)
+        losses += trainer.advance(min(5_000, steps - trainer.step), tap=True)
         _say(f"{engine} engine: {trainer.step:,} of {steps:,} steps, loss {losses[-1]:.3f}")
     return trainer, losses
 

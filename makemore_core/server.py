@@ -22,7 +22,7 @@ import msgspec
 from makemore_core import address
 from makemore_core.command import Command, Look, command_from_json
 from makemore_core.config import printable
-from makemore_core.control import LONGEST_ERROR, Message
+from makemore_core.control import LONGEST_ERROR
 from makemore_core.snapshot import State
 
 LONGEST_LINE = 64 * 1024
@@ -37,6 +37,17 @@ REST = 40.0  # the server's thread pauses so many times as long as it worked
 LONGEST_REST = 1.0
 TICK = 1.0
 CHECK_ADDRESS = 5.0
+
+
+class Message(msgspec.Struct):
+    """A line from a client."""
+
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    who: str = ""
+    command: msgspec.Raw = msgspec.Raw()
+    hello: dict[str, bool] | None = None
+    ping: msgspec.Raw = msgspec.Raw()
+
 
 _requests = msgspec.json.Decoder(Message)
 
@@ -58,14 +69,14 @@ class _Client:
 class ControlServer:
     """Listens for one run; the trainer never waits for it, nor for anybody who is connected.
 
-    `handle(command, who, token)` is called in the server's thread, in the order of arrival: it queues the command
-    and returns None, or refuses it with one line. What was queued is answered by `acknowledge(token, step)`.
-    Raises OSError where no socket can be made.
+    What is sent waits for `asked`, and for the answer by `acknowledge`; `wake` is called, in the server's thread, when
+    there is more. Raises OSError where no socket can be made.
     """
 
-    def __init__(self, folder: Path, *, handle: Callable[[Command, str, int], str | None]) -> None:
+    def __init__(self, folder: Path, *, wake: Callable[[], None]) -> None:
         self._folder = folder
-        self._handle = handle
+        self._wake = wake
+        self._asked: deque[tuple[Command, str, int]] = deque()
         self._told: tuple[State, int, float] = ("running", 0, time.monotonic())
         self._clients: dict[int, _Client] = {}
         self._waiting: dict[int, tuple[_Client, msgspec.Raw]] = {}
@@ -86,6 +97,10 @@ class ControlServer:
     def tell(self, state: State, step: int) -> None:
         """What a ping is answered with; told at least once a second, or the run passes for unresponsive."""
         self._told = (state, step, time.monotonic())
+
+    def asked(self) -> list[tuple[Command, str, int]]:
+        """What was sent since the last call, in the order of arrival: command, who, and the token to acknowledge."""
+        return [self._asked.popleft() for _ in range(len(self._asked))]
 
     def acknowledge(self, token: int, result: int | str) -> None:
         """The step before which a command was applied, or why it could not be; never waits."""
@@ -233,12 +248,8 @@ class ControlServer:
         else:
             self._token += 1
             self._waiting[self._token] = (client, request.id)
-            try:
-                refusal = self._handle(command, printable(request.who, 80) or "somebody", self._token)
-            except Exception as error:  # whatever it is, the door stays open for others, and the asker is told
-                refusal = f"{type(error).__name__}: {error}"
-            if refusal is not None:
-                self._answers.append((self._token, refusal))
+            self._asked.append((command, printable(request.who, 80) or "somebody", self._token))
+            self._wake()
 
     def _answer(self) -> None:
         while self._answers:

@@ -34,7 +34,6 @@ from makemore_core.command import (
     Stop,
     Twin,
     in_words,
-    shown,
 )
 from makemore_core.config import (
     LIVE_FIELDS,
@@ -43,6 +42,7 @@ from makemore_core.config import (
     Value,
     field,
     parse,
+    shown,
 )
 from makemore_core.dataset import Dataset
 from makemore_core.making import Making
@@ -52,12 +52,11 @@ from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Sn
 from makemore_core.trainer import Trainer, pick_device
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
-from makemore_core.watched import NAMES, Watched
+from makemore_core.watched import Watched
 
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
-MOST_NAMES = 200  # at once, beside the training
 KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
@@ -147,7 +146,7 @@ class Session:
         self._told = "", "", False
         self._published = 0.0
         self._over = False  # somebody has ended it
-        self._sampling_seed, self._names, self._temperature = SAMPLING_SEED, NAMES, 1.0
+        self._sampling_seed, self._temperature = SAMPLING_SEED, 1.0
         self._begin(self.fresh(config, twin or {}))
 
     def fresh(self, config: Config, twin_changes: Mapping[str, Value]) -> Nets:
@@ -179,7 +178,7 @@ class Session:
         try:
             self.recorder.open(self)
             if self.watch.paused and self.state == "running":
-                if self.net.probe_step == self.trainer.step:  # it was left in a pause
+                if self.net.seen.layers_step == self.trainer.step:  # it was left in a pause
                     self.state = "paused"
                 else:
                     self._pause_at = self.trainer.step + 1
@@ -277,22 +276,22 @@ class Session:
         limits += [at - step for attempt, at, _ in self.replay[:1] if attempt == self.attempt and at > step]
         return max(1, min(limits))
 
-    def _advance(self, n: int, watch: bool) -> None:
-        """`n` updates; what watching makes the last one dearer is charged to looking."""
+    def _advance(self, n: int, tap: bool) -> None:
+        """`n` updates; what tapping makes the last one dearer is charged to looking."""
         batches = self.trainer.draw(n)
-        unwatched = n - 1 if watch else n
-        if unwatched:
-            self._clock.trained(unwatched, self._move(batches[:unwatched], False))
-        if watch:
-            spent = self._move(batches[unwatched:], True)
-            unknown = not self._clock.rate or self.watch.every == 1  # what one costs that nobody watches
+        untapped = n - 1 if tap else n
+        if untapped:
+            self._clock.trained(untapped, self._move(batches[:untapped], False))
+        if tap:
+            spent = self._move(batches[untapped:], True)
+            unknown = not self._clock.rate or self.watch.every == 1  # what one costs that is not tapped
             usual = spent if unknown else min(spent, 1 / self._clock.rate)
             self._clock.trained(1, usual)
             self._clock.looked(spent - usual)
 
-    def _move(self, batches: Tensor, watch: bool) -> float:
+    def _move(self, batches: Tensor, tap: bool) -> float:
         began = time.monotonic()
-        self.nets.advance(batches, watch)
+        self.nets.advance(batches, tap)
         return time.monotonic() - began
 
     def _probe_due(self, n: int, now: float) -> bool:
@@ -308,9 +307,9 @@ class Session:
         for net in self.nets:
             for _ in net.survey(whole=True):
                 self.recorder.alive(self)
-            if net.watched:
+            if net.tapped:
                 net.look()
-            net.sample(self._names, self._sampling_seed, self._temperature)
+            net.sample(self._sampling_seed, self._temperature)
         self.state, self._pause_at = "finished", None
         if self.kept != (self.attempt, self.trainer.step, self.changes):
             self._save()
@@ -335,14 +334,14 @@ class Session:
             done = next(self._survey, "done") == "done"
         if done:
             self._survey = None
-            self._budget.paid("survey")
+            self._budget.settle("survey")
 
     def _catch_up(self) -> bool:
         """Look a little further at a net that waits, which costs no update; whether there was anything left to see."""
-        splits, step = self.net.splits, self.trainer.step
+        splits, step = self.net.seen.splits, self.trainer.step
         if self.state != "paused":
             return False
-        if self.net.names_step != step:
+        if self.net.seen.names_step != step:
             self._sample_names()
         elif self._survey is not None or splits is None or splits.step != step:
             self._go_on_surveying()
@@ -358,7 +357,7 @@ class Session:
 
     def _sample_names(self) -> None:
         with self._looking("sample"):
-            self.nets.sample(self._names, self._sampling_seed, self._temperature)
+            self.nets.sample(self._sampling_seed, self._temperature)
 
     # -- commands
 
@@ -383,7 +382,7 @@ class Session:
             except ValueError as error:
                 self.message = str(error)
                 tell(str(error))
-            if self.net.probe_step is not None or self._pause_at is None:
+            if self.net.seen.layers_step is not None or self._pause_at is None:
                 self._publish()  # else the first update is about to, with a picture
 
     def _repeat(self, command: Command) -> None:
@@ -457,8 +456,6 @@ class Session:
                 )
             case Checkpoint() if self.state == "diverged":
                 raise ValueError("the run is diverged: there is nothing worth saving")
-            case Sample(n=n) if n > MOST_NAMES:
-                raise ValueError(f"n={n}: at most {MOST_NAMES} names are shown; makemore sample draws more")
         return None
 
     def _refuse(self, command: Command) -> None:
@@ -482,7 +479,7 @@ class Session:
         self.message = ""
         match command:
             case Pause():
-                if self.state == "running" and self.trainer.step != self.net.probe_step:
+                if self.state == "running" and self.trainer.step != self.net.seen.layers_step:
                     self._pause_at = self.trainer.step + 1
                     self._train()  # one more update, which can be looked at
                 self.state = "paused" if self.state == "running" else self.state
@@ -506,8 +503,8 @@ class Session:
                 self._survey = None
                 self._mark(command, self.config.as_dict())
                 self.message = "the twin is gone"
-            case Sample(n=n, temperature=temperature):
-                self._names, self._sampling_seed, self._temperature = n, self._sampling_seed + 1, temperature
+            case Sample(temperature=temperature):
+                self._sampling_seed, self._temperature = self._sampling_seed + 1, temperature
                 self._sample_names()
             case Checkpoint():
                 self.message = self.recorder.checkpoint(self)

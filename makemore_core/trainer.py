@@ -45,33 +45,34 @@ class Trainer:
 
     def make_engine(self) -> Engine:
         """The engine that the config asks for, over this trainer's tensors; `auto` starts with the plain one."""
-        self._no_engine = ""
+        self._fast_refused = ""  # why, where it was
         if self.config.engine == "manual":
             return ManualEngine(self.model, self.optimizer, self.train)
         plain = PlainEngine(self.model, self.optimizer, self.train)
-        return self._faster(plain) if self._may_be_faster(wait=self.config.engine == "fast") else plain
+        return self._fast_or(plain) if self._fast_ready(wait=self.config.engine == "fast") else plain
 
-    def _may_be_faster(self, wait: bool) -> bool:
-        """Whether the faster engine can take over now; the first question starts the compiler."""
-        wanted = self.config.engine in ("auto", "fast") and not self._no_engine
+    def _fast_ready(self, wait: bool) -> bool:
+        """Whether the fast engine can take over now; the first question starts the compiler."""
+        wanted = self.config.engine in ("auto", "fast") and not self._fast_refused
         return wanted and (self.device.type == "cuda" or wait or fast_build().ready())
 
-    def _faster(self, engine: Engine) -> Engine:
+    def _fast_or(self, engine: Engine) -> Engine:
+        """The fast engine; `engine` where it refuses this net."""
         try:
-            return self._fastest(self.model, self.optimizer, self.train)
+            return self._fast_kind(self.model, self.optimizer, self.train)
         except ValueError as error:
-            self._no_engine = str(error)
+            self._fast_refused = str(error)
             return engine
 
     @property
-    def _fastest(self) -> type[FastEngine | GraphEngine]:
+    def _fast_kind(self) -> type[FastEngine | GraphEngine]:
         return GraphEngine if self.device.type == "cuda" else FastEngine
 
     @property
     def notice(self) -> str:
         """One line for people: why a device or an engine that was asked for is not used; empty where all is well."""
         slower = self.engine.problem if isinstance(self.engine, GraphEngine) else ""
-        return "; ".join(filter(None, (self._no_device, self._no_engine, slower)))
+        return "; ".join(filter(None, (self._no_device, self._fast_refused, slower)))
 
     def draw(self, n: int) -> Tensor:
         """The next `n` minibatches (n, B) of indices of training examples; as drawing them one by one."""
@@ -86,21 +87,21 @@ class Trainer:
             return torch.randint(0, len(self.train.y), (n, size), generator=generator)
         return drawn_in_blocks(self.device, self.config.seed, step, (n, size), len(self.train.y))
 
-    def advance(self, n: int, watch: bool = False, *, batches: Tensor | None = None) -> list[float]:
-        """`n` (at least 1) updates; returns their losses. With `watch` the last one can be probed.
+    def advance(self, n: int, tap: bool = False, *, batches: Tensor | None = None) -> list[float]:
+        """`n` (at least 1) updates; returns their losses. With `tap` the last one can be probed.
 
         `batches` (n, B) stand in for this trainer's own, for a net that is to see what another one sees.
         """
-        if self.engine.name == "plain" and self._may_be_faster(wait=False):
-            self.engine = self._faster(self.engine)
+        if self.engine.name == "plain" and self._fast_ready(wait=False):
+            self.engine = self._fast_or(self.engine)
         batches = self.draw(n) if batches is None else batches
         rates = [self.config.lr_at(step) for step in range(self.step, self.step + n)]
-        losses: list[float] = self.engine.advance(batches.to(self.device), rates, watch).tolist()
+        losses: list[float] = self.engine.advance(batches.to(self.device), rates, tap).tolist()
         self.step += n
         return losses
 
     def probe(self, dead: dict[int, int]) -> Probe:
-        """What the last update, run with `watch`, looked like."""
+        """What the last update, run with `tap`, looked like."""
         return probe(self.model, self.engine.taps(), dead)
 
     def reconfigure(self, config: Config) -> None:
@@ -122,7 +123,9 @@ class Trainer:
             if isinstance(leaf, BatchNorm1d):
                 leaf.momentum = config.norm_momentum
         # an engine that need not be made anew keeps what the last update left to look at
-        fixed = self._fastest.fixed if self._no_engine else self.engine.fixed  # what was refused may be possible now
+        fixed = (
+            self._fast_kind.fixed if self._fast_refused else self.engine.fixed
+        )  # what was refused may be possible now
         if changed - LIVE_FIELDS or changed & fixed:
             self.engine = self.make_engine()
 

@@ -6,18 +6,34 @@ import math
 import time
 from collections.abc import Iterator
 
+import msgspec
 from torch import Tensor
 
 from makemore_core.config import Config
 from makemore_core.dataset import Dataset
-from makemore_core.diagnostics import DeadUnits, Probe
-from makemore_core.model import SAMPLING_SEED, evaluate, evaluation, sample
-from makemore_core.snapshot import SMOOTHED, Snapshot, Splits, State
+from makemore_core.diagnostics import DeadUnits
+from makemore_core.model import evaluate, evaluation, sample
+from makemore_core.snapshot import SMOOTHED, Layer, Snapshot, Splits, State, Weight
 from makemore_core.trainer import Trainer
 
-NAMES = 12  # shown until somebody asks for another number
+NAMES = 20  # sampled at a time: the dashboard has room for them all at 160x48, and for some anywhere
 FORGETTING = 1 - math.exp(-1 / SMOOTHED)  # the weight of a loss in the smoothed one
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
+
+
+class Seen(msgspec.Struct):
+    """What was last seen of a net, by the names that it has in a snapshot; a checkpoint keeps it."""
+
+    loss: float | None = None
+    smoothed_loss: float | None = None
+    first_loss: float | None = None
+    splits: Splits | None = None
+    layers: tuple[Layer, ...] = ()
+    weights: tuple[Weight, ...] = ()
+    layers_step: int | None = None
+    names: tuple[str, ...] = ()
+    names_step: int | None = None
+    names_temperature: float = 1.0
 
 
 class Watched:
@@ -26,35 +42,27 @@ class Watched:
     def __init__(self, config: Config, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
         self.trainer = Trainer(config, dataset)
-        self.loss: float | None = None
-        self.first_loss: float | None = None
-        self.smoothed_loss: float | None = None
+        self.seen = Seen()
         self.diverged_at: int | None = None  # the first update, counted from 0, whose loss was no number
         self.losses: list[float] = []  # since the last snapshot
-        self.probe = Probe((), ())
-        self.probe_step: int | None = None
-        self.watched = False  # whether the last update can be probed
-        self.splits: Splits | None = None
+        self.tapped = False  # whether the last update can be probed
         self.dead: dict[int, int] = {}
-        self.names: list[str] = []
-        self.names_step: int | None = None
-        self.names_temperature = 1.0
 
-    def advance(self, batches: Tensor, watch: bool) -> None:
-        """One update for each row of `batches`; with `watch` the last one can be probed."""
-        losses = self.trainer.advance(len(batches), watch, batches=batches)
-        if self.first_loss is None:
-            self.first_loss = losses[0]
-        self.watched = watch
+    def advance(self, batches: Tensor, tap: bool) -> None:
+        """One update for each row of `batches`; with `tap` the last one can be probed."""
+        losses = self.trainer.advance(len(batches), tap, batches=batches)
+        if self.seen.first_loss is None:
+            self.seen.first_loss = losses[0]
+        self.tapped = tap
         self.losses += losses
-        self.loss, smoothed = losses[-1], self.smoothed_loss
+        self.seen.loss, smoothed = losses[-1], self.seen.smoothed_loss
         # One by one, so that it does not depend on how many come at once: a mean that forgets, at first the plain one.
         for step, loss in enumerate(losses, start=self.trainer.step - len(losses) + 1):
             if smoothed is None or not math.isfinite(smoothed + loss):
                 smoothed = loss
             else:
                 smoothed += (loss - smoothed) * max(FORGETTING, 1 / step)
-        self.smoothed_loss = smoothed
+        self.seen.smoothed_loss = smoothed
         if self.diverged and self.diverged_at is None:
             first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
             self.diverged_at = self.trainer.step - len(losses) + first
@@ -62,7 +70,7 @@ class Watched:
     @property
     def diverged(self) -> bool:
         """Whether the loss is no longer a number."""
-        return self.loss is not None and not math.isfinite(self.loss)
+        return self.seen.loss is not None and not math.isfinite(self.seen.loss)
 
     @property
     def params(self) -> int:
@@ -70,25 +78,26 @@ class Watched:
         return sum(parameter.numel() for parameter in self.trainer.model.parameters())
 
     def look(self) -> None:
-        """Probe the last update, which was run with `watch`."""
-        self.probe, self.probe_step = self.trainer.probe(self.dead), self.trainer.step
+        """Probe the last update, which was run with `tap`."""
+        self.seen.layers, self.seen.weights = self.trainer.probe(self.dead)
+        self.seen.layers_step = self.trainer.step
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
         before = self.trainer.model
         self.config = config
         self.trainer.reconfigure(config)
-        self.watched = False
+        self.tapped = False
         if self.trainer.model is not before:  # what was known is of another net
-            self.dead, self.splits, self.names_step = {}, None, None
-            self.probe, self.probe_step = Probe((), ()), None
+            self.dead, self.seen.layers, self.seen.weights = {}, (), ()
+            self.seen.splits = self.seen.layers_step = self.seen.names_step = None
 
     def survey(self, whole: bool) -> Iterator[None]:
         """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
 
         `whole`: the test split too, as at the end of a run.
         """
-        trainer, minibatches = self.trainer, self.smoothed_loss
+        trainer, minibatches = self.trainer, self.seen.smoothed_loss
         model, step = trainer.model.clone(), trainer.step
         dead, val, train = DeadUnits(model), 0.0, 0.0
         for part in evaluation(model, trainer.val_contexts):
@@ -99,14 +108,13 @@ class Watched:
             yield
         self.dead = dead.counts()
         test = evaluate(model, trainer.split(self.dataset.test)) if whole else None
-        self.splits = Splits(train / len(trainer.train.y), val / len(trainer.val.y), test, step, minibatches)
+        self.seen.splits = Splits(train / len(trainer.train.y), val / len(trainer.val.y), test, step, minibatches)
 
-    def sample(self, n: int = NAMES, seed: int = SAMPLING_SEED, temperature: float = 1.0) -> None:
+    def sample(self, seed: int, temperature: float) -> None:
         """Fresh names."""
         net = self.trainer.model, self.dataset, self.config.block_size
-        self.names = list(sample(*net, n, seed, temperature, longest=LONGEST_SHOWN))
-        self.names_temperature = temperature
-        self.names_step = self.trainer.step
+        self.seen.names = tuple(sample(*net, NAMES, seed, temperature, longest=LONGEST_SHOWN))
+        self.seen.names_step, self.seen.names_temperature = self.trainer.step, temperature
 
     def snapshot(self, run: str, state: State, attempt: int, origin: int | None = None) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""
@@ -119,9 +127,6 @@ class Watched:
             time=time.time(),
             attempt=attempt,
             origin=origin,
-            loss=self.loss,
-            smoothed_loss=self.smoothed_loss,
-            first_loss=self.first_loss,
             losses=losses,
             expected_loss=math.log(self.dataset.vocabulary),
             lr=self.config.lr_at(self.trainer.step),
@@ -129,11 +134,5 @@ class Watched:
             config=self.config.as_dict(),
             device=self.trainer.device.type,
             engine=self.trainer.engine.name,
-            splits=self.splits,
-            layers=self.probe.layers,
-            weights=self.probe.weights,
-            layers_step=self.probe_step,
-            names=tuple(self.names),
-            names_step=self.names_step,
-            names_temperature=self.names_temperature,
+            **msgspec.structs.asdict(self.seen),
         )

@@ -33,7 +33,7 @@ from makemore_core.snapshot import Snapshot
 COMMANDS: list[Command] = [
     Pause(), Resume(), Step(), Step(100), Pace(), Pace(12.5), Set({"lr": 0.05}),
     Set({"norm": "none", "gain": 1.0}, live=True), Set({"lr": 0.1}, fresh=True), Restart(),
-    Sample(5), Checkpoint(), Look("dead map", {"layer": 2}), Stop(),
+    Sample(1.5), Checkpoint(), Look("dead map", {"layer": 2}), Stop(),
 ]  # fmt: skip
 
 
@@ -56,8 +56,8 @@ def test_every_command_comes_back_as_it_was(command: Command) -> None:
         (b"[" * 100_000, "not a command: "), (b'{"type":"pause"}{"type":"pause"}', "not a command: "),
         (b'{"type":"step","n":0}', "n=0: has to be at least 1 and at most 1,000,000"),
         (b'{"type":"pace","per_second":0}', "pace 0: has to be at least 0.1 and at most 1,000,000 steps a second"),
-        (b'{"type":"sample","n":1000001}', "n=1000001: has to be at least 1 and at most 1,000,000"),
-        (b'{"type":"set","changes":{"lr":-1}}', "lr=-1.0: has to be a number above 0 and at most 1e+06"),
+        (b'{"type":"step","n":1000001}', "n=1000001: has to be at least 1 and at most 1,000,000"),
+        (b'{"type":"set","changes":{"lr":-1}}', "lr=-1: has to be a number above 0 and at most 1e+06"),
         (b'{"type":"set","changes":{"bias":"\\u001b["}}', r"bias=\x1b[: has to be auto, on, off"),
         (b'{"type":"set","changes":{"lrr":1}}', "lrr: no such setting; did you mean lr?"),
     ],
@@ -108,7 +108,6 @@ def test_garbage_is_a_command_or_a_value_error(line: bytes) -> None:
         (Set({"lr": 0.05}), "lr 0.1 → 0.05"),
         (Set({"norm": "none", "residual": True}), "norm batch → none, residual off → on"),
         (Set({"gain": "auto"}), "gain 1 → auto"),
-        (Step(5), "step 5"),
         (Restart(), "restart"),
         (Pause(), "pause"),
     ],

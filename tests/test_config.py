@@ -17,7 +17,6 @@ from makemore_core.config import (
     Value,
     allowed,
     describe,
-    field,
     parse,
     printable,
 )
@@ -110,11 +109,6 @@ def test_a_number_may_be_written_as_a_fraction() -> None:
     for text in ("5/", "/3", "1/0", "5/3/2", "inf/inf"):
         assert refusal("gain", text).endswith(": has to be a number or auto")
     assert refusal("n_layer", "4/2").startswith("n_layer=4/2: ")
-
-
-def test_british_spelling_is_understood() -> None:
-    assert field("optimiser") == "optimizer"
-    assert Config().replace({"optimiser": "adam"}).optimizer == "adam"
 
 
 def test_groups_have_to_divide_the_units() -> None:

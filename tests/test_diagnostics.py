@@ -23,7 +23,7 @@ OPTIMIZERS = ["sgd", "momentum", "rmsprop", "adam", "adamw"]
 def watched(dataset: Dataset, steps: int = 5, **changes: Value) -> Trainer:
     settings: dict[str, Value] = {"n_layer": 3, "n_hidden": 20, "engine": "plain"}
     trainer = Trainer(Config().replace(settings | changes), dataset)
-    trainer.advance(steps, watch=True)
+    trainer.advance(steps, tap=True)
     return trainer
 
 
@@ -32,7 +32,7 @@ def poisoned(dataset: Dataset, value: float, **changes: Value) -> Trainer:
     trainer = watched(dataset, **changes)
     linear = next(leaf for leaf in trainer.model.leaves() if isinstance(leaf, Linear))
     linear.weight[0, 0] = value
-    trainer.advance(1, watch=True)
+    trainer.advance(1, tap=True)
     return trainer
 
 
@@ -92,7 +92,7 @@ def test_the_numbers_of_a_weight_by_its_real_change(optimizer: str, few_names: D
     trainer = watched(few_names, optimizer=optimizer, lr=0.01)
     matrices = [p for p in trainer.model.parameters() if p.ndim == 2]
     before = [p.clone() for p in matrices]
-    trainer.advance(1, watch=True)
+    trainer.advance(1, tap=True)
     weights = trainer.probe({}).weights
     assert [weight.name for weight in weights] == ["C", "0.weight", "3.weight", "6.weight", "9.weight"]
     assert [weight.layer for weight in weights] == [2, 2, 5, 8, None]
@@ -170,7 +170,7 @@ def test_a_net_that_is_no_more_is_probed_without_a_word(
     norm: str, nonlinearity: str, value: float, few_names: Dataset
 ) -> None:
     trainer = poisoned(few_names, value, norm=norm, nonlinearity=nonlinearity)
-    trainer.advance(1, watch=True)
+    trainer.advance(1, tap=True)
     probe = trainer.probe({})
     assert any(not math.isfinite(weight.grad_std) for weight in probe.weights)
     for layer in probe.layers:
@@ -251,7 +251,7 @@ def test_a_weight_that_did_not_move_is_minus_infinity(few_names: Dataset) -> Non
     for leaf in trainer.model.leaves():
         if isinstance(leaf, Linear):
             leaf.weight.zero_()
-    trainer.advance(1, watch=True)
+    trainer.advance(1, tap=True)
     weights: tuple[Weight, ...] = trainer.probe({}).weights
     assert weights[0].update_data_log10 == -math.inf
 
@@ -306,7 +306,7 @@ def test_an_all_dead_layer_and_what_is_behind_it(few_names: Dataset) -> None:
     linear.bias.fill_(-1.0)
     dead = confirmed(trainer).counts()
     assert dead[1] == 20
-    trainer.advance(1, watch=True)
+    trainer.advance(1, tap=True)
     layer = trainer.probe(dead).layers[0]
     assert (layer.activation.std, layer.activation.saturated, layer.activation.dead) == (0.0, 1.0, 20)
     assert trainer.probe(dead).weights[0].grad_std == 0.0

@@ -120,8 +120,8 @@ def test_what_is_shown_as_initialised_waits_before_it_has_learned() -> None:
 
 def test_the_bounds_that_a_page_gives_are_the_doctor_s() -> None:
     page = (ROOT / "docs" / "updates.md").read_text()
-    assert f"Above {LIMITS['updates_large'].value:g} the" in page
-    assert f"below {LIMITS['updates_small'].value:g} training" in page
+    assert f"Above {LIMITS['updates_large']:g} the" in page
+    assert f"below {LIMITS['updates_small']:g} training" in page
 
 
 def test_the_net_that_is_to_show_dead_units_kills_some(few_names: Dataset) -> None:

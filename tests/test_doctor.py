@@ -34,7 +34,7 @@ def train(config: Config, stops: tuple[int, ...]) -> list[Snapshot]:
     snapshots: list[Snapshot] = []
     first: float | None = None
     for stop in stops:
-        losses = trainer.advance(stop - trainer.step, watch=True)
+        losses = trainer.advance(stop - trainer.step, tap=True)
         first = losses[0] if first is None else first
         dead, splits = {}, None
         if stop == stops[-1] and config.n_layer < 10:  # a whole split through fifty layers takes its time

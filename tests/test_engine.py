@@ -43,8 +43,8 @@ def trainer(dataset: Dataset, **changes: Value) -> Trainer:
     return Trainer(Config().replace(SMALL | {"engine": "plain"} | changes), dataset)
 
 
-def train(trainer: Trainer, steps: int, watch: bool = False) -> list[float]:
-    return trainer.advance(steps, watch)
+def train(trainer: Trainer, steps: int, tap: bool = False) -> list[float]:
+    return trainer.advance(steps, tap)
 
 
 def doubled(
@@ -66,7 +66,7 @@ def test_the_backward_pass_by_hand_trains_as_autograd_does(changes: dict[str, Va
     generator = torch.Generator().manual_seed(1)
     batches = torch.randint(0, len(plain.train.y), (60, 16), generator=generator)
     rates = [config.lr_at(step) for step in range(60)]
-    losses = [engine.advance(batches, rates, watch=True) for engine in (plain, manual)]
+    losses = [engine.advance(batches, rates, tap=True) for engine in (plain, manual)]
     torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-9)
     for mine, theirs in zip(flat(plain.taps()), flat(manual.taps()), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-8)
@@ -91,7 +91,7 @@ def test_the_taps_are_of_the_last_update(engine: str, dataset: Dataset) -> None:
     train(watched, 5)
     before = [p.clone() for p in watched.model.parameters()]
     batch = watched.draw(1)
-    watched.advance(1, watch=True, batches=batch)
+    watched.advance(1, tap=True, batches=batch)
     taps = watched.engine.taps()
     assert all(torch.equal(a, b) for a, b in zip(taps.before, before, strict=True))
     for after, previous, gradient in zip(watched.model.parameters(), before, taps.updates, strict=True):
@@ -109,7 +109,7 @@ def test_parameters_stay_where_they_are(engine: str, dataset: Dataset) -> None:
     moving = trainer(dataset, engine=engine, optimizer="adam")
     tensors = [*moving.model.parameters(), *moving.model.buffers(), *itertools.chain(*moving.optimizer.state)]
     places = [tensor.data_ptr() for tensor in tensors]
-    train(moving, 3, watch=True)
+    train(moving, 3, tap=True)
     assert [tensor.data_ptr() for tensor in tensors] == places
     assert not any(tensor.requires_grad for tensor in tensors)
 
@@ -121,7 +121,7 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
     for round_ in range(20):
         losses += train(watched, 20)
         for _ in range(5):
-            losses += train(watched, 1, watch=True)
+            losses += train(watched, 1, tap=True)
             watched.probe({})
         if round_ % 4 == 0:
             evaluate(watched.model, watched.val)
@@ -139,7 +139,7 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
 @pytest.mark.filterwarnings("ignore:var")
 def test_batchnorm_with_a_batch_of_one_is_seen_to_diverge(dataset: Dataset) -> None:
     alone = trainer(dataset, batch_size=1, norm="batch")
-    assert all(math.isnan(loss) for loss in train(alone, 3, watch=True))
+    assert all(math.isnan(loss) for loss in train(alone, 3, tap=True))
     assert math.isnan(alone.probe({}).layers[0].activation.std)
 
 
@@ -209,7 +209,7 @@ def test_the_learning_rate_decays_at_its_step(dataset: Dataset) -> None:
 
 def test_a_live_change_of_the_rate_keeps_the_net_the_optimiser_and_the_taps(dataset: Dataset) -> None:
     live = trainer(dataset, optimizer="adam")
-    train(live, 10, watch=True)
+    train(live, 10, tap=True)
     model, state, seen = live.model, live.optimizer.state, live.probe({})
     live.reconfigure(live.config.replace({"lr": 0.5, "norm_momentum": 0.5, "steps": 5}))
     assert live.model is model

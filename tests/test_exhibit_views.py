@@ -45,7 +45,7 @@ def history(preset: str) -> History:
     names = whole._replace(train=whole.train[::40], val=whole.val[::40])
     config = PRESETS[preset].config().replace({"engine": "plain"})
     trainer = Trainer(config, names)
-    losses = trainer.advance(30, watch=True)
+    losses = trainer.advance(30, tap=True)
     seen = trainer.probe({})
     snapshot = Snapshot(
         run="r", state="running", step=30, steps=200, time=0.0, loss=losses[-1], first_loss=losses[0], lr=0.1,
@@ -368,7 +368,7 @@ def test_an_explanation_has_the_title_of_its_screen(name: str) -> None:
 
 def test_what_is_explained_of_the_updates_is_what_is_marked() -> None:
     told = words(view("explain", "deep-tanh"))
-    assert f"Above {UNICODE.text(str(LIMITS['updates_large'].value))} the weights" in told
+    assert f"Above {UNICODE.text(str(LIMITS['updates_large']))} the weights" in told
 
 
 def test_enter_takes_the_rate_that_was_found() -> None:

@@ -18,7 +18,7 @@ from makemore_core.config import Value
 from makemore_core.deadmap import bits
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.layers import Tanh
-from makemore_core.looking import Parts, at_once, present_batch, still
+from makemore_core.looking import Parts, at_once, copy_of, present_batch
 from makemore_core.model import evaluate
 from makemore_core.normed import calibrate
 from makemore_core.presets import PRESETS
@@ -63,7 +63,7 @@ def test_training_that_goes_on_meanwhile_is_not_seen(name: str, fewest: int, mon
     monkeypatch.setattr(find_lr, "LONGEST", 0.0)
     monkeypatch.setattr(find_lr, "PIECE", 1)
     going, waiting, alone = (trained("deep-batchnorm", 3, n_layer=2) for _ in range(3))
-    parts, losses = EXHIBITS[name](still(going), {}), list[float]()
+    parts, losses = EXHIBITS[name](copy_of(going), {}), list[float]()
 
     def between() -> Iterator[None]:
         while True:
@@ -153,9 +153,9 @@ def test_bits() -> None:
     [
         ("dead-map", {"layer": 4}, "layer=4: has to be one of 2, 5"),
         ("dead-map", {"unit": 100000}, "unit=100000: has to be a whole number from 0 to 99"),
-        ("dead-map", {"unit": "--3"}, "unit=--3: has to be a whole number from 0 to 99"),
+        ("dead-map", {"unit": "3"}, "unit=3: has to be a whole number from 0 to 99"),
         ("batchnorm", {"example": -1}, "example=-1"),
-        ("batchnorm", {"scale": "wide"}, "scale=wide"),
+        ("batchnorm", {"scale": "2"}, "scale=2"),
         ("gain", {"depth": 10**6}, "depth=1000000"),
     ],
 )

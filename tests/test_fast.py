@@ -56,8 +56,8 @@ def minibatches(config: Config, steps: int) -> Tensor:
     return torch.randint(0, examples, (steps, config.batch_size), generator=torch.Generator().manual_seed(1))
 
 
-def run(trained: Engine, config: Config, steps: int, watch: bool = False) -> Tensor:
-    return trained.advance(minibatches(config, steps), [config.lr_at(step) for step in range(steps)], watch)
+def run(trained: Engine, config: Config, steps: int, tap: bool = False) -> Tensor:
+    return trained.advance(minibatches(config, steps), [config.lr_at(step) for step in range(steps)], tap)
 
 
 def state(trained: PlainEngine | FastEngine) -> list[Tensor]:
@@ -132,7 +132,7 @@ def test_the_same_bits_however_the_steps_are_grouped_and_whether_watched_or_not(
     config = SMALL.replace({"optimizer": optimizer})
     at_once, one_by_one = engine(FastEngine, config), engine(FastEngine, config)
     losses = run(at_once, config, 20)
-    singly = [one_by_one.advance(batch[None], [config.lr], watch=True) for batch in minibatches(config, 20)]
+    singly = [one_by_one.advance(batch[None], [config.lr], tap=True) for batch in minibatches(config, 20)]
     assert torch.equal(losses, torch.cat(singly))
     assert all(torch.equal(a, b) for a, b in zip(state(at_once), state(one_by_one), strict=True))
 
@@ -216,7 +216,7 @@ def test_a_poisoned_weight_shows_where_it_would_in_torch(nonlinearity: str, pois
     for kind in (PlainEngine, FastEngine):
         trained = engine(kind, config)
         trained.model.leaves()[0].parameters()[0][0, 0] = poison
-        loss = run(trained, config, 1, watch=True)
+        loss = run(trained, config, 1, tap=True)
         outs.append([*trained.taps().outs, loss])
     for reference, ours in zip(*outs, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5, equal_nan=True)
@@ -247,7 +247,7 @@ def test_functions_are_right_to_a_few_units_in_the_last_place(
     linear = trained.model.leaves()[0]
     linear.weight.zero_()
     linear.bias.copy_(torch.linspace(-9.0, 9.0, 16384))
-    run(trained, config, 1, watch=True)
+    run(trained, config, 1, tap=True)
     into, out = trained.taps().outs[:2]
     function = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "elu": torch.nn.functional.elu}[nonlinearity]
     exact = function(into.double())

@@ -164,12 +164,12 @@ def test_they_take_over_between_two_calls_and_train_as_the_plain_engine_does(opt
 def test_watching_changes_nothing(two_graphs: Callable[[bool], None]) -> None:
     config = SMALL.replace({"n_hidden": 16, "n_layer": 1})
     seen, engines = list[list[torch.Tensor]](), list[GraphEngine]()
-    for watch in (True, False):
+    for tap in (True, False):
         two_graphs(True)
         model, train = net(config)
         engine = GraphEngine(model, Optimizer(config, model.parameters()), train)
         compiled(engine)
-        losses = [engine.advance(BATCH.repeat(4, 1), [0.1] * 4, watch) for _ in range(3)]
+        losses = [engine.advance(BATCH.repeat(4, 1), [0.1] * 4, tap) for _ in range(3)]
         seen.append([*losses, *(tensor for _, tensor in model.named_tensors())])
         engines.append(engine)
     assert [engine.name for engine in engines] == ["fused", "fused"]

@@ -68,7 +68,7 @@ def test_histograms_of_healthy_saturated_shrunk_and_dead_layers() -> None:
 
 def test_what_lies_outside_the_scale_is_in_the_edge_cells() -> None:
     assert glyphs.rebin([1, 2, 3, 4], -4, 4, -1, 1, 4) == pytest.approx([0.25, 0.05, 0.075, 0.625])
-    assert glyphs.rebin([6, 1, 1, 2], -0.5, 0.5, -1, 1, 8, limited=False) == [0.6, 0, 0, 0.1, 0.1, 0, 0, 0.2]
+    assert glyphs.rebin([6, 1, 1, 2], -0.5, 0.5, -1, 1, 8, tails=True) == [0.6, 0, 0, 0.1, 0.1, 0, 0, 0.2]
     assert glyphs.rebin([5], 3, 3, -1, 1, 4) == [0, 0, 0, 1]  # a constant
     assert glyphs.rebin([1, 1], -1, math.nan, -1, 1, 2) == [0, 0]
 

@@ -99,10 +99,10 @@ def compiled(engine: GraphEngine) -> None:
 
 
 @pytest.mark.parametrize("chunks", [[75], [1], [64, 8, 1, 2], [100, 137]], ids=str)
-@pytest.mark.parametrize("watch", [True, False])
+@pytest.mark.parametrize("tap", [True, False])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_any_number_of_steps_is_a_few_graphs(
-    monkeypatch: pytest.MonkeyPatch, chunks: list[int], watch: bool, optimizer: str
+    monkeypatch: pytest.MonkeyPatch, chunks: list[int], tap: bool, optimizer: str
 ) -> None:
     monkeypatch.setattr(graph, "capture", again)
     config = SMALL.replace({"optimizer": optimizer, "lr": 0.01})
@@ -114,9 +114,9 @@ def test_any_number_of_steps_is_a_few_graphs(
     for n in chunks:
         batches = torch.randint(0, len(train.y), (n, config.batch_size), generator=generator)
         rates = [config.lr / (1 + at) for at in range(n)]
-        expected = plain.advance(batches, rates, watch)
-        torch.testing.assert_close(ours.advance(batches, rates, watch), expected, rtol=1e-3, atol=1e-4)
-        if watch:
+        expected = plain.advance(batches, rates, tap)
+        torch.testing.assert_close(ours.advance(batches, rates, tap), expected, rtol=1e-3, atol=1e-4)
+        if tap:
             for part, reference in zip(ours.taps(), plain.taps(), strict=True):
                 for a, b in zip(part, reference, strict=True):
                     torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3 * float(b.abs().max()) + 1e-6)

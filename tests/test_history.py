@@ -95,7 +95,7 @@ def test_going_back_to_an_earlier_net_goes_on_with_its_curve() -> None:
 def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
     history = History()
     history.feed([canned.snapshot(), Exhibit("find-lr", 1000, {})])
-    frozen = history.still()
+    frozen = history.copy()
     history.feed([canned.snapshot(step=2000)])
     assert list(history.exhibits) == ["find-lr"]
     history.feed([canned.snapshot(step=100, attempt=1)])
@@ -131,7 +131,7 @@ def test_what_followed_the_checkpoint_that_a_run_goes_on_from_is_forgotten() -> 
     history.feed(canned.course(until=4000))
     history.feed(canned.course(canned.SICK, until=2000, attempt=1))
     history.feed([canned.snapshot(step=100, since=0, attempt=2)])
-    frozen = history.still()
+    frozen = history.copy()
     history.feed([canned.snapshot(step=1000, since=1000, attempt=1), canned.snapshot(step=1100, since=1000, attempt=1)])
     assert [(ghost.number, ghost.loss.end) for ghost in frozen.ghosts] == [(0, 4000), (1, 2000)]
     assert [(ghost.number, ghost.loss.end) for ghost in history.ghosts] == [(0, 4000)]
@@ -296,7 +296,7 @@ def test_memory_is_bounded() -> None:
 def test_a_still_copy_stays_as_it_is() -> None:
     history = History()
     history.feed(canned.course(until=5000))
-    still = history.still()
+    still = history.copy()
     loss, row = still.attempt.loss.columns(8), still.layers[2, "Tanh"]
     before = (list(loss), row.layer, list(row.activation_counts), row.std.columns(8), list(still.attempt.val))
     history.feed(canned.snapshot(canned.SICK, step, since=step - 500) for step in range(5500, 20_001, 500))

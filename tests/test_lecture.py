@@ -265,8 +265,8 @@ def cells(names: Dataset) -> Notebook:
     return Notebook(names.path)
 
 
-def train(trainer: Trainer, steps: int, watch: bool = False) -> list[float]:
-    return trainer.advance(steps, watch)
+def train(trainer: Trainer, steps: int, tap: bool = False) -> list[float]:
+    return trainer.advance(steps, tap)
 
 
 def trainer(name: str, dataset: Dataset, **changes: int | float | bool | str) -> Trainer:
@@ -280,7 +280,7 @@ def test_the_deep_nets_losses_and_names_are_the_notebooks_bit_for_bit(
     net = DeepNet(cells.begin(), batchnorm=name == "deep-batchnorm")
     losses = net.train()
     ours = trainer(name, names)
-    assert train(ours, 100) + train(ours, 200, watch=True) == [next(losses) for _ in range(300)]
+    assert train(ours, 100) + train(ours, 200, tap=True) == [next(losses) for _ in range(300)]
 
     statistics = ours.probe({})
     outs = {i: layer.out for i, layer in enumerate(net.layers) if isinstance(layer, Tanh)}
@@ -345,7 +345,7 @@ def test_the_split_is_the_notebooks(lecture: Dataset) -> None:
 def test_the_six_layer_table(lecture: Dataset) -> None:
     deep = trainer("deep-batchnorm", lecture)
     assert count(deep) == 47_024
-    losses = train(deep, 1001, watch=True)
+    losses = train(deep, 1001, tap=True)
     assert f"{losses[0]:.4f}" == "3.2870"
     statistics = deep.probe({})
 

@@ -50,7 +50,7 @@ def test_a_twin_of_a_preset_has_the_seed_the_engine_and_the_device_of_the_run() 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_trains(name: str, few_names: Dataset) -> None:
     trainer = Trainer(preset(name).config().replace({"engine": "plain"}), few_names)
-    trainer.advance(3, watch=True)
+    trainer.advance(3, tap=True)
     layers = trainer.probe({}).layers
     assert len(layers) == trainer.config.n_layer
     assert all(layer.activation.std > 0 for layer in layers)
@@ -59,7 +59,7 @@ def test_each_trains(name: str, few_names: Dataset) -> None:
 def statistics(name: str, few_names: Dataset) -> list[tuple[float, float]]:
     """Standard deviation and saturation of each layer at the start."""
     trainer = Trainer(preset(name).config().replace({"engine": "plain", "batch_size": 256}), few_names)
-    trainer.advance(1, watch=True)
+    trainer.advance(1, tap=True)
     return [(layer.activation.std, layer.activation.saturated) for layer in trainer.probe({}).layers]
 
 

@@ -101,7 +101,7 @@ def test_what_could_not_be_saved_on_leaving_is_no_bad_input(
     monkeypatch.setattr(worker, "unsaved", lambda: True)
     with pytest.raises(click.ClickException, match=said) as told:
         save_and_leave(tmp_path, worker, Watch(), waits=None)
-    assert told.value.exit_code == Exit.FINDINGS
+    assert told.value.exit_code == Exit.TROUBLE
 
 
 def test_a_run_that_was_stopped_from_elsewhere_says_so_and_one_without_a_checkpoint_is_not_called_saved(

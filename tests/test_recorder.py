@@ -118,10 +118,10 @@ def crash(session: Session, attempt: int, step: int) -> None:
     """Run until the step, then fail, which leaves everything as a kill does."""
     advance = session._advance
 
-    def failing(n: int, watch: bool) -> None:
+    def failing(n: int, tap: bool) -> None:
         if (session.attempt, session.trainer.step) >= (attempt, step):
             raise KeyboardInterrupt
-        advance(n, watch)
+        advance(n, tap)
 
     session._advance = failing  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
@@ -227,10 +227,10 @@ def test_what_comes_back_is_seen_as_it_was_left(run: Callable[[Config], Path], s
     asked = session.recorder.asked
 
     def moves(one: Session) -> list[Request]:
-        due, net = asked(one), one.net
-        known = one.state == state and net.splits is not None and net.splits.step == net.names_step == one.trainer.step
+        due, seen = asked(one), one.net.seen
+        known = one.state == state and seen.splits and seen.splits.step == seen.names_step == one.trainer.step
         if one.attempt in (0, 2) and known:
-            told.append(repr((one.trainer.step, net.probe, net.names, net.loss)))
+            told.append(repr((one.trainer.step, seen)))
             due.append(_request(Stop() if one.attempt else Restart()))
         elif (one.attempt, one.state, state) == (0, "running", "paused") and one.trainer.step >= 40:
             due.append(_request(Pause()))
@@ -372,6 +372,19 @@ def test_a_run_without_any_good_checkpoint_is_refused(run: Callable[[Config], Pa
     assert rundir.held_by(folder) is None  # and the lock was given back
 
 
+def test_a_checkpoint_that_says_less_than_this_programs_is_refused_and_not_half_read(
+    run: Callable[[Config], Path],
+) -> None:
+    folder = run(SMALL)
+    opened(folder, Order(0, 40, Stop())).run()
+    tensors, rest, _ = checkpoint.load(folder)
+    (net,) = rest["nets"]
+    seen = net.pop("seen")
+    checkpoint.save(folder, tensors, {**rest, "nets": [{**net, **seen}]})
+    with pytest.raises(ValueError, match=r"^run: its checkpoint is not of this program: [^\n]+`seen`[^\n]+$"):
+        open_run(folder, Channel())
+
+
 def test_data_that_changed_or_went_is_told_in_one_line(tmp_path: Path, few_names_file: Path) -> None:
     data = tmp_path / "names.txt"
     data.write_bytes(few_names_file.read_bytes())
@@ -431,7 +444,7 @@ def test_every_command_is_in_the_record_before_it_is_applied(
         apply(session, command, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Session, "_apply", spying)
-    commands: list[Command] = [Pause(), Resume(), Set({"lr": 0.5}), Sample(3), Restart(), Checkpoint(), Stop()]
+    commands: list[Command] = [Pause(), Resume(), Set({"lr": 0.5}), Sample(3.0), Restart(), Checkpoint(), Stop()]
     session = open_run(folder, Channel())
     for command in commands:
         session.channel.send(command)
@@ -440,7 +453,7 @@ def test_every_command_is_in_the_record_before_it_is_applied(
     assert known == [(type(command).__name__, number) for number, command in enumerate(commands, start=1)]
     assert [(entry["command"], entry.get("change")) for entry in entries(folder)][2:5] == [
         ({"type": "set", "changes": {"lr": 0.5}, "live": False, "fresh": False}, 0),
-        ({"type": "sample", "n": 3, "temperature": 1.0}, None),
+        ({"type": "sample", "temperature": 3.0}, None),
         ({"type": "restart"}, 1),
     ]
 
@@ -511,11 +524,11 @@ def at(session: Session, step: int, act: Callable[[], object]) -> None:
     """Do something when the run has come so far."""
     advance = session._advance
 
-    def acting(n: int, watch: bool) -> None:
+    def acting(n: int, tap: bool) -> None:
         if session.trainer.step >= step and not done:
             done.append(True)
             act()
-        advance(n, watch)
+        advance(n, tap)
 
     done: list[bool] = []
     session._advance = acting  # type: ignore[method-assign]

@@ -292,7 +292,7 @@ try:
     lock.acquire()
 except ValueError as error:
     sys.exit(str(error))
-server = ControlServer(folder, handle=lambda *_: None) if listens else None
+server = ControlServer(folder, wake=lambda: None) if listens else None
 while True:
     rundir.write_state(folder, snapshot)
     if server:
@@ -383,7 +383,7 @@ os._exit(0)
 
 
 def test_what_listens_says_what_it_does(run: Path) -> None:
-    server = ControlServer(run, handle=lambda *_: None)
+    server = ControlServer(run, wake=lambda: None)
     states: tuple[State, ...] = ("running", "paused", "finished", "diverged")
     for state in states:
         server.tell(state, 3)
@@ -415,7 +415,7 @@ def test_a_stopped_process_is_unresponsive_though_its_socket_takes_calls(
 
 
 def test_a_trainer_that_no_longer_tells_is_unresponsive(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ControlServer(run, handle=lambda *_: None)
+    server = ControlServer(run, wake=lambda: None)
     server.tell("running", 3)
     monkeypatch.setattr(rundir, "STALE", 0.0)
     assert liveness(run) == "unresponsive"

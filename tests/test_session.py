@@ -135,7 +135,7 @@ def test_dead_units_are_not_carried_over_to_a_net_with_other_rows(few_names: Dat
 
 def test_changed_live_in_a_pause_the_net_is_looked_at_again(few_names: Dataset) -> None:
     def known(session: Session) -> bool:
-        return session.state == "paused" and session.net.splits is not None
+        return session.state == "paused" and session.net.seen.splits is not None
 
     moves = [at(20, Pause()), Move(known, Set({"norm": "none"}, live=True)), Move(known, Stop())]
     _, script = play(few_names, *moves)
@@ -174,7 +174,7 @@ def test_restarted_while_paused_it_shows_the_net_as_initialised_and_waits(few_na
     assert (first.state, first.step, first.layers_step) == ("paused", 1, 1)
     config = SMALL.replace(anew.changes) if isinstance(anew, Set) else SMALL
     fresh = Trainer(config, few_names)
-    assert script.losses == fresh.advance(1, watch=True) + fresh.advance(SMALL.steps - 1)
+    assert script.losses == fresh.advance(1, tap=True) + fresh.advance(SMALL.steps - 1)
 
 
 def test_a_run_can_begin_paused_and_goes_on_as_any_other(few_names: Dataset) -> None:
@@ -236,7 +236,7 @@ def test_a_diverged_run_is_told_and_any_change_restarts_it(
     assert script.outcomes[0].error == "the run is diverged: restart it"
     assert ran.attempt == 1
     assert "finished" in [snapshot.state for snapshot in script.snapshots]
-    assert math.isfinite(ran.net.loss or math.nan)
+    assert math.isfinite(ran.net.seen.loss or math.nan)
 
 
 def test_nothing_of_a_diverged_run_is_saved(few_names: Dataset) -> None:
@@ -258,7 +258,6 @@ def test_nothing_of_a_diverged_run_is_saved(few_names: Dataset) -> None:
         (Set({"n_hidden": 8, "lr": 0.5}, live=True), "n_hidden: cannot be changed on a live net; without --live the"),
         (Set({"engine": "manual"}, live=True), "engine: cannot be changed on a live net; without --live the run"),
         (Look("no such thing"), "no such thing: no such exhibit"),
-        (Sample(n=100_000), "n=100000: at most 200 names are shown"),
     ],
 )
 def test_what_cannot_be_done_is_told_and_changes_nothing(few_names: Dataset, command: Command, said: str) -> None:
@@ -328,9 +327,9 @@ def test_the_first_slice_of_larger_minibatches_is_one_of_them(
     slices: list[tuple[int, int]] = []
     advance = Session._advance
 
-    def noted(session: Session, n: int, watch: bool) -> None:
+    def noted(session: Session, n: int, tap: bool) -> None:
         slices.append((session.config.batch_size, n))
-        advance(session, n, watch)
+        advance(session, n, tap)
 
     monkeypatch.setattr(Session, "_advance", noted)
     config = SMALL.replace({"steps": 10_000})
@@ -460,11 +459,12 @@ def test_a_finished_run_that_could_not_be_saved_waits_for_room(few_names: Datase
     assert script.saved_at == [SMALL.steps]
 
 
-def test_names_are_drawn_anew_as_many_as_asked(few_names: Dataset) -> None:
-    _, script = play(few_names, at(40, Sample(n=5)), at(60, Sample(n=5)))
+def test_names_that_are_asked_for_are_drawn_anew_and_as_many_as_ever(few_names: Dataset) -> None:
+    _, unasked = play(few_names)
+    _, script = play(few_names, at(40, Sample()), at(60, Sample()))
 
     drawn = [snapshot.names for snapshot in script.snapshots if snapshot.names]
-    assert {len(names) for names in drawn} == {5}
+    assert {len(names) for names in drawn} == {len(unasked.snapshots[-1].names)}
     assert len(set(drawn)) >= 2
 
 
@@ -513,9 +513,9 @@ class SlowMotion:
             monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         advance, look, survey, sample = Watched.advance, Watched.look, Watched.survey, Watched.sample
 
-        def slow_advance(net: Watched, batches: torch.Tensor, watch: bool) -> None:
-            self.now += 0.001 * len(batches) + prices["watch"] * watch
-            advance(net, batches, watch)
+        def slow_advance(net: Watched, batches: torch.Tensor, tap: bool) -> None:
+            self.now += 0.001 * len(batches) + prices["tap"] * tap
+            advance(net, batches, tap)
 
         def slow_look(net: Watched) -> None:
             self.now += prices["look"]
@@ -526,9 +526,9 @@ class SlowMotion:
                 self.now += prices["survey"]
                 yield
 
-        def slow_sample(net: Watched, *arguments: int) -> None:
+        def slow_sample(net: Watched, seed: int, temperature: float) -> None:
             self.now += prices["sample"]
-            sample(net, *arguments)
+            sample(net, seed, temperature)
 
         for name, slow in {
             "advance": slow_advance, "look": slow_look, "survey": slow_survey, "sample": slow_sample
@@ -540,18 +540,18 @@ class SlowMotion:
 def test_the_speed_told_is_that_of_the_steps_told(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
-    SlowMotion(monkeypatch, {"watch": 0.001, "look": 0.002, "survey": 0.0, "sample": 0.0})
+    SlowMotion(monkeypatch, {"tap": 0.001, "look": 0.002, "survey": 0.0, "sample": 0.0})
     config = SMALL.replace({"steps": 2000, "n_hidden": 4, "batch_size": 2})
     _, script = play(few_names, at(1000, Stop()), config=config, watch=Watch(every=every))
     told = [seen.steps_per_second for seen in script.snapshots if seen.step >= 500 and seen.state == "running"]
     assert told[-1] == pytest.approx(every / (0.001 * every + 0.003), rel=0.15)
 
 
-@pytest.mark.parametrize(("budget", "dear"), [(0.01, "look"), (0.03, "survey"), (0.03, "sample"), (0.1, "watch")])
+@pytest.mark.parametrize(("budget", "dear"), [(0.01, "look"), (0.03, "survey"), (0.03, "sample"), (0.1, "tap")])
 def test_looking_keeps_to_its_budget(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, dear: str
 ) -> None:
-    prices = {"watch": 0.001, "look": 0.002, "survey": 0.005, "sample": 0.01}
+    prices = {"tap": 0.001, "look": 0.002, "survey": 0.005, "sample": 0.01}
     prices[dear] *= 10
     SlowMotion(monkeypatch, prices)
     config = SMALL.replace({"steps": 20_000, "n_layer": 1, "n_hidden": 4, "batch_size": 2, "engine": "fast"})
@@ -581,7 +581,7 @@ def test_what_is_told_at_the_end_is_of_the_end(few_names: Dataset, monkeypatch: 
 
 
 def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    SlowMotion(monkeypatch, {"watch": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
+    SlowMotion(monkeypatch, {"tap": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
     config = SMALL.replace({"steps": 2000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # two seconds
 
     _, script = play(few_names, config=config, watch=Watch(per_second=10.0))
@@ -592,7 +592,7 @@ def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.Mon
 
 
 def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = SlowMotion(monkeypatch, {"watch": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
+    slow = SlowMotion(monkeypatch, {"tap": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
 
     def wait(_: Channel, seconds: float) -> None:
         slow.now += seconds
@@ -608,7 +608,7 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
 
 def test_paused_what_is_shown_is_of_the_last_update(few_names: Dataset) -> None:
     """One that was not looked at is followed by one that is."""
-    unseen = Move(lambda session: session.trainer.step not in (0, session.net.probe_step), Pause())
+    unseen = Move(lambda session: session.trainer.step not in (0, session.net.seen.layers_step), Pause())
     _, script = play(few_names, unseen, once("paused", Stop()), watch=Watch(per_second=1e-3))
     paused = next(snapshot for snapshot in script.snapshots if snapshot.state == "paused")
     assert paused.layers_step == paused.step == script.outcomes[0].step + 1
@@ -626,7 +626,9 @@ def test_a_net_that_waits_is_looked_at_in_full(few_names: Dataset, twin: dict[st
     """Its losses over the splits and its names are of the step that it waits at, and training is none the wiser."""
 
     def known(session: Session) -> bool:
-        steps = [(net.splits and net.splits.step, net.names_step, net.trainer.step) for net in session.nets]
+        steps = [
+            (net.seen.splits and net.seen.splits.step, net.seen.names_step, net.trainer.step) for net in session.nets
+        ]
         return session.state == "paused" and all(len(set(known)) == 1 for known in steps)
 
     moves = at(20, Pause()), Move(known, Step(1)), Move(known, Resume())
@@ -660,7 +662,7 @@ def test_a_pause_that_was_to_come_after_the_end_is_forgotten_there(few_names: Da
 
 
 def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    SlowMotion(monkeypatch, {"watch": 0.0, "look": 1.0, "survey": 0.0, "sample": 0.0})
+    SlowMotion(monkeypatch, {"tap": 0.0, "look": 1.0, "survey": 0.0, "sample": 0.0})
     config = SMALL.replace({"steps": 10_000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # ten seconds
 
     _, script = play(few_names, config=config, watch=Watch(per_second=10.0))
@@ -694,13 +696,15 @@ def test_a_crash_is_told_to_the_recorder_and_not_hidden(few_names: Dataset, monk
 
 
 def test_names_are_sampled_at_the_temperature_asked_for(few_names: Dataset) -> None:
-    ran, script = play(few_names, at(40, Sample(n=5, temperature=0.25)))
+    ran, script = play(few_names, at(40, Sample(temperature=0.25)))
 
     assert script.snapshots[-1].names_temperature == 0.25
     asked = ran.net.trainer
-    seed = watched.SAMPLING_SEED + 1
+    seed = session.SAMPLING_SEED + 1
     net = asked.model, few_names, asked.config.block_size
-    assert list(script.snapshots[-1].names) == list(sample(*net, 5, seed, 0.25, longest=watched.LONGEST_SHOWN))
+    assert list(script.snapshots[-1].names) == list(
+        sample(*net, watched.NAMES, seed, 0.25, longest=watched.LONGEST_SHOWN)
+    )
 
 
 def test_the_smoothed_loss_is_the_mean_at_first_and_then_of_the_latest(few_names: Dataset) -> None:

@@ -411,10 +411,10 @@ def test_the_head_of_the_meter_is_that_of_the_units() -> None:
 
 def test_two_histograms_can_be_compared_whatever_the_width_of_their_bins() -> None:
     wide, narrow = Histogram(-2.0, 2.0, (0, 10, 10, 0)), Histogram(-1.0, 1.0, (5, 5, 5, 5))
-    shapes = [_bars("", box, box.counts, "ghost", True)[0] for box in (wide, narrow)]
+    shapes = [_bars("", box, box.counts, "ghost", False)[0] for box in (wide, narrow)]
     assert max(shapes[0].y) == max(shapes[1].y) == 0.5
     outliers = Histogram(-1.0, 1.0, (90, 5, 5, 100))
-    assert _bars("", outliers, outliers.counts, "ghost", False)[0][1:3] == ([-0.25, 0.25], [0.05, 0.05])
+    assert _bars("", outliers, outliers.counts, "ghost", True)[0][1:3] == ([-0.25, 0.25], [0.05, 0.05])
     grown = canned.course(replace(canned.HEALTHY, gradient=2e-5), until=1)
     grown += canned.course(until=3000, every=1000)[1:]
     (head,) = (line for line in text_of(draw(view(grown, screen="layer", cursor=1), 200, 60)) if "density" in line)

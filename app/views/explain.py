@@ -16,8 +16,8 @@ COLUMNS: dict[str, str] = {
     "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",
     "grad:data": "The gradient's std over the weights' own: how large a step along it would be for the weights.",
     "update:data": "The same for the step that was really taken, as log10. The guide is -3: a thousandth of the "
-    f"weights. Above {LIMITS['updates_large'].value:g} the weights are thrown about (the last layer's may be faster), "
-    f"below {LIMITS['updates_small'].value:g} training crawls: - and + change lr.",
+    f"weights. Above {LIMITS['updates_large']:g} the weights are thrown about (the last layer's may be faster), "
+    f"below {LIMITS['updates_small']:g} training crawls: - and + change lr.",
     "loss": "Of minibatches, smoothed. ln V is what the uniform guess costs; a first loss far above it is a net "
     "that is confidently wrong.",
 }

@@ -205,24 +205,24 @@ def _numbers_of_weight(trace: WeightTrace, width: int, g: Glyphs) -> list[Line]:
     return _facts(facts, width)
 
 
-def _bars(name: str, box: Histogram, counts: Sequence[float], style: str, limited: bool) -> list[Trace]:
+def _bars(name: str, box: Histogram, counts: Sequence[float], style: str, tails: bool) -> list[Trace]:
     """The density of a histogram, whatever the width of its bins; none where nothing finite was counted.
 
     Without the edge bins where they hold what lies outside, which is what they do of values without limits.
     """
     total, width = sum(counts), (box.high - box.low) / max(1, len(box.counts))
-    inside = range(len(counts)) if limited else range(1, len(counts) - 1)
+    inside = range(1, len(counts) - 1) if tails else range(len(counts))
     centres = [box.low + (at + 0.5) * width for at in inside]
     return [Trace(name, centres, [counts[at] / total / (width or 1.0) for at in inside], style)] if total else []
 
 
 def _densities(
-    title: str, trace: LayerTrace, first: Histogram, now: tuple[Histogram, Sequence[float]], limited: bool
+    title: str, trace: LayerTrace, first: Histogram, now: tuple[Histogram, Sequence[float]], tails: bool
 ) -> tuple[str, list[Trace]]:
     """The density now, and behind it the one of the first update, cut off where it is so high that this one is flat."""
     name = f"step {trace.first_step:,}"
-    own = _bars("now", *now, title, limited)
-    ghost = _bars(name, first, first.counts, "ghost", limited)
+    own = _bars("now", *now, title, tails)
+    ghost = _bars(name, first, first.counts, "ghost", tails)
     if ghost and own and max(ghost[0].y) > (top := HIGHER * max(own[0].y)):
         ghost = [ghost[0]._replace(name=f"{name} cut", y=[min(y, top) for y in ghost[0].y])]
     return f"{title}, density" + NONE_NOW * (not own), ghost + own
@@ -230,15 +230,13 @@ def _densities(
 
 def _activation(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     now = trace.layer.activation.histogram, trace.activation_counts
-    limited = bounded(trace.layer.kind)
-    return plot(
-        *_densities("activation", trace, trace.first.activation.histogram, now, limited), width, height, g, (0,)
-    )
+    tails = not bounded(trace.layer.kind)
+    return plot(*_densities("activation", trace, trace.first.activation.histogram, now, tails), width, height, g, (0,))
 
 
 def _gradient(trace: LayerTrace, width: int, height: int, g: Glyphs) -> list[Line]:
     now = trace.layer.gradient.histogram, trace.gradient_counts
-    return plot(*_densities("gradient", trace, trace.first.gradient.histogram, now, False), width, height, g, (0,))
+    return plot(*_densities("gradient", trace, trace.first.gradient.histogram, now, True), width, height, g, (0,))
 
 
 def _over_steps(name: str, series: Series, width: int, style: str) -> list[Trace]:

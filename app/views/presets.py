@@ -7,8 +7,8 @@ from dataclasses import replace
 from app import glyphs as glyph
 from app.views.lines import Line, block, heading
 from app.views.state import MOVES, Pressed, View, chosen, hint, keep, listed
-from makemore_core.command import Set, goes_by
-from makemore_core.presets import PRESETS, settings_of
+from makemore_core.command import Set
+from makemore_core.presets import PRESETS, goes_by, settings_of
 
 WHOLE = 16  # lines, with which the words on an experiment take as many as they need
 

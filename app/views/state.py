@@ -183,10 +183,10 @@ def update_sick(value: float, weight: Weight, step: int) -> bool:
 
     The first updates after initialisation are not typical, and only judged where they are no number.
     """
-    if step < LIMITS["updates_after"].value and math.isfinite(value):
+    if step < LIMITS["updates_after"] and math.isfinite(value):
         return False
-    ahead = LIMITS["last_layer"].value if weight.layer is None else 0.0
-    return not LIMITS["updates_small"].value <= value <= LIMITS["updates_large"].value + ahead
+    ahead = LIMITS["last_layer"] if weight.layer is None else 0.0
+    return not LIMITS["updates_small"] <= value <= LIMITS["updates_large"] + ahead
 
 
 def style_of(finding: Finding) -> str:

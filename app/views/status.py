@@ -11,8 +11,8 @@ from app.history import STILL
 from app.keys import footer
 from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
-from makemore_core.command import goes_by
 from makemore_core.doctor import LIMITS
+from makemore_core.presets import goes_by
 from makemore_core.snapshot import Snapshot
 
 WORDS = {
@@ -44,7 +44,7 @@ def loss_number(value: float | None, places: int = 3) -> str:
 
 def loss_span(value: float | None, expected: float | None, style: str, places: int = 3) -> Span:
     """A loss in its style, or as what is sick, with the sign of that: no number, or clearly above the uniform guess."""
-    most = math.inf if expected is None else expected + LIMITS["risen"].value
+    most = math.inf if expected is None else expected + LIMITS["risen"]
     sick = value is not None and not (math.isfinite(value) and value <= most)
     return ("!" * sick + loss_number(value, places), "sick" if sick else style)
 

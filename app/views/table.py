@@ -158,13 +158,13 @@ def _label(name: str, cells: int, digits: int, index: int | None, g: Glyphs) -> 
 
 
 def histogram(
-    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, g: Glyphs, *, limited: bool = False
+    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, g: Glyphs, *, tails: bool = True
 ) -> list[str]:
     """Counts as bars on the scale `-scale..scale`, `tall` lines high, the top line first.
 
-    What lies outside the scale, or the bins of values that are not `limited` to them, is drawn in the edge bars.
+    What lies outside the scale, or in the edge bins where these hold `tails`, is drawn in the edge bars.
     """
-    shares = glyph.rebin(counts, box.low, box.high, -scale, scale, cells, limited=limited)
+    shares = glyph.rebin(counts, box.low, box.high, -scale, scale, cells, tails=tails)
     return glyph.tower(glyph.heights(shares), tall, g)
 
 
@@ -283,8 +283,8 @@ def _layer_cells(
         room = cells - 1
         if column == "activation":
             style = "sick" if sick.saturated or sick.spread else "activation"
-            limited = bounded(trace.layer.kind)
-            rows_ = histogram(trace.activation_counts, activation.histogram, scales[0], room, tall, g, limited=limited)
+            tails = not bounded(trace.layer.kind)
+            rows_ = histogram(trace.activation_counts, activation.histogram, scales[0], room, tall, g, tails=tails)
             out.append(tuple(((" ", ""), (row, style)) for row in rows_))
         elif column == "gradient":
             style = "sick" if sick.gradient else "gradient"
