@@ -517,9 +517,8 @@ class Session:
         self._over = True
         if self.state in ("running", "paused"):
             self.state = "stopped"
-        if (
-            self.state == "stopped" or self.recorder.unsaved()
-        ):  # a finished run is saved; a diverged one is not worth it
+        # a finished run is saved already, or has waited for room; a diverged one is not worth it
+        if self.state == "stopped" or self.recorder.unsaved():
             self._save()
 
     def _set(self, command: Set, nets: Nets | None) -> None:

@@ -122,10 +122,8 @@ class Trainer:
         for leaf in self.model.leaves():
             if isinstance(leaf, BatchNorm1d):
                 leaf.momentum = config.norm_momentum
-        # an engine that need not be made anew keeps what the last update left to look at
-        fixed = (
-            self._fast_kind.fixed if self._fast_refused else self.engine.fixed
-        )  # what was refused may be possible now
+        # what was refused may be possible now; an engine that need not be made anew keeps what there is to look at
+        fixed = self._fast_kind.fixed if self._fast_refused else self.engine.fixed
         if changed - LIVE_FIELDS or changed & fixed:
             self.engine = self.make_engine()
 
