@@ -131,9 +131,8 @@ def two_graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     monkeypatch.setattr(graph, "GRAPHS", ((1, True), (3, False), (1, False)))
 
     def taking(faster: bool) -> None:
-        times = iter(
-            [9.0, 1.0, 9.0, 2.0] if faster else [1.0, 2.0, 1.0, 2.0]
-        )  # the new ones first, warm the second time
+        # the new ones first, warm the second time
+        times = iter([9.0, 1.0, 9.0, 2.0] if faster else [1.0, 2.0, 1.0, 2.0])
         monkeypatch.setattr(graph, "seconds", lambda _: next(times))
 
     taking(faster=True)

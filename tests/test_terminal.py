@@ -290,10 +290,8 @@ def test_told_to_end_while_the_terminal_closes(record: Path) -> None:
         terminal.wait_for("ready")
         terminal.close()
         terminal.signal(signal.SIGTERM)
-        assert terminal.wait_end() in (
-            by_signal(signal.SIGTERM),
-            -signal.SIGTERM,
-        )  # by the app, or the trainer after it
+        # by the app, or the trainer after it
+        assert terminal.wait_end() in (by_signal(signal.SIGTERM), -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("ending", ["q", "SIGTERM"])
