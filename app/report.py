@@ -275,6 +275,7 @@ def examine_run(run: str | None, as_json: bool) -> int:
     elif not found:
         say(f"{folder.name}: nothing to report")
     for finding in () if as_json else found:
-        for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {finding.suggestion}"):
+        wanted = finding.suggestion + ("; from the seed" if finding.fix and finding.fresh else "")
+        for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {wanted}"):
             say(text)
     return Exit.TROUBLE if found else Exit.DONE

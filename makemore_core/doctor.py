@@ -37,6 +37,11 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     severity: Severity = "warning"
     past: bool = False
 
+    @property
+    def fresh(self) -> bool:
+        """Whether the fix is for a new net: how weights began, or what has ruined them, no training of them mends."""
+        return self.past or self.severity == "serious"
+
 
 # Every threshold, once, with its unit and who says so. "At the start" is up to START updates; training moves spreads
 # by itself, so later is looser.
@@ -46,7 +51,7 @@ LIMITS: dict[str, float] = {
     "saturated_at_start": 0.30,  # share; part 3: 5 % at gain 5/3 and 20 % in the first layer are healthy
     "saturated": 0.75,  # share; long training alone brings the healthy deep nets of part 3 to 0.55 (measured)
     "off": 0.90,  # share of relu-like outputs that are exactly off; half are by symmetry (He et al. 2015)
-    "dead": 1,  # units flat for every example of the training split; part 3: such a unit never learns
+    "dead": 0.10,  # share of a layer's units, flat for every example of the training split; a few are no loss
     "shrink_at_start": 0.60,  # last std / first std; part 3: gain 1 takes tanh from 0.62 to 0.32 in 5 layers
     "shrink": 0.35,  # last std / first std; training alone takes a healthy linear net to 0.6
     "grow_at_start": 1.60,  # last std / first std; part 3: gain 5/3 without tanh multiplies by 1.7 a layer
@@ -54,12 +59,11 @@ LIMITS: dict[str, float] = {
     "gradient_layer": 1.25,  # a layer, up or down; part 3: gain 5/3 keeps tanh at 1.10, gain 3 gives 1.4
     "gradient_total": 3.0,  # through the whole depth, together with the limit for one layer
     "gradient_depth": 30.0,  # through the whole depth whatever the depth; residual nets of 50 layers have 13
-    "last_layer": 1.0,  # log10 over the next fastest weight after 5,000 updates; part 3: 10 times too fast
+    "last_layer": 1.2,  # log10 over the next fastest weight after 5,000 updates; healthy presets stay below 1.1
     "last_layer_early": 1.6,  # the same after 1,000 updates: a last layer made small catches up by itself
     "updates_large": -1.75,  # log10 update:data of a weight but the last; part 3: the guide is -3
     "updates_small": -4.0,  # log10 update:data of a quarter of the weights; part 3: at -4 it learns too slowly
     "updates_slow": -3.5,  # log10, of the median weight: a third of the guide; healthy presets stay above -3.3
-    "updates_uneven": 1.5,  # log10 from the slowest weight to the fastest: no one learning rate is to blame
     "updates_after": 100,  # updates; the first ones after initialisation are not typical
     "statistics_noise": 0.06,  # std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples
     "statistics_gap": 0.15,  # nats of loss in evaluation above the minibatches' on the same split
@@ -75,7 +79,7 @@ STARTS = 16  # attempts whose start is remembered
 RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run; the rest is noisy too: judge their median
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
 GUIDE = -3.0
-HIGHEST_LR = 1.0  # that is advised; the range test goes no further either
+LOWEST_LR, HIGHEST_LR = 1e-4, 1.0  # that are advised; the range test goes no further up either
 
 # What PyTorch's calculate_gain says (checked against it by a test), so that torch need not be loaded.
 GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "identity": 1.0}
@@ -86,8 +90,10 @@ _WHY = {
     "the logits instead of learning: the hockey stick in the loss curve.",
     "saturated": "Where the nonlinearity is flat its slope (of tanh 1 - t*t) is near 0, so the gradient stops there "
     "and what is upstream does not learn.",
-    "dead-units": "A unit in its flat region for every example passes no gradient at all: its weights never change "
-    "again, as permanent brain damage.",
+    "dead-units": "A unit in its flat region for every example passes no gradient while its inputs stay as they are: "
+    "its weights do not change, as brain damage.",
+    "no-signal": "What is the same for every example says nothing of it, and no gradient passes: the net learns how "
+    "frequent the letters are, no more.",
     "activations-shrink": "Each layer gives on less than it gets; weights too small to make up for that leave the deep "
     "layers with next to no signal.",
     "activations-grow": "Each layer multiplies the spread, so the logits become extreme and the net confidently wrong.",
@@ -106,8 +112,8 @@ _WHY = {
     "follows the last few batches instead of the training set.",
     "overfitting": "The net learns its examples by heart: more training lowers the training loss alone, and the names "
     "it makes become those it was given.",
-    "batch-of-one": "The variance of one example is not defined (0/0 with n - 1 below), and its mean is the example: "
-    "nothing of it is left.",
+    "tiny-batch": "The mean and variance of a batch are all that BatchNorm goes by: of one example nothing is left "
+    "(0/0 with n - 1 below), any two become 0.7 and -0.7.",
     "loss-flat": "Not learning costs as much time as learning. The uniform guess needs no net.",
 }
 
@@ -167,6 +173,9 @@ class Chart:
         if not snapshot.layers and before is not None and (before.attempt, before.layers_step) == at:
             # a record holds them once
             snapshot = msgspec.structs.replace(snapshot, layers=before.layers, weights=before.weights)
+        again = (one for one in self._recent if (one.attempt, one.step) == (snapshot.attempt, snapshot.step))
+        if any(one.losses for one in again):
+            snapshot = msgspec.structs.replace(snapshot, losses=())
         start = self._start
         if start is not None and start.attempt != snapshot.attempt:
             self._starts[start.attempt] = start
@@ -199,7 +208,7 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
     values: dict[str, list[float]] = {}
     for snapshot in latest:
         for weight in snapshot.weights:
-            if math.isfinite(weight.update_data_log10) and snapshot.lr == now.lr:
+            if weight.update_data_log10 < math.inf and snapshot.lr == now.lr:  # -inf: it did not move
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
     whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]  # without a gap
     losses = tuple(loss for snapshot in whole for loss in snapshot.losses)
@@ -234,7 +243,7 @@ def _drawn(snapshot: Snapshot) -> dict[str, Value]:
 
 
 def _diverged(run: _Run) -> Iterator[Finding]:
-    if _alone(run):  # no rate helps
+    if _tiny(run):  # no rate helps
         return
     loss = run.loss
     broken = next((layer for layer in run.now.layers if not math.isfinite(layer.activation.mean)), None)
@@ -247,8 +256,7 @@ def _diverged(run: _Run) -> Iterator[Finding]:
     ceiling = max(x for x in (first, expected, -math.inf) if x is not None) + LIMITS["risen"]
     if loss is not None and math.isfinite(ceiling) and run.now.step >= 100 and loss > ceiling:
         evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {first or expected:.2f} at the first"
-        yield _finding("diverged", "the loss has risen above where it began", evidence, *_slower(run),
-                       severity="serious")  # fmt: skip
+        yield _finding("diverged", "loss above its start", evidence, *_slower(run), severity="serious")
 
 
 def _confidently_wrong(run: _Run) -> Iterator[Finding]:
@@ -257,12 +265,15 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
         return
     if first - expected <= LIMITS["first_loss"]:
         return
-    suggestion, fix = "make the last layer's weights small and its bias 0 at the start", None
-    if "last_shrink" in run.now.config:
-        fix = {"last_shrink": 0.1 if run.now.config.get("fan_in") == "on" else 0.01, "last_bias_init": 0.0}
+    config = run.now.config
+    advice: Advice = "make the last layer's weights small and its bias 0 at the start", None
+    if isinstance(shrink := config.get("last_shrink"), int | float):
+        small = min(shrink, 0.1 if config.get("fan_in") == "on" else 0.01)
+        advice = advice[0], {"last_shrink": small, "last_bias_init": 0.0}
+        if small == shrink and not config.get("last_bias_init"):  # what comes to it is too large
+            advice = _right_gain(run)
     evidence = f"first loss {first:.2f}, the uniform guess costs ln V = {expected:.2f}"
-    found = _finding("confidently-wrong", "the first guess is confidently wrong", evidence, suggestion, fix,
-                     severity="serious")  # fmt: skip
+    found = _finding("confidently-wrong", "first guess too sure", evidence, *advice, severity="serious")
     learnt = run.loss is not None and run.loss - expected <= LIMITS["first_loss"]
     yield msgspec.structs.replace(found, past=learnt)
 
@@ -278,7 +289,7 @@ def _saturated(run: _Run) -> Iterator[Finding]:
         off = _relu_like(worst)
         evidence = f"{100 * worst.activation.saturated:.0f} % of {_row(worst)} {'off' if off else 'beyond 0.97'}"
         evidence += f", too much in {len(sick)} of {len(layers)} layers" if len(sick) > 1 else ""
-        what = "nearly all units are off" if off else "the nonlinearity is saturated"
+        what = "nearly all units are off" if off else "nonlinearity saturated"
         found = _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
         shares = [f"{100 * layer.activation.saturated:.0f} %" for layer in now if _row(layer) == _row(worst)]
         yield found if layers is now else _past(found, run, "".join(shares))
@@ -286,16 +297,26 @@ def _saturated(run: _Run) -> Iterator[Finding]:
 
 
 def _dead_units(run: _Run) -> Iterator[Finding]:
-    dead = [(layer, layer.activation.dead) for layer in run.now.layers if layer.activation.dead is not None]
-    some = [(layer, count) for layer, count in dead if count >= LIMITS["dead"]]
-    if not some:
+    dead = [(layer, layer.activation.dead or 0, max(layer.activation.units, 1)) for layer in run.now.layers]
+    total = sum(count for _, count, _ in dead)
+    if not total:
         return
-    worst, count = max(some, key=lambda pair: pair[1] / max(pair[0].activation.units, 1))
-    total = sum(count for _, count in some)
-    evidence = (
-        f"{count} of {worst.activation.units} units of {_row(worst)}, {total} in all, on the whole training split"
-    )
-    yield _finding("dead-units", "dead units", evidence, *_smaller(run), layer=worst.index, severity="serious")
+    worst, count, units = max(dead, key=lambda row: row[1] / row[2])
+    evidence = f"{count} of {units} units of {_row(worst)}, {total} in all, on the whole training split"
+    mild: Advice | None = None
+    if count / units < LIMITS["dead"]:
+        mild = "train on: so few are no loss", None
+    elif _slow(run):
+        mild = "see to the small updates first: they have not killed these", None
+    yield _finding("dead-units", "dead units", evidence, *(mild or _smaller(run)), layer=worst.index,
+                   severity="warning" if mild else "serious")  # fmt: skip
+
+
+def _no_signal(run: _Run) -> Iterator[Finding]:
+    flat = next((layer for layer in run.now.layers if layer.activation.std == 0), None)
+    if flat:
+        yield _finding("no-signal", "no signal in a layer", f"std 0 in {_row(flat)}: the same for every example",
+                       *_signal(run), layer=flat.index, severity="serious")  # fmt: skip
 
 
 class _Course(NamedTuple):
@@ -330,7 +351,7 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
     first, last = layers[0].activation.std, median([layer.activation.std for layer in end])
     ends = f"{first:.2g} → {last:.2g}"
-    if len(layers) < 3 or first <= 0 or _one_step(layers):
+    if len(layers) < 3 or first <= 0 or _one_step(layers) or _stream(run):
         return _Course(None, ends)
     ratio = last / first
     shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"]
@@ -338,7 +359,7 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
         return _Course(None, ends)
     name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
     evidence = f"std {ends}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
-    return _Course(_finding(name, f"the spread {what} with depth", evidence, *_right_gain(run),
+    return _Course(_finding(name, f"spread {what} with depth", evidence, *_right_gain(run),
                             layer=layers[-1].index), ends)  # fmt: skip
 
 
@@ -346,7 +367,7 @@ def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     del start  # a gradient's course is judged alike whenever it is
     first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
     ends = f"{last:.1e} → {first:.1e}"
-    if len(layers) < 3 or not (first > 0 and last > 0):
+    if len(layers) < 3 or not (first > 0 and last > 0) or _stream(run):
         return _Course(None, ends)
     total = abs(math.log(first / last))
     uneven = total / steps > math.log(LIMITS["gradient_layer"])
@@ -354,8 +375,13 @@ def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
         return _Course(None, ends)
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
     evidence = f"std {ends} from last to first, × {(first / last) ** (1 / steps):.2f} a layer"
-    return _Course(_finding(name, f"gradients {what} towards the input", evidence, *_right_gain(run),
+    return _Course(_finding(name, f"gradients {what} backward", evidence, *_right_gain(run),
                             layer=layers[0].index), ends)  # fmt: skip
+
+
+def _stream(run: _Run) -> bool:
+    """Whether layers add normalised branches to a stream: of its spread those, which the rows show, say nothing."""
+    return run.now.config.get("residual") is True and run.now.config.get("norm") != "none"
 
 
 def _one_step(layers: Sequence[Layer]) -> bool:
@@ -372,38 +398,58 @@ def _last_layer(run: _Run) -> Iterator[Finding]:
     if len(weights) < 3 or run.now.step < 1000 or weights[-1].layer is not None:
         return
     last, next_fastest = run.updates[weights[-1].name], max(run.updates[weight.name] for weight in weights[:-1])
-    if last - next_fastest > LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"]:
+    ahead = last - next_fastest
+    if LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"] < ahead < math.inf:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {next_fastest:.1f} in the others"
-        fix: dict[str, Value] | None = {"last_shrink": 1.0} if "last_shrink" in run.now.config else None
-        times = 10 ** (last - next_fastest)
-        yield _finding("last-layer-fast", f"the last layer learns {times:,.0f} times as fast", evidence,
-                       "do not make its weights so small at the start, or train on: it catches up", fix)  # fmt: skip
+        yield _finding("last-layer-fast", f"last layer {10**ahead:,.0f}× too fast", evidence,
+                       "train on: a last layer that began small catches up", None)  # fmt: skip
+
+
+def _judged(run: _Run) -> list[Weight]:
+    """The weights whose update:data is judged, all but the last, once it is typical."""
+    config, after = run.now.config, LIMITS["updates_after"]
+    weights = [weight for weight in run.now.weights if weight.name in run.updates]
+    if config.get("optimizer") == "rmsprop" and isinstance(beta2 := config.get("beta2"), float) and beta2 < 1:
+        after = max(after, 1 / (1 - beta2))  # its mean square begins at 0, and is not corrected for that
+    if run.now.step < after:
+        return []
+    return weights[:-1] if len(weights) > 2 and weights[-1].layer is None else weights
+
+
+def _ratios(run: _Run) -> list[float]:
+    return [run.updates[weight.name] for weight in _judged(run)]
+
+
+def _slow(run: _Run, by: float = 0.0) -> bool:
+    """Whether the updates are small for the weights, or would be with a rate changed by so much, log10.
+
+    One weight alone that does not move at all may be meant so.
+    """
+    ratios = [ratio + by for ratio in _ratios(run)]
+    if not ratios or _decayed(run):
+        return False
+    small = [ratio for ratio in ratios if -math.inf < ratio < LIMITS["updates_small"]]
+    return len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"]
 
 
 def _update_ratio(run: _Run) -> Iterator[Finding]:
-    weights = [weight for weight in run.now.weights if weight.name in run.updates]
-    judged = weights[:-1] if len(weights) > 2 and weights[-1].layer is None else weights
-    if not judged or run.now.step < LIMITS["updates_after"]:
+    judged = sorted(_judged(run), key=lambda weight: run.updates[weight.name])
+    if not judged:
         return
-    ratios = [run.updates[weight.name] for weight in judged]
-    fastest = max(judged, key=lambda weight: run.updates[weight.name])
-    if run.updates[fastest.name] > LIMITS["updates_large"]:
-        evidence = f"update:data {run.updates[fastest.name]:.1f} in {_weight(fastest)}, median {median(ratios):.1f}"
-        yield _finding("updates-large", "the updates are large for the weights", evidence,
-                       *_other_rate(run, run.updates[fastest.name]), layer=fastest.layer)  # fmt: skip
-    small = [ratio for ratio in ratios if ratio < LIMITS["updates_small"]]
-    slow = len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"]
-    if slow and not _decayed(run):
-        slowest = min(judged, key=lambda weight: run.updates[weight.name])
-        evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {median(ratios):.1f}"
-        yield _finding("updates-small", "the updates are small for the weights", evidence,
-                       *_other_rate(run, median(ratios)), layer=slowest.layer)  # fmt: skip
+    slowest, fastest, middle = judged[0], judged[-1], median(_ratios(run))
+    least, most = run.updates[slowest.name], run.updates[fastest.name]
+    if most > LIMITS["updates_large"]:
+        evidence = f"update:data {most:.1f} in {_weight(fastest)}, median {middle:.1f}"
+        yield _finding("updates-large", "updates too large", evidence, *_smaller_updates(run), layer=fastest.layer)
+    if _slow(run):
+        evidence = f"update:data {least:.1f} in {_weight(slowest)}, median {middle:.1f}"
+        yield _finding("updates-small", "updates too small", evidence, *_larger_updates(run), layer=slowest.layer)
 
 
 def _bias_useless(run: _Run) -> Iterator[Finding]:
     config = run.now.config
     if config.get("norm") == "batch" and config.get("bias") == "on" and config.get("norm_place") == "before":
-        yield _finding("bias-useless", "a bias before BatchNorm", "bias on, norm batch, norm_place before",
+        yield _finding("bias-useless", "bias before BatchNorm", "bias on, norm batch, norm_place before",
                        "leave out the biases of layers that BatchNorm follows", {"bias": "auto"})  # fmt: skip
 
 
@@ -412,13 +458,13 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
     momentum, batch = config.get("norm_momentum"), config.get("batch_size")
     if config.get("norm") != "batch" or not isinstance(momentum, int | float) or not isinstance(batch, int | float):
         return
-    if not (0 < momentum <= 1 and batch > 0):  # no settings of this program's
+    if _tiny(run) or not (0 <= momentum <= 1 and batch > 0):  # no settings of this program's
         return
     slower = 0.001 if run.now.steps >= 10_000 else 0.01
     noise = math.sqrt(momentum / (2 - momentum) / batch)
-    if batch > 1 and noise > LIMITS["statistics_noise"]:
+    if noise > LIMITS["statistics_noise"]:
         evidence = f"momentum {momentum:g} with batches of {batch:g}: they keep wandering by {noise:.2f} std"
-        yield _finding("running-statistics", "the running statistics do not settle", evidence,
+        yield _finding("running-statistics", "unsettled statistics", evidence,
                        f"average over more examples: norm_momentum {slower:g}, or larger batches",
                        {"norm_momentum": min(slower, momentum)})  # fmt: skip
         return
@@ -429,7 +475,7 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
     if gap > LIMITS["statistics_gap"] and (splits.step >= settles or settles > run.now.steps):
         evidence = f"train loss {splits.train:.2f} in evaluation, {splits.minibatches:.2f} in the minibatches"
         faster = settles > run.now.steps
-        yield _finding("running-statistics", "the running statistics have not settled", evidence,
+        yield _finding("running-statistics", "unsettled statistics", evidence,
                        "average over fewer batches: norm_momentum 0.1" if faster else
                        f"average over more batches: norm_momentum {slower:g}",
                        {"norm_momentum": 0.1 if faster else slower})  # fmt: skip
@@ -442,17 +488,18 @@ def _overfitting(run: _Run) -> Iterator[Finding]:
     learns = run.now.expected_loss is None or splits.train < run.now.expected_loss
     if learns and splits.val - splits.train > LIMITS["by_heart"]:
         evidence = f"val loss {splits.val:.2f}, train loss {splits.train:.2f}, at step {splits.step:,}"
-        yield _finding("overfitting", "the net learns by heart", evidence,
+        yield _finding("overfitting", "learning by heart", evidence,
                        "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
 
 
-def _alone(run: _Run) -> bool:
-    return run.now.config.get("norm") == "batch" and run.now.config.get("batch_size") == 1
+def _tiny(run: _Run) -> bool:
+    return run.now.config.get("norm") == "batch" and run.now.config.get("batch_size") in (1, 2)
 
 
-def _batch_of_one(run: _Run) -> Iterator[Finding]:
-    if _alone(run):
-        yield _finding("batch-of-one", "BatchNorm with a batch of one", "norm batch, batch_size 1",
+def _tiny_batch(run: _Run) -> Iterator[Finding]:
+    if _tiny(run):
+        size = run.now.config["batch_size"]
+        yield _finding("tiny-batch", f"BatchNorm on a batch of {size}", f"norm batch, batch_size {size}",
                        "batches of 32, or LayerNorm, which needs no company", {"batch_size": 32},
                        severity="serious")  # fmt: skip
 
@@ -473,12 +520,12 @@ def _loss_flat(run: _Run) -> Iterator[Finding]:
         evidence = f"loss {loss:.3f} for {run.window:,} updates, the uniform guess costs {expected:.3f}"
     else:
         return
-    yield _finding("loss-flat", "the loss is flat", evidence, *_faster(run))
+    yield _finding("loss-flat", "loss is flat", evidence, *_faster(run))
 
 
 RULES: tuple[Callable[[_Run], Iterator[Finding]], ...] = (
-    _diverged, _batch_of_one, _confidently_wrong, _saturated, _dead_units, _spread, _gradient_flow, _update_ratio,
-    _last_layer, _running_statistics, _overfitting, _bias_useless, _loss_flat,
+    _diverged, _tiny_batch, _no_signal, _confidently_wrong, _saturated, _spread, _gradient_flow, _update_ratio,
+    _dead_units, _last_layer, _running_statistics, _overfitting, _bias_useless, _loss_flat,
 )  # fmt: skip
 
 
@@ -497,23 +544,50 @@ def _right_gain(run: _Run) -> Advice:
     if config.get("norm") == "none" and right is not None and not _close(gain, right):
         return f"gain {_number(right)} keeps the spread for {nonlinearity}", {"gain": right}
     if config.get("norm") == "none":
-        return "BatchNorm holds the spread whatever the weights", {"norm": "batch", "norm_output": True}
+        return _normalised(config, "holds the spread whatever the weights")
     if config.get("residual") is False:
         return "residual connections give the gradient a way around", {"residual": True}
     if "norm" in config:
-        return "fewer layers, or a lower learning rate: a normalisation and a way around are there", None
+        return "fewer layers: a normalisation and a way around are there", None
     return "give the weights a gain that keeps the spread, or put a normalisation before the nonlinearity", None
+
+
+def _few(config: Mapping[str, Value]) -> bool:
+    """Whether a batch has too few examples for a mean and variance to go by."""
+    batch = config.get("batch_size")
+    return isinstance(batch, int) and batch < 8
+
+
+def _normalised(config: Mapping[str, Value], purpose: str) -> Advice:
+    norm, called = ("layer", "LayerNorm") if _few(config) else ("batch", "BatchNorm")
+    return f"{called} {purpose}", {"norm": norm, "norm_output": True, "bias": "auto"}
+
+
+def _signal(run: _Run) -> Advice:
+    """What lets examples differ again."""
+    config = run.now.config
+    norm, units = config.get("norm"), config.get("n_hidden")
+    if config.get("gain") == 0:
+        right = GAINS.get(str(config.get("nonlinearity")), 1.0) if norm == "none" else 1.0
+        return f"gain {_number(right)}: at 0 all weights are 0", {"gain": right}
+    if units is not None and units == {"group": config.get("norm_groups"), "layer": 1}.get(str(norm)):
+        wider = "layer" if norm == "group" and units != 1 else "batch"
+        return "less its own mean a single unit is 0: normalise over more of them", {"norm": wider}
+    return _right_gain(run)
 
 
 def _smaller(run: _Run) -> Advice:
     config = run.now.config
     gain, right = config.get("gain"), GAINS.get(str(config.get("nonlinearity")))
-    if config.get("fan_in") != "off" and isinstance(gain, int | float) and right is not None and gain < right * 1.1:
-        if config.get("norm") != "none":
-            advice, fix = _rate(run, 0.1, "delays it")
-            return f"it was trained into this: {advice}", fix
-        batchnorm: dict[str, Value] = {"norm": "batch", "norm_output": True}
-        return "it was trained into this: BatchNorm holds it, a lower learning rate delays it", batchnorm
+    normed = config.get("norm", "none") != "none"
+    right_at_start = isinstance(gain, int | float) and right is not None and gain < right * 1.1
+    began = run.start and any(_excess(layer, True) > 0 for layer in run.start.layers)
+    if config.get("fan_in") != "off" and config.get("norm_place") == "after" and normed and began:
+        return "a normalisation before the nonlinearity holds what goes into it", {"norm_place": "before"}
+    if config.get("fan_in") != "off" and (normed or right_at_start):
+        either = "holds it, a lower learning rate delays it"
+        advice, fix = _rate(run, 0.1, "delays it") if normed else _normalised(config, either)
+        return f"it was trained into this: {advice}", fix
     advice, fix = _right_gain(run)
     if fix is not None and config.get("bias_init"):
         fix |= {"bias_init": 0.0}
@@ -531,26 +605,37 @@ def division(last_shrink: Value | None) -> Value:
     return "hidden" if isinstance(last_shrink, int | float) and last_shrink < 0.1 else "on"
 
 
-def _other_rate(run: _Run, ratio: float) -> Advice:
+def _larger_updates(run: _Run) -> Advice:
+    config, ratios = run.now.config, _ratios(run)
+    wanted = GUIDE - median(ratios)
+    suits_all = max(ratios) + wanted <= LIMITS["updates_large"]
+    if not suits_all or median(ratios) >= LIMITS["updates_slow"]:  # then it is no matter of the rate
+        return _right_gain(run)
+    if config.get("fan_in") == "off" and config.get("norm") == "none":
+        return "divide the weights by the square root of fan-in", _divided(config)
+    return _rate(run, 10.0 ** round(min(wanted, 2.0)), "to bring it near -3")
+
+
+def _smaller_updates(run: _Run) -> Advice:
     config = run.now.config
     gain = config.get("gain")
-    ratios = list(run.updates.values())[:-1]
-    if ratio < GUIDE and ratios and max(ratios) - min(ratios) > LIMITS["updates_uneven"]:
-        return _right_gain(run)
-    if config.get("norm") != "none" and isinstance(gain, int | float) and ratio > GUIDE and gain < 0.5:
+    if config.get("norm") != "none" and isinstance(gain, int | float) and gain < 0.5:
         return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
     if config.get("fan_in") == "off" and config.get("norm") == "none":
         return "divide the weights by the square root of fan-in", _divided(config)
-    return _rate(run, 10.0 ** round(GUIDE - ratio), "to bring it near -3")
+    return _rate(run, 0.1, "to bring it near -3")
 
 
 def _slower(run: _Run) -> Advice:
-    began = _spread_of(run, run.start.layers, True).finding if run.start else None
-    return (
-        _right_gain(run)
-        if began and began.name == "activations-grow"
-        else _rate(run, 0.1, "to keep it from blowing up")
-    )
+    """What began too large comes before the rate."""
+    if run.start:
+        began = run._replace(now=msgspec.structs.replace(run.now, layers=run.start.layers, step=run.start.step))
+        for found in itertools.chain(_saturated(began), _spread(began), _gradient_flow(began)):
+            if found.fix and not found.name.endswith("shrink"):
+                return found.suggestion, found.fix
+    if run.now.config.get("norm") == "batch" and _few(run.now.config):
+        return "batches of 32: alike examples leave BatchNorm nothing to divide by", {"batch_size": 32}
+    return _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
 
 
 def _faster(run: _Run) -> Advice:
@@ -560,17 +645,28 @@ def _faster(run: _Run) -> Advice:
 
 def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     lr = run.now.config.get("lr", run.now.lr)
-    if not isinstance(lr, int | float) or factor == 1.0 or (factor > 1 and lr >= HIGHEST_LR):
+    if factor > 1 and _lowered(run):
+        return "lr_decay_at 0: the rate was lowered before the net had learnt", {"lr_decay_at": 0}
+    far = isinstance(lr, int | float) and (lr >= HIGHEST_LR if factor > 1 else lr <= LOWEST_LR)
+    if not isinstance(lr, int | float) or factor == 1.0 or far:
         return f"{'a lower' if factor <= 1 else 'a higher'} learning rate {purpose}", None
+    if factor < 1 and _slow(run, math.log10(factor)):  # so would this
+        return f"train on; at lr {lr * factor:g} the updates would be small", None
     # far out there is no stepping back by tens, and nobody is led there
     wanted = 0.1 if factor < 1 < lr else min(float(f"{lr * factor:.1g}"), HIGHEST_LR)
     return f"lr {lr:g} → {wanted:g} {purpose}", {"lr": wanted} if "lr" in run.now.config else None
 
 
-def _decayed(run: _Run) -> bool:
-    """Whether the learning rate was lowered by the schedule: small updates are then meant."""
+def _lowered(run: _Run) -> bool:
+    """Whether the schedule has lowered the learning rate."""
     lr = run.now.config.get("lr")
     return isinstance(lr, int | float) and run.now.lr is not None and run.now.lr < lr
+
+
+def _decayed(run: _Run) -> bool:
+    """Whether it has done so after the net had learnt: small updates are then meant."""
+    at = run.now.config.get("lr_decay_at")
+    return _lowered(run) and isinstance(at, int) and at >= 1000
 
 
 # --- words and numbers ---------------------------------------------------------------------------------------------
@@ -586,7 +682,7 @@ def _past(finding: Finding, run: _Run, now: str) -> Finding:
     """The finding of the start, beside the numbers of `now`, where there are any."""
     assert run.start
     evidence = f"{finding.evidence}, at step {run.start.step:,}" + (f", {now} now" if now else "")
-    return msgspec.structs.replace(finding, what=f"at the start {finding.what}", evidence=evidence, past=True)
+    return msgspec.structs.replace(finding, what=f"began: {finding.what}", evidence=evidence, past=True)
 
 
 def _row(layer: Layer) -> str:

@@ -60,7 +60,7 @@ HOSTILE = (
 
 FOUND = Finding(
     name="activations-shrink",
-    what="the spread shrinks with depth",
+    what="spread shrinks with depth",
     evidence="std 0.62 → 0.32",
     why="Tanh squeezes.",
     suggestion="gain 5/3",

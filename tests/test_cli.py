@@ -354,6 +354,20 @@ def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Command
     assert strict(after)["step"] == strict(before)["step"]  # type: ignore[index]
 
 
+def test_the_doctor_says_what_needs_a_new_net(makemore: Commands) -> None:
+    folder = makemore.cwd / "runs" / "sure"
+    folder.mkdir()
+    (folder / rundir.MANIFEST).write_bytes((makemore.cwd / "runs/done" / rundir.MANIFEST).read_bytes())
+    config = Config(last_shrink=1.0).as_dict()
+    sure = msgspec.structs.replace(canned.snapshot(), config=config, first_loss=9.0, expected_loss=3.3)
+    rundir.write_state(folder, to_json(sure))
+    try:
+        told = makemore.run("doctor", str(folder)).out
+    finally:
+        shutil.rmtree(folder)
+    assert "bias 0 at the start; from the seed\n" in told
+
+
 def test_a_hostile_run_is_listed_safely(makemore: Commands) -> None:
     folder = makemore.cwd / "runs" / f"x{HOSTILE}"
     folder.mkdir()

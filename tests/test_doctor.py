@@ -6,6 +6,7 @@ import functools
 import math
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -118,10 +119,13 @@ def test_what_it_suggests_helps(name: str, finding: str) -> None:
 @pytest.mark.filterwarnings("ignore:var")
 def test_settings_that_batchnorm_cannot_bear() -> None:
     healthy = PRESETS["deep-batchnorm"].config()
-    assert set(diagnose(healthy.replace({"batch_size": 1}), (1, 2))) == {"batch-of-one"}  # no rate helps
+    assert set(diagnose(healthy.replace({"batch_size": 1}), (1, 2))) == {"tiny-batch"}  # no rate helps
+    assert diagnose(healthy.replace({"batch_size": 2}), (1, 2))["tiny-batch"].fix == {"batch_size": 32}
     assert set(diagnose(healthy.replace({"bias": "on"}), (1, 2))) == {"bias-useless"}
     assert "running-statistics" in diagnose(healthy.replace({"batch_size": 4}), (1, 2))
     assert set(diagnose(healthy.replace({"norm_momentum": 1.0}), (1, 2))) == {"running-statistics"}
+    frozen = foreign(config=Config(norm_momentum=0.0).as_dict(), splits=Splits(2.99, None, None, 90, 2.32))
+    assert [found.fix for found in findings(frozen)] == [{"norm_momentum": 0.1}]
 
 
 def test_a_learning_rate_of_a_hundred() -> None:
@@ -168,10 +172,16 @@ def with_update(snapshot: Snapshot, index: int, ratio: float) -> Snapshot:
     return msgspec.structs.replace(snapshot, weights=tuple(weights))
 
 
+def with_all_updates(snapshot: Snapshot, ratio: float) -> Snapshot:
+    return functools.reduce(lambda net, index: with_update(net, index, ratio), range(len(snapshot.weights)), snapshot)
+
+
 @pytest.mark.parametrize(
     ("snapshot", "expected"),
     [
         (foreign(), set()),
+        (with_layer(foreign(), 2, std=0.0), {"no-signal"}),
+        (with_all_updates(foreign(), -math.inf), {"updates-small"}),
         (foreign(step=0, layers=(), weights=()), set()),
         (foreign(state="diverged", loss=math.inf), {"diverged"}),
         (foreign(loss=math.nan, losses=(math.nan,)), {"diverged"}),
@@ -213,7 +223,7 @@ def test_settings_that_make_no_sense_are_no_finding(momentum: float, batch: int)
 def test_how_much_faster_the_last_layer_learns_is_told() -> None:
     (found,) = findings(with_update(foreign(), 4, -1.0))
     others = max(weight.update_data_log10 for weight in foreign().weights[:-1])
-    assert found.what == f"the last layer learns {10 ** (-1.0 - others):.0f} times as fast"
+    assert found.what == f"last layer {10 ** (-1.0 - others):.0f}× too fast"
 
 
 def test_half_of_all_relus_are_off_in_a_healthy_net() -> None:
@@ -290,7 +300,7 @@ def test_a_chart_remembers_how_the_run_began() -> None:
         chart.see(msgspec.structs.replace(later, step=step, layers=layers, losses=(2.5,) * 100))
     (finding,) = [finding for finding in chart.findings() if finding.name == "activations-shrink"]
     assert finding.evidence.endswith("at step 1, 0.62 → 0.62 now")
-    assert (finding.what, finding.past) == ("at the start the spread shrinks with depth", True)
+    assert (finding.what, finding.past) == ("began: spread shrinks with depth", True)
     chart.see(msgspec.structs.replace(later, attempt=1, step=0, layers=(), weights=()))
     assert chart.findings() == ()
     chart.see(msgspec.structs.replace(later, attempt=2, origin=0, step=20_000, layers=layers, losses=()))
@@ -317,7 +327,7 @@ def test_a_layer_that_began_saturated_is_judged_as_strictly_later() -> None:
     (still,) = findings(with_layer(foreign(), 1, saturated=0.4), [then])
     assert (still.evidence, still.past) == ("40 % of layer 1 Mish beyond 0.97", False)
     (over,) = findings(with_layer(with_layer(foreign(), 0, saturated=0.4), 1, saturated=0.2), [then])
-    assert over.what == "at the start the nonlinearity is saturated"
+    assert over.what == "began: nonlinearity saturated"
     assert (over.evidence, over.past) == ("60 % of layer 1 Mish beyond 0.97, at step 1, 20 % now", True)
 
 
@@ -344,6 +354,15 @@ def test_a_past_that_comes_after_the_present() -> None:
     assert [finding.name for finding in chart.findings()] == ["activations-shrink"]
 
 
+def test_the_losses_of_a_last_snapshot_that_comes_twice_count_once() -> None:
+    chart, last = doctor.Chart(), foreign(step=1000, losses=(3.4,) * 999, first_loss=4.0, expected_loss=3.3)
+    now = msgspec.structs.replace(last, state="finished")
+    for snapshot in (foreign(step=1, losses=(4.0,), first_loss=4.0, expected_loss=3.3), last, now):
+        chart.see(snapshot)
+    (flat,) = [found for found in chart.findings() if found.name == "loss-flat"]
+    assert "for 1,000 updates" in flat.evidence
+
+
 def test_a_last_snapshot_that_comes_twice_hides_no_losses() -> None:
     losses = tuple(3.3 - 0.001 * i for i in range(999))
     first = foreign(step=1, losses=(3.3,), first_loss=3.3, expected_loss=3.3)
@@ -368,8 +387,107 @@ def test_what_is_as_it_is_advised_to_be_is_no_change() -> None:
 
 def test_a_net_that_has_batchnorm_is_not_told_to_have_it() -> None:
     config = Config(norm="batch", gain=1.0, lr=50.0).as_dict()
-    (finding,) = findings(msgspec.structs.replace(with_layer(foreign(), 1, saturated=0.8), config=config))
+    net = with_all_updates(with_layer(foreign(config=config), 1, saturated=0.8), -2.0)
+    (finding,) = findings(net)
     assert finding.suggestion == "it was trained into this: lr 50 → 0.1 delays it"
     assert finding.fix == {"lr": 0.1}
-    (finding,) = findings(with_stds(0.6, 0.4, 0.2, 0.1, config={**config, "residual": True}))
-    assert "put a normalisation" not in finding.suggestion
+
+
+def test_the_spread_of_normalised_branches_is_no_trend_of_the_net() -> None:
+    config = Config(norm="layer", residual=True).as_dict()
+    assert findings(with_stds(0.6, 0.4, 0.2, 0.1, config=config)) == ()
+    assert findings(with_gradients(1e-1, 1e-2, 1e-3, 1e-4, config=config)) == ()
+    growing = findings(with_stds(0.6, 1.0, 2.0, 3.0, config={**config, "norm": "none"}))
+    assert [finding.name for finding in growing] == ["activations-grow"]
+
+
+def advice(config: Config, net: Snapshot, name: str, past: Sequence[Snapshot] = ()) -> Finding:
+    whole = [msgspec.structs.replace(one, config=config.as_dict(), lr=config.lr) for one in (*past, net)]
+    (found,) = [found for found in findings(whole[-1], whole[:-1]) if found.name == name]
+    return found
+
+
+PLAIN: dict[str, Value] = {"norm": "none", "norm_output": False, "gain": 5 / 3}
+
+
+def test_how_a_net_began_and_what_ruined_it_is_mended_by_a_new_one() -> None:
+    began = with_stds(0.6, 0.2, 0.05, 0.01, step=1)
+    assert advice(Config(), foreign(), "activations-shrink", [began]).fresh
+    ruined = with_all_updates(foreign(losses=(111.0,), first_loss=3.3, expected_loss=3.3), -4.5)
+    found = advice(Config().replace(PLAIN | {"lr": 10.0}), ruined, "diverged")
+    assert (found.fix, found.fresh) == ({"lr": 0.1}, True)
+    assert not advice(Config(lr=0.01, gain=1.0), with_all_updates(foreign(), -4.5), "updates-small").fresh
+
+
+def test_a_few_dead_units_are_noted_and_many_are_treated() -> None:
+    config, fast = Config(norm="layer", nonlinearity="relu"), with_all_updates(foreign(), -2.0)
+    few, many = (advice(config, with_layer(fast, 2, dead=dead), "dead-units") for dead in (3, 20))
+    assert (few.severity, few.fix) == ("warning", None)
+    assert (many.severity, many.fix) == ("serious", {"lr": 0.01})
+    slow = with_layer(with_all_updates(foreign(), -4.5), 2, dead=20)
+    assert advice(config, slow, "dead-units").fix is None
+    assert [found.name for found in findings(slow)] == ["updates-small", "dead-units"]
+
+
+def test_no_advice_takes_another_back() -> None:
+    small = with_layer(with_all_updates(foreign(), -2.8), 1, saturated=0.8)  # a tenth of the rate is too small
+    assert advice(Config(), small, "saturated").fix is None
+    assert advice(Config(last_shrink=0.01), with_update(foreign(), 4, -1.5), "last-layer-fast").fix is None
+
+
+def test_small_updates_are_never_answered_by_a_lower_rate() -> None:
+    plain = Config().replace(PLAIN)
+    few = with_update(with_all_updates(foreign(), -2.2), 1, -4.5)
+    assert advice(plain.replace({"gain": 0.01}), few, "updates-small").fix == {"gain": 5 / 3}
+    slowest = with_all_updates(foreign(), -6.5)
+    assert advice(plain.replace({"lr": 0.0001}), slowest, "updates-small").fix == {"lr": 0.01}
+
+
+def test_a_rate_that_was_lowered_at_once_is_no_schedule() -> None:
+    slow = with_all_updates(foreign(config=Config(lr_decay_at=50, lr_decay=0.01).as_dict(), lr=0.001), -4.4)
+    assert [found.fix for found in findings(slow)] == [{"lr_decay_at": 0}]
+
+
+def test_the_updates_of_rmsprop_are_judged_once_its_mean_square_is_one() -> None:
+    early = with_all_updates(foreign(step=300), -1.5)
+    assert findings(msgspec.structs.replace(early, config=Config(optimizer="rmsprop").as_dict())) == ()
+    assert [found.name for found in findings(early)] == ["updates-large"]
+
+
+def test_a_loss_that_rose_since_gradients_grew_is_no_matter_of_the_rate() -> None:
+    risen = foreign(losses=(9.0,), first_loss=3.3, expected_loss=3.3)
+    began = with_gradients(1e-1, 1e-2, 1e-3, 1e-4, step=1)
+    assert advice(Config(), risen, "diverged", [began]).fix == {"residual": True}
+
+
+def test_a_first_guess_too_sure_though_the_last_layer_is_small() -> None:
+    sure = foreign(step=1, losses=(9.0,), first_loss=9.0, expected_loss=3.3)
+    linear = Config().replace(PLAIN | {"nonlinearity": "identity"})
+    assert advice(linear, sure, "confidently-wrong").fix == {"gain": 1.0}
+    assert advice(linear.replace({"last_shrink": 1.0}), sure, "confidently-wrong").fix == {"last_shrink": 0.1}
+
+
+def test_a_net_with_small_batches_is_given_layernorm() -> None:
+    config = Config().replace(PLAIN | {"batch_size": 4, "bias": "on"})
+    fix = advice(config, with_layer(foreign(), 1, saturated=0.8), "saturated").fix
+    assert fix == {"norm": "layer", "norm_output": True, "bias": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"gain": 0.0}, {"gain": 1.0}),
+        (PLAIN | {"gain": 0.0}, {"gain": 5 / 3}),
+        ({"norm": "group", "n_hidden": 10}, {"norm": "layer"}),
+        ({"norm": "layer", "n_hidden": 1}, {"norm": "batch"}),
+    ],
+)
+def test_a_layer_that_is_the_same_for_every_example(changes: dict[str, Value], fix: dict[str, Value]) -> None:
+    assert advice(Config().replace(changes), with_layer(foreign(), 0, std=0.0), "no-signal").fix == fix
+
+
+def test_every_title_fits_the_column_of_the_dashboard() -> None:
+    shown = [
+        found for name in PRESETS if not name.startswith("fifty") for found in diagnose(PRESETS[name].config()).values()
+    ]
+    assert max(len(found.what.removeprefix("began: ")) for found in shown) <= 25

@@ -418,6 +418,9 @@ def test_what_an_experiment_shows_is_read_whole_on_a_small_screen(name: str) -> 
 
 def test_enter_tries_what_the_doctor_suggests() -> None:
     assert command(view("doctor"), "enter") == Set({"gain": 5 / 3})
+    began = replace(view("doctor"), findings=(msgspec.structs.replace(canned.FOUND, past=True),))
+    assert command(began, "enter") == Set({"gain": 5 / 3}, fresh=True)
+    assert "from the seed" in words(began)
     shown = words(view("doctor"))
     assert "std 0.62 → 0.32" in shown
     assert "gain 1.667 → 1.667" in shown

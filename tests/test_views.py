@@ -388,7 +388,7 @@ def test_a_finding_that_is_cut_off_says_so() -> None:
     assert len(shown) == 15
     assert "…" in shown[shown.index("!trouble 1") - 1]
     many = tuple(structs.replace(long, what=f"trouble {at} of the kind that is long") for at in range(4))
-    assert [line[:10] for line in text_of(side_column(view(NETS["healthy"](), findings=many), 26, 9))[-4:]] == [
+    assert [line[:10] for line in text_of(side_column(view(NETS["healthy"](), findings=many), 26, 8))[-4:]] == [
         f"!trouble {at}" for at in range(4)
     ]
 

@@ -81,7 +81,7 @@ def _side_width(width: int) -> int:
 
 def side_column(view: View, width: int, height: int) -> list[Line]:
     """Sampled names above, findings below."""
-    told = findings(view, width, height - min(4, height - 1))
+    told = findings(view, width, height - min(3, height - 1))
     return [*names(view, width, height - len(told)), *told]
 
 
@@ -132,14 +132,14 @@ def findings(view: View, width: int, height: int) -> list[Line]:
         titles = [_cut(title, 1, width, g) for title in titles]
     room = height - 1 - sum(map(len, titles))
     for finding, title in zip(found, titles, strict=True):
-        about = [[(" " + line, "dim")] for line in _wrapped(f"{finding.evidence}; {finding.suggestion}", width - 2, g)]
+        about = [[(" " + line, "dim")] for line in _wrapped(f"{finding.suggestion}; {finding.evidence}", width - 2, g)]
         lines += [*title, *_cut(about, room, width, g)]
         room -= len(about)
     return [head, *_cut(lines, height - 1, width, g)]
 
 
 def _title(finding: Finding, width: int, g: glyph.Glyphs) -> list[Line]:
-    words = _wrapped(finding.what, width - 2, g)
+    words = _wrapped(finding.what, width - 1, g)
     return [[(" " if at else "!", style_of(finding)), (line, style_of(finding))] for at, line in enumerate(words)]
 
 

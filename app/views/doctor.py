@@ -18,8 +18,8 @@ def press(view: View, key: str) -> Pressed | None:
         at = (chosen(view, "doctor_row") + (1 if key == "down" else -1)) % len(found)
         return Pressed(keep(view, doctor_row=at))
     if key == "enter":
-        fix = _selected(view, found).fix if found else None
-        return Pressed(view, Set(fix) if fix else None)
+        one = _selected(view, found) if found else None
+        return Pressed(view, Set(one.fix, fresh=one.fresh) if one and one.fix else None)
     return None
 
 
@@ -68,6 +68,7 @@ def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line
     """In so many lines; where they are too few, what `enter` does and what to try come before the reasons."""
     snapshot = view.history.snapshot
     change = in_words(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
+    change += ", from the seed" if finding.fix and finding.fresh else ""
     rows = [
         ("seen", finding.evidence, style_of(finding)),
         ("why", finding.why, ""),
