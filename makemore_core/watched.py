@@ -16,7 +16,7 @@ from makemore_core.model import evaluate, evaluation, sample
 from makemore_core.snapshot import SMOOTHED, Layer, Snapshot, Splits, State, Weight
 from makemore_core.trainer import Trainer
 
-NAMES = 20  # sampled at a time: the dashboard has room for them all at 160x48, and for some anywhere
+NAMES = 12  # sampled at a time: more of them would come less often
 FORGETTING = 1 - math.exp(-1 / SMOOTHED)  # the weight of a loss in the smoothed one
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
 
