@@ -56,7 +56,6 @@ QUESTIONS = "\x1b[?2026$p\x1b[?2048$p"
 ASKABLE = os.environ.get("TERM_PROGRAM") != "Apple_Terminal" and os.environ.get("TERM") != "linux"
 GROUND = "\x1b]11;?\x1b\\"
 """What colour is its background? Terminals that do not know the question keep quiet, but for the Linux console."""
-MOUSE = "\x1b[?1000h\x1b[?1003h\x1b[?1015h\x1b[?1006h"
 KITTY_KEYS = "\x1b[>25u"
 CLEAR = b"\x1b[0m\x1b[2J"
 """Sent before the alternate screen is left: tmux 3.2 and 3.3 leave wide rows of it above the shell's where the window
@@ -142,7 +141,7 @@ class TerminalDriver(LinuxDriver):
         with suppress(termios.error):  # gone: the reader sees that too
             termios.tcsetattr(self.fileno, termios.TCSANOW, raw)
         self._in_band_window_resize = False
-        self.write(ENTER + MOUSE * self._mouse + self._questions)
+        self.write(ENTER + self._questions)
         self._resized()
         self._app.refresh()
 
@@ -433,13 +432,7 @@ def own_handle(fd: int) -> int:
     return os.dup(fd)
 
 
-def run_app(
-    app: App[Result],
-    *,
-    on_lost: Callable[[], None],
-    on_light: Callable[[], None] | None = None,
-    mouse: bool = False,
-) -> int:
+def run_app(app: App[Result], *, on_lost: Callable[[], None], on_light: Callable[[], None] | None = None) -> int:
     """Run the app on this terminal and give the terminal back whatever happens; the exit status.
 
     `Exit.LOST`: the terminal went away; `on_lost` was called, on the event loop, as soon as that was seen. Standard
@@ -457,7 +450,7 @@ def run_app(
     error: BaseException | None = None
     with signals_kept(app), thread_errors_to(app):
         try:
-            app.run(mouse=mouse)
+            app.run(mouse=False)
         except asyncio.CancelledError:
             pass  # it was told to end and did not
         except Exception as raised:

@@ -50,7 +50,6 @@ def by_signal(number: int) -> int:
 # Ends whatever textual may have begun. Kitty's keyboard stack belongs to the alternate screen, so it goes first.
 LEAVE = (
     "\x1b[?2026l"  # synchronised output
-    "\x1b[?1000l\x1b[?1003l\x1b[?1006l\x1b[?1015l\x1b[?1016l"  # mouse
     "\x1b[?1004l\x1b[?2004l\x1b[?2048l"  # focus, bracketed paste, reports of the size
     "\x1b[<u\x1b[0m\x1b[?7h"  # kitty keys, colours, line wrap on
     "\x1b[?1049l\x1b[?25h"  # alternate screen, cursor on

@@ -156,13 +156,10 @@ def _prune(folder: Path, keep: Collection[int]) -> None:
         if (recent and _is_sound(path)) or (last and (attempts.count(attempt) == 1 or _is_sound(path))):
             good += recent
             spared.add(attempt)
-        elif recent:
-            continue
-        elif path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):  # it does no harm: it is no checkpoint
+        elif not recent:
+            with contextlib.suppress(OSError):  # a file or a link, which is no checkpoint
                 path.unlink()
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _is_sound(path: Path) -> bool:

@@ -171,7 +171,7 @@ class RecordWriter:
         except OSError:
             os.close(fd)
             raise
-        self._fd, self._first = fd, last.first
+        self._fd, self._first, self._new_names = fd, last.first, True
 
     def _ready(self) -> None:
         if self._fd is None:

@@ -70,6 +70,19 @@ def few_names(few_names_file: Path) -> Dataset:
 
 
 @pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files and folders that were put onto the disk itself, in order."""
+    names, fsync = list[str](), os.fsync
+
+    def noted(fd: int) -> None:
+        names.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return names
+
+
+@pytest.fixture
 def text_file(tmp_path: Path) -> Callable[[bytes], Path]:
     """Writes bytes to a file of this test's own."""
 

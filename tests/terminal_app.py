@@ -149,7 +149,7 @@ def main() -> int:
     def on_lost() -> None:
         trainer.view = "view lost  "
 
-    status = run_app(TerminalApp(trainer, "--idle" in sys.argv), on_lost=on_lost, mouse=True)
+    status = run_app(TerminalApp(trainer, "--idle" in sys.argv), on_lost=on_lost)
     if status == Exit.LOST:
         print("nobody reads this")
         trainer.view = "view ended "

@@ -78,6 +78,11 @@ def test_files_are_private_hold_no_code_and_their_sums_can_be_checked_by_hand(ru
     assert not any(b"pickle" in path.read_bytes() for path in newest(run).iterdir())
 
 
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_then_its_name_too(run: Path, synced: list[str]) -> None:
+    save(run, TENSORS_OF_A_RUN, rest(300))
+    assert synced == [TENSORS, REST, SUMS, ".tmp-000003-attempt1-step300", "checkpoints"]
+
+
 def test_the_newest_two_are_kept_whatever_their_step(run: Path) -> None:
     for step in (300, 50, 40):  # as after a repair by hand
         save(run, {}, {"step": step, "attempt": 1})

@@ -491,3 +491,9 @@ def test_every_title_fits_the_column_of_the_dashboard() -> None:
         found for name in PRESETS if not name.startswith("fifty") for found in diagnose(PRESETS[name].config()).values()
     ]
     assert max(len(found.what.removeprefix("began: ")) for found in shown) <= 25
+
+
+def test_unsettled_statistics_of_a_long_run_are_averaged_over_more_batches() -> None:
+    config = {"norm": "batch", "norm_momentum": 0.01, "batch_size": 32}
+    (found,) = findings(foreign(steps=200_000, config=config, splits=Splits(2.5, 2.5, None, 6000, 2.1)))
+    assert (found.what, found.fix) == ("unsettled statistics", {"norm_momentum": 0.001})

@@ -90,7 +90,7 @@ def test_looking_leaves_the_optimiser_alone(optimizer: str, monkeypatch: pytest.
     monkeypatch.setattr(find_lr, "LONGEST", 0.0)
     watched, alone = (trained("mlp-batchnorm", 3, optimizer=optimizer, n_hidden=20) for _ in range(2))
     look(watched, "find-lr")
-    assert watched.optimizer.count == alone.optimizer.count
+    assert copy_of(watched).optimizer.count == watched.optimizer.count == alone.optimizer.count == 3
     assert watched.advance(5) == alone.advance(5)
 
 
@@ -129,6 +129,17 @@ def test_a_dead_unit_is_one_that_is_flat_for_the_whole_split() -> None:
     example = trainer.model.embedding.infer(trainer.train.x[-1:])
     linear.bias[7] -= (example @ linear.weight)[0, 7] + linear.bias[7] - 0.1
     assert look(trainer, "dead-map").dead == []
+
+
+def test_the_map_is_of_the_layer_with_most_dead_units_else_of_the_flattest() -> None:
+    trainer = trained("deep-tanh-gain3")
+    shown = look(trainer, "dead-map")
+    least, *_, most = sorted(shown.layers, key=lambda row: row.share)
+    assert (shown.layer, shown.dead) == (most.index, [])
+    linear = trainer.model.leaves()[least.index - 1]
+    linear.weight[:, 7], linear.bias[7] = 0.0, 100.0
+    shown = look(trainer, "dead-map")
+    assert (shown.layer, shown.dead) == (least.index, [7])
 
 
 def test_a_unit_followed_to_its_weights() -> None:

@@ -64,6 +64,10 @@ def test_what_was_seen_twice_counts_once_and_what_is_no_number_is_told() -> None
     assert series.broken == 3
     assert series.columns(1)[3] is None
     assert series.bounds() == (1.0, 5.0)
+    series.cut(3)
+    assert series.broken is None
+    series.spread(1, 4, [3.0, 4.0], 3.5)
+    assert series.end == 5
     assert Series().bounds() is None
     assert Series().columns(4) == []
 

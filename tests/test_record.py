@@ -73,6 +73,19 @@ def test_files_are_private(tmp_path: Path) -> None:
     assert (tmp_path / "record").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_durable_record_is_on_the_disk_at_once_and_others_when_they_are_synced(
+    tmp_path: Path, synced: list[str]
+) -> None:
+    writer, file = RecordWriter(tmp_path / "record"), "000000000000000.jsonl"
+    writer.append(PAYLOADS[0])
+    assert synced == []
+    writer.append(PAYLOADS[1], durable=True)
+    assert synced == [file, "record"]
+    writer.sync()
+    writer.close()
+    assert synced[2:] == [file, file]
+
+
 def test_a_follower_gets_each_record_once_while_it_is_written(tmp_path: Path) -> None:
     reader, writer = RecordReader(tmp_path), RecordWriter(tmp_path, segment=100)
     assert reader.read() == []
@@ -626,3 +639,13 @@ def test_readers_that_nobody_holds_let_go_of_their_file(tmp_path: Path) -> None:
     handles = len(os.listdir("/proc/self/fd"))
     assert all(read_all(tmp_path) == PAYLOADS for _ in range(50))
     assert len(os.listdir("/proc/self/fd")) <= handles + 5
+
+
+def test_a_reader_that_was_closed_closes_no_file_of_somebody_else(tmp_path: Path) -> None:
+    written(tmp_path)
+    reader = RecordReader(tmp_path)
+    assert reader.read() == PAYLOADS
+    reader.close()
+    with open(tmp_path / "other", "wb") as other:  # gets the descriptor that is free now
+        del reader
+        os.fstat(other.fileno())

@@ -177,6 +177,15 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
     assert differing(session.trainer, reference(SMALL, few_names, changes)) == []
 
 
+def test_a_run_that_finished_but_was_never_saved_begins_again(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    opened(folder).run()
+    shutil.rmtree(folder / rundir.CHECKPOINTS)
+    session = opened(folder)
+    assert (session.state, session.message) == ("running", "no checkpoint yet: begins again from the seed")
+    session.recorder.give_up()  # type: ignore[attr-defined]
+
+
 # Going back
 
 
@@ -436,21 +445,25 @@ def test_every_command_is_in_the_record_before_it_is_applied(
     run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = run(SMALL)
-    known: list[tuple[str, int]] = []
-    apply = Session._apply
+    known: list[tuple[str, int, int]] = []
+    apply, synced = Session._apply, list[object]()
 
     def spying(session: Session, command: Command, *rest: object) -> None:
-        known.append((type(command).__name__, len(entries(folder))))
+        known.append((type(command).__name__, len(entries(folder)), len(synced)))
         apply(session, command, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Session, "_apply", spying)
+    monkeypatch.setattr(record.RecordWriter, "_sync_now", lambda writer: synced.append(writer))  # onto the disk
     commands: list[Command] = [Pause(), Resume(), Set({"lr": 0.5}), Sample(3.0), Restart(), Checkpoint(), Stop()]
     session = open_run(folder, Channel())
     for command in commands:
         session.channel.send(command)
     session.run()
 
-    assert known == [(type(command).__name__, number) for number, command in enumerate(commands, start=1)]
+    assert known == [
+        (type(command).__name__, number, sum(isinstance(change, Set | Restart) for change in commands[:number]))
+        for number, command in enumerate(commands, start=1)
+    ]
     assert [(entry["command"], entry.get("change")) for entry in entries(folder)][2:5] == [
         ({"type": "set", "changes": {"lr": 0.5}, "live": False, "fresh": False}, 0),
         ({"type": "sample", "temperature": 3.0}, None),

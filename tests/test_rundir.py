@@ -196,7 +196,9 @@ def test_no_run_at_all() -> None:
 # -- manifest and state
 
 
-def test_the_manifest_comes_back(run: Path) -> None:
+def test_the_manifest_is_on_the_disk_itself_and_comes_back(run: Path, synced: list[str]) -> None:
+    write_manifest(run, MANIFEST)
+    assert synced == [".manifest.json.tmp", "emma"]
     assert read_manifest(run) == MANIFEST
 
 

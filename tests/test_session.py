@@ -146,9 +146,21 @@ def test_changed_live_in_a_pause_the_net_is_looked_at_again(few_names: Dataset) 
     assert [layer.index for layer in first.layers] != [layer.index for layer in last.layers]
 
 
-def test_the_planned_decay_of_the_learning_rate_is_marked_once_an_attempt(few_names: Dataset) -> None:
+def test_of_a_net_that_was_changed_live_no_earlier_losses_are_told(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model, "EVALUATION_BATCH", 100)
+    midway = Move(lambda run: run.state == "paused" and run._survey is not None, Set({"norm": "none"}, live=True))
+    known = Move(lambda run: run.state == "paused" and run.net.seen.splits is not None, Stop())
+    _, script = play(few_names, at(20, Pause()), midway, known)
+    assert {seen.splits.step == seen.step for seen in script.snapshots if seen.splits} == {True}
+
+
+@pytest.mark.parametrize("every", [20, 40])  # the updates run at a time end at the decay, or on both sides of it
+def test_the_planned_decay_of_the_learning_rate_is_marked_once_an_attempt(few_names: Dataset, every: int) -> None:
     config = SMALL.replace({"lr_decay_at": 60})
-    ran, _ = play(few_names, at(80, Restart()), at(90, Pause()), once("paused", Resume()), config=config)
+    moves = at(80, Restart()), at(90, Pause()), once("paused", Resume())
+    ran, _ = play(few_names, *moves, config=config, watch=Watch(every=every))
     marks = [(mark.step, mark.what, mark.attempt) for mark in ran.interventions]
     planned = "lr 0.1 → 0.01, as planned"
     assert marks == [(60, planned, 0), (0, "restart", 1), (60, planned, 1)]
@@ -190,6 +202,27 @@ def test_an_experiment_begins_anew_whatever_it_changes(few_names: Dataset, chang
     ran, played = play(few_names, at(20, Set(changes, fresh=True)))
     assert ran.attempt == 1
     assert played.losses == Trainer(SMALL.replace(changes), few_names).advance(SMALL.steps)
+
+
+def test_a_setting_that_is_so_already_is_no_change(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(40, Set({"lr": SMALL.lr})))
+    assert "lr is 0.1 already" in {snapshot.message for snapshot in script.snapshots}
+    assert ran.interventions == []
+
+
+def test_a_run_whose_twin_was_ended_goes_on_as_if_alone(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(40, Twin()), twin={"norm": "none"})
+    assert [seen.twin is not None for seen in (script.snapshots[0], script.snapshots[-1])] == [True, False]
+    assert [(mark.step, mark.what) for mark in ran.interventions] == [(40, "twin off")]
+    assert_same(weights(ran), weights(play(few_names)[0]))
+
+
+def test_a_change_that_cannot_be_made_again_ends_the_repetition(few_names: Dataset) -> None:
+    ran = Session(SMALL, few_names, Channel(), recorder=(script := Script()))
+    ran.replay = [(0, 20, Set({"n_hidden": 10**9})), (0, 40, Set({"lr": 0.5}))]
+    assert ran.run() == "finished"
+    assert any(" cannot be made again: " in snapshot.message for snapshot in script.snapshots)
+    assert (ran.interventions, ran.config) == ([], SMALL)
 
 
 def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
@@ -436,7 +469,10 @@ def test_a_checkpoint_that_fails_is_told_to_whoever_asked_for_it(few_names: Data
     assert script.outcomes[0].error == "the checkpoint could not be saved: No space left on device"
 
 
-def test_a_finished_run_that_could_not_be_saved_waits_for_room(few_names: Dataset) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_finished_run_that_could_not_be_saved_waits_for_room_or_is_saved_when_stopped(
+    few_names: Dataset, stopped: bool
+) -> None:
     class FullAtFirst(Script):
         room = False
 
@@ -446,11 +482,13 @@ def test_a_finished_run_that_could_not_be_saved_waits_for_room(few_names: Datase
             return super().checkpoint(session)
 
         def unsaved(self) -> bool:
-            return not self.room
+            return not self.saved_at
 
         def asked(self, session: Session) -> list[Request]:
             if session.state == "finished":
                 self.room = True
+                if stopped:
+                    return [Request(Stop(), "somebody", lambda _: None)]
                 self.checkpoint(session)
             return []
 

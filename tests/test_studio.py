@@ -75,6 +75,7 @@ async def running(
         ("N", Sample(temperature=1.5), "sampling names at temperature 1.5"),
         ("r", Restart(), "restarted from the seed; u undoes it"),
         ("u", Back(), ""),
+        ("U", Back(forth=True), ""),
         ("b", Set({"norm": "none"}), "norm batch → none, restarted from the seed; u undoes it"),
         ("G", Set({"gain": 1.5}), "gain 1 → 1.5, restarted from the seed; u undoes it"),
         ("g", Set({"gain": 0.5}), "gain 1 → 0.5, restarted from the seed; u undoes it"),
@@ -121,6 +122,14 @@ async def test_fan_in_comes_back_as_the_net_had_it() -> None:
             assert [c.changes for c in stream.sent if isinstance(c, Set)][-2:] == [
                 {"fan_in": "off"}, {"fan_in": divided},
             ]  # fmt: skip
+
+
+async def test_the_gain_ends_with_its_ladder() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press(*"GGGGGG")
+        assert app.state.message == "gain 5 is the largest on the ladder"
+        assert stream.sent[-1] == Set({"gain": 5.0})
+        assert len(stream.sent) == 5
 
 
 async def test_a_gain_larger_than_auto_is_larger_than_pytorchs() -> None:
@@ -271,6 +280,31 @@ async def test_every_screen_opens_by_its_key_and_closes_by_escape() -> None:
         assert app.state.screen == "dashboard"
 
 
+async def test_left_and_right_turn_over_the_screens() -> None:
+    async with running() as (pilot, app, _):
+        for key, shown in (("right", SCREENS[1]), ("left", SCREENS[0]), ("left", SCREENS[-1]), ("right", SCREENS[0])):
+            await pilot.press(key)
+            assert app.state.screen == shown.name
+
+
+async def test_a_key_changes_the_scale_of_the_loss() -> None:
+    async with running(size=(160, 48)) as (pilot, app, _):
+        for said, log in (("logarithmic loss", True), ("linear loss", False)):
+            await pilot.press("y")
+            assert app.state.message == said
+            assert ("log scale," in picture(app)) == log
+
+
+async def test_what_is_said_is_gone_after_some_seconds() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("y")
+        said = app.clock()
+        for later, shown in ((3.0, True), (10.0, False)):
+            app.clock = lambda now=said + later: now  # type: ignore[misc]
+            app.tick()
+            assert bool(app.state.message) == shown
+
+
 async def test_the_cursor_moves_and_enter_enlarges_its_layer() -> None:
     async with running() as (pilot, app, _):
         assert app.state.cursor == 1  # the first layer, behind the embedding
@@ -374,7 +408,8 @@ async def test_the_name_of_a_folder_is_harmless_before_anything_was_read() -> No
 
 
 async def test_a_picture_is_saved_and_said_where(tmp_path: Path) -> None:
-    async with running(pictures=tmp_path) as (pilot, app, _):
+    async with running(pictures=tmp_path) as (pilot, app, stream):
+        stream.drain = list  # type: ignore[method-assign]  # both of the same step
         await pilot.press("s", "s")
         saved = sorted(tmp_path.glob("*.svg"))
         assert len(saved) == 2

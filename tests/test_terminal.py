@@ -65,7 +65,7 @@ def app_in_shell(
 def test_quitting_leaves_the_terminal_as_it_was(record: Path, modern: bool) -> None:
     with Terminal([*APP, str(record)], modern=modern) as terminal:
         terminal.wait_for("ready")
-        assert set(terminal.not_restored()) > {"alternate screen", "cursor", "mouse", "attributes"}
+        assert set(terminal.not_restored()) > {"alternate screen", "cursor", "attributes"}
         terminal.press("q")
         assert terminal.wait_end() == 0
         assert terminal.not_restored() == []
@@ -167,7 +167,7 @@ def test_reset_terminal_after_a_kill(record: Path) -> None:
         terminal.wait_for("ready")
         terminal.press("k")
         terminal.wait_until(lambda: not record.exists() or "Killed" in terminal.text)
-        assert set(terminal.not_restored()) > {"alternate screen", "cursor", "mouse", "kitty keys", "attributes"}
+        assert set(terminal.not_restored()) > {"alternate screen", "cursor", "kitty keys", "attributes"}
         terminal.type("\n")
         assert terminal.wait_end() == 0
         assert terminal.not_restored() == []

@@ -42,7 +42,7 @@ from app.views.state import View, rows, update_sick, window
 from app.views.table import header, layout, per_column, spark, table
 from makemore_core.config import Config
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Weight
+from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Splits, Weight
 from tests import canned
 from tests.canned import text_of
 
@@ -198,6 +198,15 @@ def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
     assert shown.count("batch") == 1
 
 
+@pytest.mark.parametrize("lines", [24, 12])
+def test_a_wide_header_tells_the_losses_over_the_splits_in_one_line_too(lines: int) -> None:
+    course = canned.course(until=2000)
+    course[-1] = structs.replace(course[-1], splits=Splits(2.01, 2.22, None, 2000))
+    shown = text_of(draw(view(course), 240, lines))
+    assert "  train 2.010  val 2.220 at 2k  " in shown[lines > 17]
+    assert shown[0].endswith(" training")
+
+
 @pytest.mark.parametrize("cells", [80, 120, 160])
 def test_a_pause_moves_nothing_of_what_goes_on_being_told(cells: int) -> None:
     course = canned.course(until=20_000)
@@ -251,6 +260,18 @@ def course(*looks: tuple[int, float]) -> WeightTrace:
     for step, value in looks:
         trace.see(structs.replace(weight, update_data_log10=value), step, 1.0, True)
     return trace
+
+
+def test_dead_units_have_a_column_once_there_is_one() -> None:
+    snapshot = canned.snapshot(step=3000)
+    layers = tuple(
+        structs.replace(layer, activation=structs.replace(layer.activation, dead=dead))
+        for layer, dead in zip(snapshot.layers, (None, 7, 0, 0, 0), strict=True)
+    )
+    head, *lines = text_of(table(view([structs.replace(snapshot, layers=layers)]), 160, 12))
+    at = head.index("dead") + len("dead")
+    assert [line[:at].split()[-1] for line in lines if " Tanh " in line] == ["?", "!7", "0", "0", "0"]
+    assert "dead" not in text_of(table(view([snapshot]), 160, 12))[0]
 
 
 def test_the_first_updates_are_not_judged_however_many_steps_a_column_has() -> None:
@@ -803,6 +824,24 @@ def test_a_first_loss_that_the_means_hide_is_told(first: float, told: str) -> No
     history.feed([canned.snapshot(step=len(losses), losses=losses, first_loss=first)])
     picture = "\n".join(text_of(loss_curve(View(history=history), 70, 12)))
     assert f"▴ first loss {told}" in picture
+
+
+@pytest.mark.parametrize(("ghost", "high"), [(9.0, 9.0), (1e4, 3.3)])
+def test_an_earlier_curve_decides_the_scale_unless_it_exploded(ghost: float, high: float) -> None:
+    earlier, now = Attempt(0), Attempt(1)
+    earlier.loss.extend(0, [ghost] * 50)
+    now.loss.extend(0, [3.0, 2.0])
+    axis = loss_axis([earlier, now], 3.3, 40, False)
+    assert axis is not None
+    assert high <= axis.high < high + 1.5
+
+
+def test_on_a_logarithmic_scale_equal_factors_are_equally_far() -> None:
+    history = History()
+    history.feed([canned.snapshot(step=4, losses=(10.0, 1.0, 0.1, 0.01), expected_loss=None, splits=None)])
+    lines = text_of(loss_curve(View(history, log=True), 70, 20))
+    ticks = {at: line.partition("┤")[0].strip() for at, line in enumerate(lines) if "┤" in line}
+    assert ticks == {0: "10.00", 6: "1.00", 12: "0.10", 18: "0.01"}
 
 
 def test_new_scales_are_those_of_the_present_attempt() -> None:
