@@ -199,7 +199,7 @@ def resume(
 ) -> int:
     """Go on from the last good checkpoint of a run."""
     from app import launch
-    from makemore_core.rundir import find_run, held_by, liveness, read_manifest
+    from makemore_core.rundir import absent, find_run, held_by, liveness, read_manifest
 
     folder = find_run(run)
     read_manifest(folder)
@@ -208,7 +208,9 @@ def resume(
     check_front_end(headless, as_json, detach, "resume")
     first = launch.longer(folder, steps) if steps is not None else []
     watch = Watch(probe_every, fps, budget, pace, paused)
-    if detach and not first and liveness(folder) == "finished":
+    if detach and not first and (state := liveness(folder)) in ("finished", "diverged"):
+        if state == "diverged":  # as it would again
+            raise click.ClickException(f"{folder.name}: {absent(folder, state)}")
         click.echo(launch.FINISHED, err=True)
         return Exit.DONE
     if detach:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
-from makemore_core.command import Channel, Command, Set
+from makemore_core.command import Channel, Command, Set, check_steps
 from makemore_core.config import Config, Value, parse
 from makemore_core.presets import DEFAULT, preset, twin_changes
 from makemore_core.watch import Watch
@@ -100,8 +100,7 @@ def longer(folder: Path, steps: str) -> list[Command]:
     last = rundir.read_state(folder)
     if last is None or last.state not in ("finished", "stopped"):
         raise ValueError(f"--steps: {folder.name} has not been finished or stopped; resume it without")
-    if int(changes["steps"]) < last.step:
-        raise ValueError(f"steps={steps}: {folder.name} is at step {last.step:,} already")
+    check_steps(int(changes["steps"]), last.step)
     return [Set(changes)] if changes["steps"] != last.steps else []
 
 

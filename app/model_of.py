@@ -6,6 +6,7 @@ A trainer that is alive is asked to save first; what is read is the last good ch
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,34 +15,49 @@ from app.terminal import Exit
 from makemore_core import rundir
 from makemore_core.command import Checkpoint
 from makemore_core.config import printable
-from makemore_core.control import ControlClient
+from makemore_core.control import ANSWERING, ControlClient
 from makemore_core.snapshot import to_json
 
-ANSWERING = 10.0  # seconds that a trainer may take to save and to say so
+if TYPE_CHECKING:
+    from makemore_core.trainer import Trainer
 
 
-def ask_to_save(folder: Path) -> None:
-    """Have the run's trainer, if there is one, save what it has."""
-    if rundir.held_by(folder) is not None:
-        client = ControlClient(folder)
-        try:
-            reply = client.request(Checkpoint(), ANSWERING)
-            if not reply.ok:
-                raise ValueError(reply.error)
-        except ValueError as error:  # it hangs, cannot be reached or cannot save: what it saved before has to do
-            click.echo(f"not as it is now but as it was last saved: {error}", err=True)
-        finally:
-            client.close()
+def net_of(run: str | None) -> tuple[Trainer, int]:
+    """The net of a run and the number of its attempt; where it is not the run's latest, a line on stderr says so."""
+    folder = rundir.find_run(run)
+    from makemore_core.recorder import load_attempt
+
+    is_latest = saved(folder)
+    trainer, attempt = load_attempt(folder)
+    last = rundir.read_state(folder)
+    if not is_latest and last is not None and (last.attempt, last.step) != (attempt, trainer.step):
+        seen = f"the run was last seen at step {last.step:,}, attempt {last.attempt}"
+        click.echo(f"of step {trainer.step:,}, attempt {attempt}; {seen}", err=True)
+    return trainer, attempt
+
+
+def saved(folder: Path) -> bool:
+    """Have the trainer of a run, if there is one, save what it has; whether it did."""
+    if rundir.held_by(folder) is None:
+        return False
+    client = ControlClient(folder)
+    try:
+        reply = client.request(Checkpoint(), ANSWERING)
+        if not reply.ok:
+            raise ValueError(reply.error)
+    except ValueError as error:  # it hangs, cannot be reached or cannot save: what it saved before has to do
+        click.echo(f"not as it is now but as it was last saved: {error}", err=True)
+        return False
+    finally:
+        client.close()
+    return True
 
 
 def sample_run(run: str | None, count: int, seed: int | None, temperature: float) -> int:
     """Print names from the model, one a line."""
-    folder = rundir.find_run(run)
+    trainer, _ = net_of(run)
     from makemore_core.model import SAMPLING_SEED, sample
-    from makemore_core.recorder import load_trainer
 
-    ask_to_save(folder)
-    trainer = load_trainer(folder)
     seed = SAMPLING_SEED if seed is None else seed
     drawn = 0
     for name in sample(trainer.model, trainer.dataset, trainer.config.block_size, count, seed, temperature):
@@ -54,19 +70,17 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
 
 def evaluate_run(run: str | None, as_json: bool) -> int:
     """Print the losses over the whole splits."""
-    folder = rundir.find_run(run)
+    trainer, attempt = net_of(run)
     from makemore_core.model import evaluate
-    from makemore_core.recorder import load_trainer
 
-    ask_to_save(folder)
-    trainer = load_trainer(folder)
     data = trainer.dataset
     losses = {
         name: evaluate(trainer.model, trainer.split(items))
         for name, items in (("train", data.train), ("val", data.val), ("test", data.test))
     }
     if as_json:
-        click.echo(to_json({"step": trainer.step, **losses}))
+        click.echo(to_json({"step": trainer.step, "attempt": attempt, **losses}))
     else:
-        click.echo("  ".join(f"{name} {number(loss)}" for name, loss in losses.items()))
+        told = (f"{name} {number(loss)}" for name, loss in losses.items())
+        click.echo("  ".join([f"step {trainer.step:,}", *told]))
     return Exit.DONE

@@ -32,7 +32,7 @@ from makemore_core.command import (
     check,
 )
 from makemore_core.config import decayed, printable, shown
-from makemore_core.control import ControlClient, NoAnswerError
+from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
 from makemore_core.doctor import Chart
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
@@ -235,22 +235,33 @@ def command_of(words: Sequence[str], live: bool) -> Command:
     raise ValueError(f"{' '.join(words)}: has to be one of {', '.join(VERBS)}")
 
 
-def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> int:
-    """`makemore ctl`."""
-    folder = rundir.find_run(run)
-    command = command_of(words, live)
-    check(command)
+def ask(folder: Path, command: Command, timeout: float = ANSWERING) -> Reply:
+    """Have the trainer of a run apply a command. Raises ValueError if it refuses, ClickException without an answer."""
     client = ControlClient(folder)
     try:
         reply = client.request(command, timeout)
     except NoAnswerError as error:
         raise click.ClickException(f"{error}; it may still be applied") from None
+    except ValueError as error:
+        absent = rundir.absent(folder)
+        raise click.ClickException(f"{folder.name}: {absent}" if absent else str(error)) from None
     finally:
         client.close()
     if not reply.ok:  # saving is never asked for wrongly
         refused = click.ClickException if isinstance(command, Checkpoint) else ValueError
         raise refused(f"{folder.name}: {reply.error}")
-    fresh = isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
+    return reply
+
+
+def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> int:
+    """`makemore ctl`."""
+    folder = rundir.find_run(run)
+    command = command_of(words, live)
+    check(command)
+    reply = ask(folder, command, timeout)
+    fresh = isinstance(command, Restart) or (
+        isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
+    )
     undone = f"; makemore ctl {rundir.called(folder)} back undoes it"
     begun = f"a new net begins from the seed{undone}" if fresh else f"applied before step {reply.step or 0:,}"
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):

@@ -9,6 +9,7 @@ import click
 
 from app import launch
 from app.driver import run_app
+from app.report import ask
 from app.studio import Studio
 from app.terminal import Exit, by_signal, stopped_by_signals, without_terminal_if_lost
 from makemore_core import rundir
@@ -56,7 +57,6 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
     worker = launch.Worker(folder, channel, watch=watch, stay=True)
     stream = OwnRun(folder, channel, worker)
     handed_over: list[bool] = []  # whether the run waited then
-    stopped = f"the run was stopped; `makemore resume {rundir.called(folder)}` goes on"
     studio = Studio(
         stream,
         run=folder.name,
@@ -64,7 +64,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         fps=watch.per_second,
         start=worker.start,
         detach=handed_over.append,
-        absent=lambda: stopped if worker.ended() else "",
+        absent=lambda: rundir.absent(folder) if worker.ended() else "",
     )
     stream.failed = studio.exit
     with stopped_by_signals(channel) as caught:  # until all is saved: a terminal may close at any moment
@@ -101,8 +101,7 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: 
         what = "the run waits, paused," if waits else "training goes on at full speed"
         said = launch.to_look(what, pid, folder)
     elif worker.unsaved():
-        again = f"makemore resume {rundir.called(folder)}"
-        raise click.ClickException(f"{folder.name}: could not be saved; {again} goes on from its last checkpoint")
+        raise unsaved(folder)
     elif launch.forget(folder):
         said = "nothing was trained yet, so no run is kept"
     elif not rundir.checkpoints(folder):  # diverged before the first
@@ -115,6 +114,12 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: 
         print(said, flush=True)
 
 
+def unsaved(folder: Path) -> click.ClickException:
+    """That a run was stopped and not saved."""
+    again = f"could not be saved; makemore resume {rundir.called(folder)} goes on from its last checkpoint"
+    return click.ClickException(f"{folder.name}: {again if folder.is_dir() else rundir.absent(folder)}")
+
+
 def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None, aside: Aside) -> int:
     """Show a run that another process trains; the exit status."""
     stream = Attached(folder, readonly=readonly, first=aside.keep)
@@ -124,28 +129,22 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         readonly=readonly,
         ascii=ascii_only,
         fps=fps,
-        absent=lambda: absent(folder, studio.history.snapshot),
+        absent=lambda: rundir.absent(folder, studio.run_state),
         waiting=f"reading {folder.name}",
     )
     try:
         status = run_studio(studio, studio.exit)
     finally:
         stream.close()
-    snapshot = studio.history.snapshot
-    if status == Exit.DONE and snapshot is not None and snapshot.state in ("running", "paused") and not studio.stopped:
+    snapshot, said = studio.history.snapshot, ""
+    if studio.stopped:
+        step = ask(folder, Stop()).step
+        if [saved.step for saved in rundir.checkpoints(folder)[:1]] != [step]:
+            raise unsaved(folder)
+        said = f"saved; to go on: makemore resume {rundir.called(folder)}"
+    elif status == Exit.DONE and snapshot and snapshot.state in ("running", "paused") and not studio.absent():
+        said = f"the run goes on; to look again: makemore attach {rundir.called(folder)}"
+    if said:
         with without_terminal_if_lost():
-            print(f"the run goes on; to look again: makemore attach {rundir.called(folder)}", flush=True)
+            print(said, flush=True)
     return status
-
-
-def absent(folder: Path, last: Snapshot | None) -> str:
-    """That nobody trains the run in the folder, and what to do about it; nothing where somebody does.
-
-    `last` is what was last seen of it.
-    """
-    if rundir.held_by(folder) is not None:
-        return ""
-    resume = f"`makemore resume {rundir.called(folder)}`"
-    if last is not None and last.state == "finished":
-        return f"it is finished; {resume} opens it with all its screens"
-    return f"nobody is training it now; {resume} goes on"

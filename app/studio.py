@@ -35,7 +35,6 @@ from makemore_core.command import (
     Sample,
     Set,
     Step,
-    Stop,
     Stream,
     Twin,
     in_words,
@@ -109,7 +108,7 @@ class Studio(App[int]):
         self.asked: dict[str, list[Look]] = {}  # by name, what no answer has come to yet and the newest
         self.examined = -math.inf
         self.placed = self.twinned = False
-        self.stopped = False  # whether the run was asked to stop on leaving
+        self.stopped = False  # whether the run is to stop, once the terminal is given back
         self.unexamined = False  # whether anything came since the chart was read
 
     # --- the picture ---
@@ -489,7 +488,7 @@ class Studio(App[int]):
             self.say(f"{self.run_state}: nothing moves that could be frozen")
         else:
             self.state = replace(self.state, frozen=True, history=self.history.copy())
-            trains = "" if self.run_state == "paused" else "; training goes on"
+            trains = "; training goes on" if self.run_state == "running" else ""
             self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}")
 
     def action_log(self) -> None:
@@ -668,7 +667,6 @@ class Studio(App[int]):
             key = offered[0]
         if key == "s" and key in offered:
             self.stopped = True
-            self.stream.send(Stop())
             self.exit(0)
         elif key == "k" and key in offered:
             if self.detach_run is not None:

@@ -22,7 +22,7 @@ from makemore_core.snapshot import ENDED, Event, Snapshot, State, from_json, sna
 
 LONGEST_EXHIBIT = 16 * 1024 * 1024
 PIECE = 1024 * 1024  # bytes of the record that are held at once
-NOTICE = 10.0  # seconds for which damaged records are told of
+NOTICE = 10.0  # seconds for which damaged records and refusals are told of
 SILENCE = 0.7  # seconds without a snapshot after which somebody looks what has become of the trainer
 
 
@@ -61,7 +61,8 @@ class Attached:
         self._look: _Liveness | None = None
         self._exhibited = 0  # when an exhibit was last put into its folder
         self._seen: dict[str, tuple[int, int]] = {}
-        self._damaged, self._noticed = 0, 0.0  # records that could not be read, and when there were more of them
+        self._damaged = 0  # records that could not be read
+        self._remark, self._remarked = "", 0.0  # what this view alone is told, and since when
 
     def drain(self) -> Iterator[Event]:
         """Everything new since the last call, one by one."""
@@ -70,22 +71,28 @@ class Attached:
         for snapshot in recorded(self._reader, self._folder.name):
             self._newest, self._told, self._heard = snapshot, snapshot.state, time.monotonic()
             yield snapshot
-        yield from self._damage(heard)
+        yield from self._remarks(heard)
         yield from self._exhibits()
-        yield from self._refusals()
         yield from self._turn()
 
-    def _damage(self, heard: float) -> Iterator[Event]:
-        """The newest snapshot once more with a word of the records that had to be skipped, where it came after `heard`.
+    def _remarks(self, heard: float) -> Iterator[Event]:
+        """The newest snapshot once more with what this view alone has to be told, where it came after `heard`.
 
-        For a while only, and at once where there are more of them.
+        Records that had to be skipped, or why a command was refused: for a while only, and at once where there is more.
         """
-        damaged, now = self._reader.damaged, time.monotonic()
+        now, damaged = time.monotonic(), self._reader.damaged
+        said = [reply.error for reply in self._client.replies() if not reply.ok]
         if damaged > self._damaged:
-            self._damaged, self._noticed, heard = damaged, now, -1.0
-        if damaged and self._newest is not None and heard < self._heard and now < self._noticed + NOTICE:
-            word = f"{damaged:,} damaged {'record' if damaged == 1 else 'records'} skipped"
-            message = "; ".join(filter(None, (self._newest.message, word)))
+            self._damaged = damaged
+            said.append(f"{damaged:,} damaged {'record' if damaged == 1 else 'records'} skipped")
+        if said:
+            self._remark, self._remarked, heard = said[-1], now, -1.0
+        elif self._remark and now > self._remarked + NOTICE:
+            self._remark, heard = "", -1.0
+        elif not self._remark:
+            return
+        if self._newest is not None and heard < self._heard:
+            message = "; ".join(filter(None, (self._remark, self._newest.message)))
             yield msgspec.structs.replace(self._newest, losses=(), message=message)
 
     def _exhibits(self) -> Iterator[Event]:
@@ -103,11 +110,6 @@ class Attached:
                     self._seen[path.name] = version
                     with contextlib.suppress(ValueError):
                         yield from_json(read_file(path, LONGEST_EXHIBIT))
-
-    def _refusals(self) -> Iterator[Event]:
-        for reply in self._client.replies():
-            if not reply.ok and self._newest is not None:
-                yield msgspec.structs.replace(self._newest, losses=(), message=reply.error)
 
     def _turn(self) -> Iterator[Event]:
         """A snapshot where the state is no longer the one that the trainer wrote: it crashed, or does not answer."""
@@ -131,11 +133,9 @@ class Attached:
 
     def _word(self, state: State) -> str:
         """What there is to say of a trainer that is silent."""
-        if state != "crashed":
-            return "its trainer does not answer" if state == "unresponsive" else ""
-        saved = rundir.checkpoints(self._folder)
-        follows = f"goes on from step {saved[0].step:,}" if saved else "begins again from the seed"
-        return f"its trainer is gone; `makemore resume {rundir.called(self._folder)}` {follows}"
+        if state == "unresponsive":
+            return "its trainer does not answer"
+        return rundir.absent(self._folder, state) if state == "crashed" else ""
 
     def _blank(self, state: State | None) -> Snapshot | None:
         """What is shown of a run that ended before anything was recorded."""

@@ -127,6 +127,12 @@ def check(command: Command) -> None:
             parse(name, value)
 
 
+def check_steps(steps: int, step: int) -> None:
+    """Raises ValueError where a run at `step` is to have had enough before that: a slip would end it at once."""
+    if steps < step:
+        raise ValueError(f"steps={steps}: the run is at step {step:,} already")
+
+
 def in_words(command: Command, config: Mapping[str, Value] | None = None) -> str:
     """The command in the words of a mark on the loss curve: `lr 0.1 → 0.05`, or the name of an experiment begun."""
     if isinstance(command, Set | Twin):

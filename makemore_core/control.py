@@ -23,6 +23,7 @@ from makemore_core.config import printable
 from makemore_core.snapshot import State
 
 PATIENCE = 0.5  # seconds to wait for the answer to a ping
+ANSWERING = 10.0  # seconds that a trainer may take to do what is asked, to save for example, and to say so
 LONGEST_BACKLOG = 256 * 1024  # of commands that a trainer does not read, or of its answers
 PIECE = 64 * 1024  # bytes taken from it at a time
 LONGEST_ERROR = 300  # characters
@@ -180,7 +181,7 @@ class ControlClient:
             selector.select(seconds)
 
 
-_NOBODY = "nobody is training it now; makemore resume goes on"
+_NOBODY = "no trainer can be reached"
 
 
 class NoAnswerError(ValueError):

@@ -63,9 +63,10 @@ def segment_path(folder: Path, first: int) -> Path:
 class RecordWriter:
     """Appends to a record; never raises for the disk's sake and never waits for it.
 
-    `dropped` counts what could not be recorded, `problem` says why, and is empty while all is well. The files
-    together stay under `budget` bytes: as it is used up, the densest part of the record is thinned, the oldest
-    first, a few lines with each line that is written. Commands are never thinned away.
+    `dropped` counts what could not be recorded or was removed, `problem` says why nothing can be recorded, and is empty
+    while all is well. The files together stay under `budget` bytes: as it is used up, the densest part of the record is
+    thinned, the oldest first, a few lines with each line that is written. Commands are never thinned away. A record
+    that somebody removes goes on with its numbers in a new file.
     """
 
     def __init__(self, folder: Path, *, budget: int = BUDGET, segment: int = SEGMENT) -> None:
@@ -180,12 +181,25 @@ class RecordWriter:
         if self._torn:
             os.ftruncate(self._fd, self._size)
             self._torn = False
-        if self._size >= self._segment:
+        removed = os.fstat(self._fd).st_nlink == 0
+        if removed or self._size >= self._segment:
+            self._folder.mkdir(mode=0o700, exist_ok=True)
             fd = open_regular(segment_path(self._folder, self._next), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND)
             self.sync()
             os.close(self._fd)
             self._sealed.append(Segment(self._first, self._size))
             self._fd, self._first, self._size, self._new_names = fd, self._next, 0, True
+        if removed:
+            self._miss()
+
+    def _miss(self) -> None:
+        """Forget the segments that somebody removed, and count their lines, thinned or not."""
+        if self._thinning is not None:
+            self._thinning.close()
+            self._thinning = None
+        *left, _ = segments(self._folder)
+        self.dropped += self._next - min(segment.first for segment in self._sealed if segment not in left)
+        self._sealed = left
 
     def _write(self, line: bytes) -> None:
         assert self._fd is not None

@@ -15,6 +15,7 @@ import msgspec
 from torch import Tensor
 
 from makemore_core import checkpoint, rundir
+from makemore_core.address import folder_id
 from makemore_core.command import CHANGES, Channel, Command, Look, command_from_json
 from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
@@ -79,7 +80,7 @@ class FolderRecorder(Recorder):
     """Records a session in its run folder, which has been made. A disk that fails never stops or slows training."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._folder_id = folder, folder_id(folder)
         self._lock = rundir.RunLock(folder)
         self._lock.acquire()
         self._server: ControlServer | None = None
@@ -111,6 +112,10 @@ class FolderRecorder(Recorder):
         if now < self._next_beat:
             return
         self._next_beat = now + BEAT
+        if self._gone():  # nobody could find what is trained any more, nor its trainer
+            self._unsaved = "its folder is gone"
+            session.end()
+            return
         if self._server is not None:
             self._server.tell(session.state, session.trainer.step)
         if self._record is not None:
@@ -122,6 +127,15 @@ class FolderRecorder(Recorder):
         if now >= self._next_checkpoint and (session.state == "running" or self._unsaved):
             with contextlib.suppress(ValueError):  # told by `trouble`, and tried again
                 self.checkpoint(session)
+
+    def _gone(self) -> bool:
+        """Whether the run's folder was removed or renamed; another one may have taken its place."""
+        try:
+            return folder_id(self.folder) != self._folder_id
+        except FileNotFoundError:
+            return True
+        except OSError:  # a file system that cannot be reached may come back
+            return False
 
     def snapshot(self, snapshot: Snapshot) -> None:
         finished, self.finished = self.finished, None
@@ -168,11 +182,16 @@ class FolderRecorder(Recorder):
 
     def _append(self, payload: bytes, *, durable: bool = False) -> None:
         assert self._record is not None
+        if self._gone():  # what may be at its place is another run's
+            return
         lost = self._record.dropped
-        if self._record.append(payload, durable=durable) and lost and not self._recorded:
-            self._recorded = time.monotonic()
-        elif self._record.dropped > lost:
+        written = self._record.append(payload, durable=durable)
+        if self._record.dropped > lost:
             self._recorded = 0.0
+            if written:  # after the record was removed, with the changes since the last checkpoint
+                self._next_checkpoint = 0.0
+        elif written and lost and not self._recorded:
+            self._recorded = time.monotonic()
 
     def trouble(self) -> str:
         record = self._record
@@ -230,7 +249,7 @@ class FolderRecorder(Recorder):
     def close(self, session: Session) -> None:
         if self._server is not None:
             self._server.tell(session.state, session.trainer.step)
-        if self._newest:
+        if self._newest and not self._gone():
             rundir.write_state(self.folder, self._newest)
         if self._record is not None:
             self._record.close()
@@ -352,10 +371,15 @@ def later_changes(folder: Path, known: int) -> list[tuple[int, int, Command]]:
 
 def load_trainer(folder: Path) -> Trainer:
     """The net of a run's last good checkpoint, on the CPU, to look at. Raises ValueError where there is none."""
+    return load_attempt(folder)[0]
+
+
+def load_attempt(folder: Path) -> tuple[Trainer, int]:
+    """The same, and the number of the attempt that it is of."""
     manifest = rundir.read_manifest(folder)
     kept, loaded = last_checkpoint(folder)
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
     trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"}), dataset_of(manifest))
     trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
-    return trainer
+    return trainer, kept.attempt

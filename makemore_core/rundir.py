@@ -396,6 +396,30 @@ def _identity(fd: int) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def absent(folder: Path, seen: str = "") -> str:
+    """That nobody trains the run in the folder, and what to do about it; nothing where somebody does.
+
+    `seen`: the state that it was last seen in, where somebody looks.
+    """
+    if held_by(folder) is not None:
+        return ""
+    if not folder.is_dir():
+        return "its folder is gone"
+    if seen not in ENDED and (last := read_state(folder)):
+        seen = last.state
+    resume = f"`makemore resume {called(folder)}`"
+    match seen:
+        case "finished":
+            return f"it is finished; {resume} opens it with all its screens"
+        case "stopped":
+            return f"it was stopped; {resume} goes on"
+        case "diverged":
+            return f"it diverged; {resume} opens it: D says what to change"
+    saved = checkpoints(folder)
+    follows = f"goes on from step {saved[0].step:,}" if saved else "begins again from the seed"
+    return f"its trainer is gone; {resume} {follows}"
+
+
 def liveness(folder: Path) -> State:
     """What has become of a run: the word of its trainer, else what lock, process and heartbeat tell of it."""
     reply = control.ping(folder)

@@ -33,6 +33,7 @@ from makemore_core.command import (
     Step,
     Stop,
     Twin,
+    check_steps,
     in_words,
 )
 from makemore_core.config import (
@@ -57,6 +58,7 @@ from makemore_core.watched import Watched
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
+SAID = 10.0  # seconds for which it is told what a command did to a run that is not over
 KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
@@ -144,7 +146,7 @@ class Session:
         self.pace = self.watch.pace  # steps a second, where the run is held back
         self._pause_at: int | None = None
         self._told = "", "", False
-        self._published = 0.0
+        self._published = self._said = 0.0
         self._over = False  # somebody has ended it
         self._sampling_seed, self._temperature = SAMPLING_SEED, 1.0
         self._begin(self.fresh(config, twin or {}))
@@ -214,7 +216,13 @@ class Session:
         return True
 
     def _tell_news(self) -> None:
-        """Publish what came up since the last snapshot without an update: the end, or trouble with the disk."""
+        """Publish what came up since the last snapshot without an update: the end, or trouble with the disk.
+
+        What is no longer news is told no longer.
+        """
+        old = self.message == self._told[1] and time.monotonic() - self._said > SAID
+        if old and self.state in ("running", "paused"):
+            self.message = self.trainer.notice
         if self._told != self._news():
             self._publish()
 
@@ -380,7 +388,8 @@ class Session:
                 self._apply(command, nets)
                 tell(None)
             except ValueError as error:
-                self.message = str(error)
+                if not who:  # given here: nobody but whoever asked is to be told
+                    self.message = str(error)
                 tell(str(error))
             if self.net.seen.layers_step is not None or self._pause_at is None:
                 self._publish()  # else the first update is about to, with a picture
@@ -459,9 +468,11 @@ class Session:
         return None
 
     def _refuse(self, command: Command) -> None:
-        """Raises ValueError for a change that would throw the net away for nothing that was asked for."""
+        """Raises ValueError for a change that would end the run or throw the net away, which nobody asked for."""
         if isinstance(command, Set):
             after = self.config.replace(command.changes)
+            if self._keeps_weights(after, command):
+                check_steps(after.steps, self.trainer.step)
             if after.device != self.config.device and (absent := pick_device(after.device)[1]):
                 raise ValueError(f"device={after.device}: {absent.partition(':')[0]}")
             needs_new = ", ".join(sorted(self.config.changes_to(after).keys() - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS))
@@ -513,10 +524,14 @@ class Session:
             case Stop():
                 self._stop()
 
-    def _stop(self) -> None:
+    def end(self) -> None:
+        """End the run as it is, without saving."""
         self._over = True
         if self.state in ("running", "paused"):
             self.state = "stopped"
+
+    def _stop(self) -> None:
+        self.end()
         # a finished run is saved already, or has waited for room; a diverged one is not worth it
         if self.state == "stopped" or self.recorder.unsaved():
             self._save()
@@ -612,6 +627,8 @@ class Session:
 
     def _publish(self) -> None:
         with self._looking("probe"):
+            if self.message != self._told[1]:
+                self._said = time.monotonic()
             snapshot, self._told = self.snapshot(), self._news()
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)

@@ -16,7 +16,7 @@ import pytest
 
 from app.history import History
 from app.launch import Worker
-from app.session_view import OwnRun, absent
+from app.session_view import OwnRun
 from makemore_core import attach, recorder, rundir
 from makemore_core.attach import Attached
 from makemore_core.command import Channel, Look, Pause, Restart, Resume, Set, Step, Stop
@@ -73,7 +73,9 @@ def live(tmp_path: Path, few_names_file: Path) -> Iterator[tuple[Path, ForkServe
         trainer.join()
 
 
-def test_a_live_run_is_seen_controlled_and_its_end_told(live: tuple[Path, ForkServerProcess]) -> None:
+def test_a_live_run_is_seen_controlled_and_its_end_told(
+    live: tuple[Path, ForkServerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, trainer = live
     one, other, reader = Viewer(folder), Viewer(folder), Viewer(folder, readonly=True)
     one.wait(lambda s: s.state == "running" and s.step > 0, "training")
@@ -93,9 +95,12 @@ def test_a_live_run_is_seen_controlled_and_its_end_told(live: tuple[Path, ForkSe
     refused = reader.wait(lambda s: "read-only" in s.message, "a refusal")
     assert (refused.state, refused.step) == ("paused", paused.step + 5)
 
-    one.stream.send(Set({"lr": -1.0}))
-    one.wait(lambda s: "lr=-1" in s.message, "a refusal")
+    one.stream.send(Set({"gain": 0.5, "n_hidden": 8}, live=True))
+    one.wait(lambda s: s.message.startswith("n_hidden: cannot be changed"), "a refusal")
+    monkeypatch.setattr(attach, "NOTICE", 0.0)
+    one.wait(lambda s: "n_hidden" not in s.message, "the end of it")
     other.look()
+    assert not any("n_hidden" in s.message for s in other.snapshots)
     before = len(other.snapshots)
     other.stream.send(Resume())
     other.wait(lambda s: s.state == "running" and s.step > paused.step + 5, "going on")
@@ -128,7 +133,7 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     folder, trainer = live
     viewer = Viewer(folder)
     viewer.wait(lambda s: s.step > 0, "training")
-    assert absent(folder, None) == ""
+    assert rundir.absent(folder) == ""
     wait_for(lambda: bool(rundir.checkpoints(folder)), "a checkpoint")
     trainer.kill()
     trainer.join()
@@ -139,12 +144,10 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     step = rundir.checkpoints(folder)[0].step
     assert crashed.message == f"its trainer is gone; `makemore resume {folder}` goes on from step {step:,}"
 
-    assert absent(folder, None) == f"nobody is training it now; `makemore resume {folder}` goes on"
-    finished = canned(state="finished")
-    assert absent(folder, finished) == f"it is finished; `makemore resume {folder}` opens it with all its screens"
+    assert rundir.absent(folder) == crashed.message
 
     viewer.stream.send(Pause())
-    viewer.wait(lambda s: s.message == "nobody is training it now; makemore resume goes on", "a refusal")
+    viewer.wait(lambda s: s.message == f"no trainer can be reached; {crashed.message}", "a refusal")
 
     again = trainer_process(folder, [Order(0, 0, Stop())])
     viewer.wait(lambda s: s.state == "stopped", "the end of its second life")
@@ -208,7 +211,7 @@ def test_records_that_cannot_be_read_are_told(tmp_path: Path, few_names_file: Pa
     viewer = Viewer(folder)
     viewer.look()
     assert [s.message for s in viewer.snapshots if "skipped" in s.message] == [viewer.newest.message]
-    assert viewer.newest.message.endswith("1 damaged record skipped")
+    assert viewer.newest.message.startswith("1 damaged record skipped; saved in ")
     assert (viewer.newest.losses, viewer.newest.step) == ((), 150)
     viewer.look()
     assert len([s for s in viewer.snapshots if "skipped" in s.message]) == 1

@@ -154,7 +154,6 @@ def strict(text: str) -> object:
         ("ctl done set lr", "set lr: set needs KEY=VALUE"),
         ("ctl done set lr=fast", "lr=fast: has to be a number"),
         ("ctl done set gian=1", "did you mean gain?"),
-        ("ctl done pause", "done: nobody is training it now; makemore resume goes on"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(makemore: Commands, argv: str, said: str) -> None:
@@ -403,11 +402,26 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
 
     trainer = load_trainer(trained.cwd / "runs/done")
     train, val, test = (evaluate(trainer.model, trainer.split(items)) for items in few_names[2:5])
-    assert trained.run("eval", "done").out == f"train {train:.4f}  val {val:.4f}  test {test:.4f}\n"
-    assert strict(trained.run("eval", "done", "--json").out) == {"step": 60, "train": train, "val": val, "test": test}
+    assert trained.run("eval", "done").out == f"step 60  train {train:.4f}  val {val:.4f}  test {test:.4f}\n"
+    told = {"step": 60, "attempt": 0, "train": train, "val": val, "test": test}
+    assert strict(trained.run("eval", "done", "--json").out) == told
 
     ended = trained.run("sample", "never")
     assert (ended.status, ended.err) == (2, "makemore: never: has no checkpoint yet\n")
+
+
+def test_that_the_net_is_not_the_latest_of_a_crashed_run_is_told(trained: Commands, few_names_file: Path) -> None:
+    folder = new_run(trained.cwd / "runs/crashed", SMALL, few_names_file)
+    opened(folder, Order(0, 30, Stop())).run()
+    state = rundir.read_state(folder)
+    assert state is not None
+    step = state.step
+    assert trained.run("eval", "crashed").err == ""
+    rundir.write_state(folder, to_json(msgspec.structs.replace(state, state="running", step=1234, attempt=1)))
+    for command in ("eval", "sample"):
+        ended = trained.run(command, "crashed")
+        assert ended.status == 0
+        assert ended.err == f"of step {step}, attempt 0; the run was last seen at step 1,234, attempt 1\n"
 
 
 def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_taken(
@@ -427,7 +441,9 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
         trainer.join()
     assert (ended.status, ended.out.count("\n")) == (0, 1)
     refused = "the run is diverged: there is nothing worth saving"
-    assert ended.err == f"not as it is now but as it was last saved: {refused}\n"
+    first, second = ended.err.splitlines()
+    assert first == f"not as it is now but as it was last saved: {refused}"
+    assert re.fullmatch(r"of step 3\d, attempt 0; the run was last seen at step [34]\d, attempt 0", second)
     assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
 
 
@@ -494,8 +510,10 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     assert ctl("set", "lr_decay_at=1").endswith(f"applied before step {at + 5:,}\n")
     assert ctl("set", "lr=0.2") == f"set lr=0.2: applied before step {at + 5:,}; decayed by now to 0.02\n"
     assert "applied" in ctl("checkpoint")
-    assert ctl("set", "gain=2") == "set gain=2: a new net begins from the seed; makemore ctl live back undoes it\n"
-    wait_for(lambda: stands_at(1), "the new net")
+    for words in ("set", "gain=2"), ("restart",):
+        anew = "a new net begins from the seed; makemore ctl live back undoes it"
+        assert ctl(*words) == f"{' '.join(words)}: {anew}\n"
+        wait_for(lambda: stands_at(1), "the new net")
     ended = makemore.run("ctl", "live", "set", "norm=group", "norm_groups=7")
     assert (ended.status, ended.out) == (2, "")
     assert ended.err == "makemore: live: norm_groups=7: has to divide n_hidden=16 without a remainder\n"
@@ -516,6 +534,28 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     live.join(30)
     assert live.exitcode == 0
     assert strict(makemore.run("show", "live", "--json").out)["state"] == "stopped"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("done", "it is finished; `makemore resume done` opens it with all its screens"),
+        ("halfway", "it was stopped; `makemore resume halfway` goes on"),
+        ("never", "its trainer is gone; `makemore resume never` begins again from the seed"),
+    ],
+)
+def test_where_nobody_trains_a_run_control_says_how_to_go_on(makemore: Commands, run: str, said: str) -> None:
+    ended = makemore.run("ctl", run, "pause")
+    assert (ended.status, ended.out, ended.err) == (1, "", f"makemore: {run}: {said}\n")
+    assert "torch" not in ended.loaded
+
+
+def test_a_diverged_run_does_not_diverge_again_in_the_background(trained: Commands, few_names_file: Path) -> None:
+    config = SMALL.replace({"norm": "none", "nonlinearity": "identity", "lr": 1e6})
+    opened(new_run(trained.cwd / "runs/diverged", config, few_names_file)).run()
+    ended = trained.run("resume", "diverged", "--detach")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == "makemore: diverged: it diverged; `makemore resume diverged` opens it: D says what to change\n"
 
 
 # Where the output goes

@@ -187,7 +187,7 @@ def test_a_finished_run_is_given_more_steps(makemore: Commands) -> None:
     again = makemore.run("resume", "longer", "--headless", "--steps", "90")
     assert (again.status, again.out) == (0, ended.out.splitlines()[-1] + "\n")
     assert again.err.startswith("finished already")
-    for steps, said in {"80": "steps=80: longer is at step 90 already", "x": "steps=x: has to be a whole"}.items():
+    for steps, said in {"80": "steps=80: the run is at step 90 already", "x": "steps=x: has to be a whole"}.items():
         ended = makemore.run("resume", "longer", "--headless", "--steps", steps)
         assert (ended.status, ended.out) == (2, "")
         assert ended.err.startswith(f"makemore: {said}")
@@ -445,6 +445,18 @@ def test_a_record_that_finds_no_room_is_told(makemore: Commands) -> None:
     assert rundir.read_state(folder) is not None
     assert rundir.liveness(folder) == "finished"
     assert later_changes(folder, 0) == []
+
+
+def test_a_run_whose_folder_is_removed_ends_and_is_no_success(makemore: Commands) -> None:
+    running = makemore.start(*train(*ENDLESS, run="removed"))
+    folder = makemore.cwd / "runs/removed"
+    wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) > 0, "training")
+    folder.rename(makemore.cwd / "elsewhere")
+    ended = running.wait()
+    assert ended.status == 1
+    assert re.search(r"^stopped: .*its folder is gone$", ended.err, re.MULTILINE)
+    assert rundir.absent(folder) == "its folder is gone"
+    assert rundir.liveness(makemore.cwd / "elsewhere") == "crashed"
 
 
 def test_a_finished_run_that_cannot_be_saved_waits_and_is_no_success(makemore: Commands) -> None:

@@ -83,6 +83,21 @@ def test_quitting_saves_and_leaves_the_terminal_as_it_was(tmp_path: Path) -> Non
     assert rundir.liveness(run) == "stopped"
 
 
+def test_who_stops_the_run_of_another_process_is_told_what_became_of_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Terminal([*TRAIN, str(run), "--headless"]) as trainer:
+        trainer.wait_until(lambda: run.exists() and step(run) > 0, START)
+        with Terminal([*MAKEMORE, "attach", str(run)]) as viewer:
+            viewer.wait_for("training")
+            viewer.press("q")
+            viewer.wait_for("stop the run and save")
+            viewer.press("s")
+            assert viewer.wait_end(START) == 0
+            assert viewer.text.startswith("saved; to go on: makemore resume")
+        trainer.wait_end()
+    assert rundir.liveness(run) == "stopped"
+
+
 def test_quitting_before_the_training_begins_leaves_no_run(
     tmp_path: Path, few_names_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,7 +134,7 @@ def test_a_run_that_was_stopped_from_elsewhere_says_so_and_one_without_a_checkpo
         assert client.request(Stop(), 30).ok
         client.close()
         wait_for(lambda: bool(studio.absent()), "its end")
-        assert studio.absent() == f"the run was stopped; `makemore resume {run}` goes on"
+        assert studio.absent() == f"it was stopped; `makemore resume {run}` goes on"
         shutil.rmtree(run / rundir.CHECKPOINTS)  # as where it diverged before the first
         return 0
 

@@ -97,6 +97,25 @@ def test_a_follower_gets_each_record_once_while_it_is_written(tmp_path: Path) ->
     assert reader.damaged == 0
 
 
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_a_record_that_is_removed_goes_on_for_its_followers_and_the_loss_is_counted(
+    tmp_path: Path, folder_too: bool
+) -> None:
+    folder = tmp_path / "record"
+    writer, reader = RecordWriter(folder, segment=100), RecordReader(folder)
+    assert all(writer.append(payload) for payload in PAYLOADS * 3)
+    assert reader.read() == PAYLOADS * 3
+    for path in folder.iterdir():
+        path.unlink()
+    if folder_too:
+        folder.rmdir()
+    for payload in PAYLOADS:
+        assert writer.append(payload)
+        assert reader.read() == [payload]
+    assert (writer.dropped, reader.damaged) == (3 * len(PAYLOADS), 0)
+    assert read_all(folder) == PAYLOADS
+
+
 def test_a_long_record_can_be_opened_in_pieces(tmp_path: Path) -> None:
     payloads = [snapshot(step, [1.0] * 500) for step in range(2000)]
     writer = RecordWriter(tmp_path)

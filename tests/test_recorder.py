@@ -571,6 +571,49 @@ def test_a_full_disk_is_counted_shown_and_got_over(
     assert differing(load_trainer(folder), reference(SMALL, few_names, [(0, 70, Set({"lr": 0.5}))])) == []
 
 
+@pytest.mark.parametrize("becomes", ["removed", "renamed", "replaced"])
+def test_a_run_whose_folder_is_gone_ends_without_waiting_for_room(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    monkeypatch.setattr(recorder, "BEAT", 0.0)
+    folder = run(SMALL)
+
+    def move() -> None:
+        shutil.rmtree(folder) if becomes == "removed" else folder.rename(folder.with_name("moved"))
+        if becomes == "replaced":
+            folder.mkdir()
+
+    session = opened(folder, Order(0, 120, Stop()))
+    at(session, 40, move)
+    assert session.run() == "stopped"
+    assert session.trainer.step < 120
+    assert session.recorder.unsaved()
+    assert [event.message for event in session.channel.drain() if isinstance(event, Snapshot)][
+        -1
+    ] == "its folder is gone"
+    assert list(folder.iterdir()) == [] if becomes == "replaced" else not folder.exists()
+
+
+def test_changes_are_not_lost_with_a_record_that_somebody_removes(
+    run: Callable[[Config], Path], few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "BEAT", 0.0)
+    folder = run(SMALL)
+    changes = [Set({"lr": 0.5}), Set({"lr": 0.001})]
+    session = opened(folder, Order(0, 20, changes[0]), Order(0, 90, changes[1]))
+    made = session.interventions
+    at(session, 50, lambda: shutil.rmtree(folder / rundir.RECORD))
+    crash(session, 0, 120)
+    told = [event.message for event in session.channel.drain() if isinstance(event, Snapshot)]
+    assert re.search(r"\d+ records lost", told[-1])
+
+    session = opened(folder)
+    assert session.run() == "finished"
+    steps = [mark.step for mark in made]
+    wanted = reference(SMALL, few_names, [(0, step, change) for step, change in zip(steps, changes, strict=True)])
+    assert differing(session.trainer, wanted) == []
+
+
 def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
     run: Callable[[Config], Path], few_names: Dataset, disk: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

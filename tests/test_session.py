@@ -234,12 +234,12 @@ def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
     assert script.losses == Trainer(SMALL, few_names).advance(150)
 
 
-def test_steps_lowered_below_what_is_done_end_the_run(few_names: Dataset) -> None:
-    ran, script = play(few_names, at(40, Pause()), once("paused", Set({"steps": 10})), once("paused", Resume()))
+def test_steps_fewer_than_are_done_are_refused_but_for_a_new_net(few_names: Dataset) -> None:
+    ran, script = play(few_names, at(40, Set({"steps": 10})), at(40, Set({"steps": 10, "gain": 2.0})))
 
-    assert ran.state == "finished"
-    assert script.snapshots[-1].step >= 40
-    assert script.snapshots[-1].splits is not None
+    refused, anew = script.outcomes
+    assert (refused.error, anew.error) == (f"steps=10: the run is at step {refused.step} already", None)
+    assert (ran.state, ran.attempt, ran.trainer.step) == ("finished", 1, 10)
 
 
 @pytest.mark.parametrize(
@@ -298,9 +298,21 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(few_names: Dataset, com
 
     assert script.outcomes[0].error is not None
     assert said in script.outcomes[0].error
-    assert any(said in snapshot.message for snapshot in script.snapshots)
+    assert not any(said in snapshot.message for snapshot in script.snapshots)  # whoever asked is told, nobody else
     assert (ran.changes, ran.interventions, ran.attempt) == (0, [], 0)
     assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
+
+
+def test_what_a_command_did_is_told_for_a_while_and_how_the_run_ended_for_good(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SAID", 0.0)
+    told = Move(lambda session: session.state == "paused" and not session.message, Resume())
+    _, script = play(few_names, at(40, Pause()), once("paused", Set({"lr": 0.5})), told, watch=Watch(every=1))
+    messages = [(snapshot.state, snapshot.message) for snapshot in script.snapshots]
+    said = messages.index(("paused", "lr 0.1 → 0.5"))
+    assert ("paused", "") in messages[said:]
+    assert messages[-1] == ("finished", "saved")
 
 
 def test_a_device_that_is_absent_costs_no_net(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.state import selected
-from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Stop, Twin
+from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
 from makemore_core.snapshot import Event, Exhibit
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
@@ -235,10 +235,11 @@ async def test_a_finished_run_goes_on_by_a_step_and_cannot_be_frozen() -> None:
         await until(pilot, lambda: stream.step == end + 2 and app.history.snapshot.state == "finished")  # type: ignore
 
 
-async def test_a_paused_run_is_frozen_without_training_on() -> None:
-    async with running() as (pilot, app, _):
-        await pilot.press("space")
-        await until(pilot, lambda: "paused" in picture(app).splitlines()[0])
+@pytest.mark.parametrize("state", ["paused", "unresponsive"])
+async def test_a_run_that_does_not_move_is_frozen_without_training_on(state: str) -> None:
+    async with running() as (pilot, app, stream):
+        stream.drain = lambda: [snapshot(step=7777, state=state)]  # type: ignore[method-assign]
+        await until(pilot, lambda: app.history.snapshot.state == state)  # type: ignore[union-attr]
         await pilot.press("p")
         assert re.fullmatch(r"view frozen at step [\d,]+", app.state.message)
 
@@ -434,8 +435,7 @@ async def test_quitting_asks_and_may_be_cancelled() -> None:
         assert not stream.sent
         await pilot.press("q", "s")
         await until(pilot, lambda: not app.is_running or app._exit)
-        assert stream.sent == [Stop()]
-    assert app.return_code == 0
+    assert (app.return_code, app.stopped) == (0, True)
     assert handed == []
 
 

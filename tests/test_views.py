@@ -529,6 +529,13 @@ def test_unbounded_units_say_their_scale() -> None:
     assert "activation −4..4" in text or "activation −5..5" in text
 
 
+@pytest.mark.parametrize("state", ["running", "paused", "finished", "stopped", "crashed", "diverged", "unresponsive"])
+def test_a_speed_is_told_of_what_moves_or_has_finished_and_the_time_left_of_what_moves(state: str) -> None:
+    last = canned.snapshot(step=1010, since=1000, state=state)
+    first = text_of(draw(view([*canned.course(until=1000), last]), 80, 24))[0]
+    assert ("/s" in first, "eta" in first) == (state in ("running", "finished"), state == "running")
+
+
 def test_frozen_paused_lost_and_read_only_say_so() -> None:
     running = view(canned.course(until=1000))
     for state, word in (

@@ -94,7 +94,7 @@ def opened(
     def also_orders(session: Session) -> list[Request]:
         due = asked(session)
         if given and (session.attempt, session.trainer.step) >= given[0][:2]:
-            due.append(Request(given.pop(0).command, "orders", lambda _: None))
+            due.append(Request(given.pop(0).command, "", lambda _: None))
         return due
 
     session.recorder.asked = also_orders  # type: ignore[method-assign]

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from app import glyphs as glyph
 from app.glyphs import escape
-from app.history import STILL
 from app.keys import footer
 from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
@@ -75,7 +74,7 @@ def status(view: View, cells: int, rows: int) -> list[Line]:
 def _eta(view: View, snapshot: Snapshot) -> str:
     left = snapshot.steps - snapshot.step
     rate = view.history.rate
-    if snapshot.state in STILL or left <= 0:
+    if snapshot.state != "running" or left <= 0:
         return ""
     return glyph.duration(left / rate) if rate > 0 else "?"
 
@@ -104,7 +103,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if snapshot.steps:
         steps += f"/{snapshot.steps:,}"
     middle: Line = [("step ", "dim"), (steps, "")]
-    if snapshot.state != "paused" and view.history.rate > 0:
+    if snapshot.state in ("running", "finished") and view.history.rate > 0:
         middle += [("  ", ""), (rate, "")]
     if snapshot.pace is not None and snapshot.state in ("running", "paused"):
         middle.append((" held", "note") if snapshot.state == "running" else (f"  held to {snapshot.pace:g}/s", "note"))
