@@ -66,6 +66,7 @@ def follow(
 ) -> Snapshot | None:
     """Show what comes until the training has ended; the last snapshot. `lost`: why something could not be shown."""
     newest: Snapshot | None = None
+    standing = ""  # the first remark comes back whenever a later one lapses
     ended = waits = False
     while not ended:
         ended = worker.join(TICK)
@@ -75,8 +76,9 @@ def follow(
                     remark(how_it_begins(event, before), printer)
                 with without_terminal_if_lost(lost):
                     printer.show(event)
-                if event.message and what(event.message) != what(newest.message if newest else ""):
+                if event.message and what(event.message) not in (what(newest.message if newest else ""), standing):
                     remark(f"{event.state}: {event.message}", printer)
+                    standing = standing or what(event.message)
                 newest = event
         if newest is not None and newest.state == "finished" and worker.unsaved() and not (ended or waits):
             waits = True

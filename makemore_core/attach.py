@@ -96,20 +96,20 @@ class Attached:
             yield msgspec.structs.replace(self._newest, losses=(), message=message)
 
     def _exhibits(self) -> Iterator[Event]:
-        """What was taken from the net on somebody's request; each is one file, replaced by the next of its name."""
+        """What was taken from the net on somebody's request, oldest first; each question has one file."""
         folder = self._folder / rundir.EXHIBITS
         with contextlib.suppress(OSError):  # there is none yet
             changed = folder.stat().st_mtime_ns
             if changed == self._exhibited:
                 return
-            self._exhibited = changed
-            for path in sorted(folder.glob("*.json")):
-                found = path.stat()
-                version = found.st_ino, found.st_mtime_ns
+            found = [(path.stat(), path) for path in folder.glob("*.json")]
+            for stat, path in sorted(found, key=lambda one: one[0].st_mtime_ns):
+                version = stat.st_ino, stat.st_mtime_ns
                 if self._seen.get(path.name) != version:
                     self._seen[path.name] = version
                     with contextlib.suppress(ValueError):
                         yield from_json(read_file(path, LONGEST_EXHIBIT))
+            self._exhibited = changed
 
     def _turn(self) -> Iterator[Event]:
         """A snapshot where the state is no longer the one that the trainer wrote: it crashed, or does not answer."""

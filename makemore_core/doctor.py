@@ -255,7 +255,8 @@ def _diverged(run: _Run) -> Iterator[Finding]:
     first, expected = run.now.first_loss, run.now.expected_loss
     ceiling = max(x for x in (first, expected, -math.inf) if x is not None) + LIMITS["risen"]
     if loss is not None and math.isfinite(ceiling) and run.now.step >= 100 and loss > ceiling:
-        evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {first or expected:.2f} at the first"
+        began = expected if first is None else first
+        evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {began:.2f} at the first"
         yield _finding("diverged", "loss above its start", evidence, *_slower(run), severity="serious")
 
 

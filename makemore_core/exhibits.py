@@ -1,7 +1,7 @@
 """What a net can be asked to show on top of its snapshots, by name: the answers to the `look` command.
 
 Each exhibit disturbs only copies of the net and draws from generators of its own, so training goes on bit for bit as if
-nobody had looked. It comes in parts, and training goes on in between: what it looks at has to be `still`.
+nobody had looked. It comes in parts, and training goes on in between: what it looks at has to be a `copy_of` it.
 """
 
 from __future__ import annotations

@@ -197,9 +197,13 @@ class RecordWriter:
         if self._thinning is not None:
             self._thinning.close()
             self._thinning = None
-        *left, _ = segments(self._folder)
-        self.dropped += self._next - min(segment.first for segment in self._sealed if segment not in left)
-        self._sealed = left
+        there = {segment.first for segment in segments(self._folder)}
+        if self._first not in there:  # it could not be listed
+            return
+        ends = [*(segment.first for segment in self._sealed[1:]), self._first]
+        lines = {segment.first: end - segment.first for segment, end in zip(self._sealed, ends, strict=True)}
+        self.dropped += sum(lines[first] for first in lines.keys() - there)
+        self._sealed = [segment for segment in self._sealed if segment.first in there]
 
     def _write(self, line: bytes) -> None:
         assert self._fd is not None
@@ -242,6 +246,7 @@ class RecordWriter:
             self._thinning = None
         except OSError:  # room may come; until then the budget holds because nothing more is written
             self._thinning, self._thin_at = None, time.monotonic() + LONGEST_PAUSE
+            self._miss()
 
     def _densest(self) -> list[Segment]:
         """What to thin next: where most bytes stand for each line there was, at the oldest such place.

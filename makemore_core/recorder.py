@@ -37,6 +37,7 @@ FIRST = 5.0  # seconds to the first one
 PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of its twin's
 SHOWN = 60.0  # seconds for which lost records are told of after recording has gone on
 MOST_EXHIBITS = 16
+GONE = "its folder is gone"
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
 
@@ -113,7 +114,7 @@ class FolderRecorder(Recorder):
             return
         self._next_beat = now + BEAT
         if self._gone():  # nobody could find what is trained any more, nor its trainer
-            self._unsaved = "its folder is gone"
+            self._unsaved = GONE
             session.end()
             return
         if self._server is not None:
@@ -143,7 +144,7 @@ class FolderRecorder(Recorder):
             self._newest = to_json(finished)
             return
         self._newest = to_json(snapshot)
-        if self._layers and self._layers[0] != snapshot.attempt:
+        if self._layers and self._layers[0] != snapshot.attempt and not self._gone():
             # they are of the net that was left, and nobody is to take them for this one's
             for shown in (self.folder / rundir.EXHIBITS).glob("*.json"):
                 with contextlib.suppress(OSError):
@@ -161,10 +162,10 @@ class FolderRecorder(Recorder):
 
         Each question has a file of its own, so that viewers who ask different ones do not take each other's answers.
         """
-        folder, question = (
-            self.folder / rundir.EXHIBITS,
-            zlib.crc32(msgspec.json.encode(exhibit.options, order="sorted")),
-        )
+        if self._gone():
+            return
+        folder = self.folder / rundir.EXHIBITS
+        question = zlib.crc32(msgspec.json.encode(exhibit.options, order="sorted"))
         with contextlib.suppress(OSError):  # whoever looks asks again
             folder.mkdir(mode=0o700, exist_ok=True)
             replace_file(folder / f"{exhibit.name}-{question:08x}.json", to_json(exhibit), sync=False)
@@ -207,6 +208,9 @@ class FolderRecorder(Recorder):
         return bool(self._unsaved)
 
     def checkpoint(self, session: Session) -> str:
+        if self._gone():
+            self._unsaved = GONE
+            raise ValueError(GONE)
         kept = Kept(
             session.trainer.step,
             session.attempt,
@@ -369,13 +373,11 @@ def later_changes(folder: Path, known: int) -> list[tuple[int, int, Command]]:
     return later
 
 
-def load_trainer(folder: Path) -> Trainer:
-    """The net of a run's last good checkpoint, on the CPU, to look at. Raises ValueError where there is none."""
-    return load_attempt(folder)[0]
-
-
 def load_attempt(folder: Path) -> tuple[Trainer, int]:
-    """The same, and the number of the attempt that it is of."""
+    """The net of a run's last good checkpoint, on the CPU, to look at, and the number of its attempt.
+
+    Raises ValueError where there is none.
+    """
     manifest = rundir.read_manifest(folder)
     kept, loaded = last_checkpoint(folder)
     if kept is None or loaded is None:

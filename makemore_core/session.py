@@ -146,7 +146,8 @@ class Session:
         self.pace = self.watch.pace  # steps a second, where the run is held back
         self._pause_at: int | None = None
         self._told = "", "", False
-        self._published = self._said = 0.0
+        self._published = 0.0
+        self._said = time.monotonic()  # when somebody was told what became of a command
         self._over = False  # somebody has ended it
         self._sampling_seed, self._temperature = SAMPLING_SEED, 1.0
         self._begin(self.fresh(config, twin or {}))
@@ -220,11 +221,13 @@ class Session:
 
         What is no longer news is told no longer.
         """
-        old = self.message == self._told[1] and time.monotonic() - self._said > SAID
-        if old and self.state in ("running", "paused"):
+        if self.state in ("running", "paused") and time.monotonic() - self._said > SAID:
             self.message = self.trainer.notice
         if self._told != self._news():
             self._publish()
+
+    def _say(self, message: str) -> None:
+        self.message, self._said = message, time.monotonic()
 
     def _news(self) -> tuple[str, str, bool]:
         return self.state, self.message, bool(self.recorder.trouble())
@@ -315,6 +318,8 @@ class Session:
         for net in self.nets:
             for _ in net.survey(whole=True):
                 self.recorder.alive(self)
+                if self._over:
+                    return
             if net.tapped:
                 net.look()
             net.sample(self._sampling_seed, self._temperature)
@@ -389,7 +394,7 @@ class Session:
                 tell(None)
             except ValueError as error:
                 if not who:  # given here: nobody but whoever asked is to be told
-                    self.message = str(error)
+                    self._say(str(error))
                 tell(str(error))
             if self.net.seen.layers_step is not None or self._pause_at is None:
                 self._publish()  # else the first update is about to, with a picture
@@ -401,7 +406,7 @@ class Session:
             self.changes += 1
         except ValueError as error:  # what follows it would not be the same either
             self.replay.clear()
-            self.message = f"{in_words(command)} cannot be made again: {error}"
+            self._say(f"{in_words(command)} cannot be made again: {error}")
             self._publish()
 
     def _aimed(self, command: Command) -> Command:
@@ -487,7 +492,8 @@ class Session:
 
     def _apply(self, command: Command, nets: Nets | None) -> None:
         """Raises ValueError where it could not be done after all."""
-        self.message = ""
+        if not isinstance(command, Look):  # views ask again and again
+            self._say("")
         match command:
             case Pause():
                 if self.state == "running" and self.trainer.step != self.net.seen.layers_step:
@@ -602,7 +608,7 @@ class Session:
                 with self._looking("exhibit"):
                     self._show(self._making.go_on(self.trainer))
             except ValueError as error:
-                self.message = str(error)
+                self._say(str(error))
 
     def _show(self, exhibit: Exhibit | None) -> None:
         if exhibit is not None:
@@ -627,8 +633,6 @@ class Session:
 
     def _publish(self) -> None:
         with self._looking("probe"):
-            if self.message != self._told[1]:
-                self._said = time.monotonic()
             snapshot, self._told = self.snapshot(), self._news()
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)

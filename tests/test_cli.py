@@ -26,7 +26,7 @@ from makemore_core.config import Config
 from makemore_core.dataset import Dataset
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
-from makemore_core.recorder import load_trainer
+from makemore_core.recorder import load_attempt
 from makemore_core.snapshot import to_json
 from tests import canned
 from tests.commands import ROOT, Commands, commands
@@ -400,7 +400,7 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
     assert trained.run("sample", "done", "-n", "5").out == names
     assert trained.run("sample", "done", "-n", "5", "--seed", "1").out != names
 
-    trainer = load_trainer(trained.cwd / "runs/done")
+    trainer = load_attempt(trained.cwd / "runs/done")[0]
     train, val, test = (evaluate(trainer.model, trainer.split(items)) for items in few_names[2:5])
     assert trained.run("eval", "done").out == f"step 60  train {train:.4f}  val {val:.4f}  test {test:.4f}\n"
     told = {"step": 60, "attempt": 0, "train": train, "val": val, "test": test}

@@ -13,22 +13,24 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
 from app import launch
-from app.headless import train_headless
+from app.headless import Lines, follow, train_headless
 from app.report import number
 from makemore_core import checkpoint, control, rundir
 from makemore_core.command import Channel
 from makemore_core.config import Config
 from makemore_core.dataset import read
 from makemore_core.record import RecordReader
-from makemore_core.recorder import later_changes, load_trainer
+from makemore_core.recorder import later_changes, load_attempt
 from makemore_core.session import Session
 from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.watch import Watch
+from tests import canned
 from tests.commands import ROOT, Commands, commands
 from tests.terminal import Terminal
 from tests.trainers import differing, reference, wait_for
@@ -164,7 +166,7 @@ def test_sigterm_saves_and_says_where(makemore: Commands) -> None:
     last = objects(ended.out)[-1]
     assert last["state"] == "stopped"
     assert re.search(rf"^stopped: saved in \S+-step{last['step']}$", ended.err, re.MULTILINE)
-    assert load_trainer(makemore.cwd / "runs/terminated").step == last["step"]
+    assert load_attempt(makemore.cwd / "runs/terminated")[0].step == last["step"]
 
 
 def test_a_finished_run_is_resumed_as_it_was(makemore: Commands) -> None:
@@ -260,7 +262,7 @@ def test_what_was_stopped_is_resumed_to_the_same_end(makemore: Commands) -> None
     assert "step 400/400" in ended.out
     folder = makemore.cwd / "runs/twice"
     config = Config().replace(rundir.read_manifest(folder).config)
-    assert differing(load_trainer(folder), reference(config, read(makemore.cwd / "few.txt"), [])) == []
+    assert differing(load_attempt(folder)[0], reference(config, read(makemore.cwd / "few.txt"), [])) == []
 
 
 def test_a_damaged_checkpoint_is_told_when_resuming(makemore: Commands) -> None:
@@ -360,7 +362,7 @@ def test_the_studio_hands_over_to_the_background_without_a_step_lost_or_done_twi
     changes = later_changes(folder, 0)
     assert [type(command).__name__ for _, _, command in changes] == ["Set"]
     config = Config().replace(rundir.read_manifest(folder).config).replace({"steps": told[-1].step})
-    assert differing(load_trainer(folder), reference(config, read(few_names_file), changes)) == []
+    assert differing(load_attempt(folder)[0], reference(config, read(few_names_file), changes)) == []
 
 
 def test_a_run_that_is_left_in_a_pause_waits_in_the_background(tmp_path: Path, few_names_file: Path) -> None:
@@ -421,7 +423,7 @@ def test_a_reader_that_leaves_does_not_end_the_training(makemore: Commands) -> N
 
     assert ended.status == 0
     assert objects(first[0].decode())[0]["step"] == 0
-    assert load_trainer(makemore.cwd / "runs/unheard").step == 300
+    assert load_attempt(makemore.cwd / "runs/unheard")[0].step == 300
 
 
 def test_a_full_stdout_does_not_end_the_training(makemore: Commands) -> None:
@@ -429,7 +431,7 @@ def test_a_full_stdout_does_not_end_the_training(makemore: Commands) -> None:
         ended = makemore.run(*train(*how, "--steps", "60", run=f"devfull{len(how)}"), out="/dev/full")
         assert ended.status == 1
         assert ended.err.endswith("makemore: cannot write: No space left on device\n")
-        assert load_trainer(makemore.cwd / f"runs/devfull{len(how)}").step == 60
+        assert load_attempt(makemore.cwd / f"runs/devfull{len(how)}")[0].step == 60
     ended = makemore.run("runs", out="/dev/full")
     assert (ended.status, ended.err) == (1, "makemore: cannot write: No space left on device\n")
 
@@ -441,7 +443,7 @@ def test_a_record_that_finds_no_room_is_told(makemore: Commands) -> None:
     assert re.search(r"^running: 1 record lost: (No space left on device|File too large)$", ended.err, re.MULTILINE)
     assert ended.err.count("\n") <= 3
     folder = makemore.cwd / "runs/noroom"
-    assert load_trainer(folder).step == 120
+    assert load_attempt(folder)[0].step == 120
     assert rundir.read_state(folder) is not None
     assert rundir.liveness(folder) == "finished"
     assert later_changes(folder, 0) == []
@@ -469,3 +471,14 @@ def test_a_finished_run_that_cannot_be_saved_waits_and_is_no_success(makemore: C
     assert ended.status == 143
     assert re.search(r"^finished: .*the checkpoint could not be saved: File too large$", ended.err, re.MULTILINE)
     assert "saved in" not in ended.err
+
+
+def test_a_notice_that_stands_is_remarked_once(capsys: pytest.CaptureFixture[str]) -> None:
+    channel, states = Channel(), iter([False, True])
+    for step, message in enumerate(("no GPU", "lr 0.1 → 0.05", "no GPU", "lr 0.05 → 0.1", "no GPU"), 1):
+        channel.publish(canned.snapshot(step=step, message=message))
+    worker = cast(launch.Worker, SimpleNamespace(join=lambda _: next(states), unsaved=lambda: False))
+    follow(channel, worker, Lines(), None, [])
+    assert capsys.readouterr().err.splitlines() == [
+        "running: no GPU", "running: lr 0.1 → 0.05", "running: lr 0.05 → 0.1",
+    ]  # fmt: skip

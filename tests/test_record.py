@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from app.history import History
 from makemore_core import record
-from makemore_core.record import RecordReader, RecordWriter, segments
+from makemore_core.record import RecordReader, RecordWriter, segment_path, segments
 from makemore_core.recordlines import KEPT_LOSSES, seal, thinned, unseal
 from makemore_core.snapshot import Snapshot, from_json, to_json
 
@@ -114,6 +115,21 @@ def test_a_record_that_is_removed_goes_on_for_its_followers_and_the_loss_is_coun
         assert reader.read() == [payload]
     assert (writer.dropped, reader.damaged) == (3 * len(PAYLOADS), 0)
     assert read_all(folder) == PAYLOADS
+
+
+@pytest.mark.parametrize("gone", [(), (1,), (1, 3), "all"])
+def test_only_what_is_gone_of_a_record_is_told_lost(tmp_path: Path, gone: tuple[int, ...] | str) -> None:
+    writer = RecordWriter(tmp_path, segment=100)
+    assert all(writer.append(payload) for payload in PAYLOADS * 3)
+    *sealed, last = (segment_path(tmp_path, segment.first) for segment in segments(tmp_path))
+    removed = sealed if gone == "all" else [sealed[int(at)] for at in gone]
+    lines = sum(path.read_bytes().count(b"\n") for path in removed)
+    for path in removed:
+        path.unlink()
+    shutil.copy(last, tmp_path / "copy")
+    (tmp_path / "copy").replace(last)  # as tools do that put a file back
+    assert writer.append(PAYLOADS[0])
+    assert (writer.dropped, len(read_all(tmp_path))) == (lines, 3 * len(PAYLOADS) - lines + 1)
 
 
 def test_a_long_record_can_be_opened_in_pieces(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from makemore_core.command import (
 from makemore_core.config import Config, Optimizer
 from makemore_core.dataset import Dataset
 from makemore_core.record import RecordReader
-from makemore_core.recorder import later_changes, load_trainer, open_run
+from makemore_core.recorder import later_changes, load_attempt, open_run
 from makemore_core.session import Request, Session
 from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.undo import MOST_LEFT
@@ -85,7 +85,7 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
 
     made = later_changes(folder, 0)
     assert [command for _, _, command in made] == [changes[0].command, changes[1].command, Restart()]
-    assert differing(load_trainer(folder), reference(config, few_names, made)) == []
+    assert differing(load_attempt(folder)[0], reference(config, few_names, made)) == []
 
 
 def test_killed_and_resumed_is_as_if_never_killed(run: Callable[[Config], Path], few_names: Dataset) -> None:
@@ -105,7 +105,7 @@ def test_killed_and_resumed_is_as_if_never_killed(run: Callable[[Config], Path],
     assert trainer.exitcode == 0
     changes = later_changes(folder, 0)
     assert [command for _, _, command in changes] == [order.command for order in orders]
-    assert differing(load_trainer(folder), reference(config, few_names, changes)) == []
+    assert differing(load_attempt(folder)[0], reference(config, few_names, changes)) == []
 
 
 def progress(folder: Path) -> tuple[int, int]:
@@ -156,7 +156,7 @@ def test_more_steps_of_a_finished_run_are_as_if_it_had_had_them(
     session.channel.send(Set({"steps": 190}))
     assert session.run() == "finished"
     assert [snapshot.state for snapshot in snapshots(folder)].count("finished") >= 2
-    assert differing(load_trainer(folder), reference(SMALL.replace({"steps": 190}), few_names, [])) == []
+    assert differing(load_attempt(folder)[0], reference(SMALL.replace({"steps": 190}), few_names, [])) == []
 
 
 def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes_again(
@@ -329,7 +329,7 @@ def test_a_change_made_while_the_past_is_repeated_takes_the_place_of_the_later_o
     changes = later_changes(folder, 0)
     assert [command for _, _, command in changes] == [early, other]
     assert changes[1][1] == 60
-    assert differing(load_trainer(folder), reference(SMALL, few_names, changes)) == []
+    assert differing(load_attempt(folder)[0], reference(SMALL, few_names, changes)) == []
     again = opened(folder)
     assert again.replay == []
     again.recorder.give_up()  # type: ignore[attr-defined]
@@ -568,7 +568,7 @@ def test_a_full_disk_is_counted_shown_and_got_over(
     kept = snapshots(folder)
     assert {snapshot.step for snapshot in kept} >= {*range(41), *range(120, 151)}  # after at most a moment's pause
     assert RecordReader(folder / rundir.RECORD).damaged == 0
-    assert differing(load_trainer(folder), reference(SMALL, few_names, [(0, 70, Set({"lr": 0.5}))])) == []
+    assert differing(load_attempt(folder)[0], reference(SMALL, few_names, [(0, 70, Set({"lr": 0.5}))])) == []
 
 
 @pytest.mark.parametrize("becomes", ["removed", "renamed", "replaced"])
@@ -588,10 +588,32 @@ def test_a_run_whose_folder_is_gone_ends_without_waiting_for_room(
     assert session.run() == "stopped"
     assert session.trainer.step < 120
     assert session.recorder.unsaved()
-    assert [event.message for event in session.channel.drain() if isinstance(event, Snapshot)][
-        -1
-    ] == "its folder is gone"
+    messages = [event.message for event in session.channel.drain() if isinstance(event, Snapshot)]
+    assert messages[-1] == "its folder is gone"
     assert list(folder.iterdir()) == [] if becomes == "replaced" else not folder.exists()
+
+
+def test_nothing_is_saved_into_the_folder_of_another_run(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(SMALL)
+    session = open_run(folder, Channel())
+    survey = session.net.survey
+
+    def replaced(whole: bool) -> Iterator[None]:
+        for part in survey(whole):
+            if whole and not folder.with_name("moved").exists():
+                folder.rename(folder.with_name("moved"))
+                folder.mkdir()
+                with pytest.raises(ValueError, match="its folder is gone"):
+                    session.recorder.checkpoint(session)
+                monkeypatch.setattr(recorder, "BEAT", 0.0)
+                session.recorder._next_beat = 0.0  # type: ignore[attr-defined]
+            yield part
+
+    monkeypatch.setattr(session.net, "survey", replaced)
+    assert session.run() == "stopped"
+    assert list(folder.iterdir()) == []
 
 
 def test_changes_are_not_lost_with_a_record_that_somebody_removes(

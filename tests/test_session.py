@@ -315,6 +315,12 @@ def test_what_a_command_did_is_told_for_a_while_and_how_the_run_ended_for_good(
     assert messages[-1] == ("finished", "saved")
 
 
+def test_what_a_command_did_is_told_again_and_not_wiped_by_those_who_look(few_names: Dataset) -> None:
+    same = Set({"lr": SMALL.lr})
+    _, script = play(few_names, at(40, same), at(50, Look("backward")), at(60, same), watch=Watch(every=1))
+    assert {snapshot.message for snapshot in script.snapshots if 41 <= snapshot.step < 100} == {"lr is 0.1 already"}
+
+
 def test_a_device_that_is_absent_costs_no_net(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ran, script = play(few_names, at(40, Set({"device": "cuda"})))

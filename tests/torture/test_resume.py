@@ -12,7 +12,7 @@ from makemore_core import rundir
 from makemore_core.command import Back, Command, Restart, Set, Stop
 from makemore_core.config import Config, Optimizer
 from makemore_core.dataset import read
-from makemore_core.recorder import later_changes, load_trainer
+from makemore_core.recorder import later_changes, load_attempt
 from tests.trainers import Order, differing, new_run, reference, trainer_process, wait_for
 
 KILLS = 20
@@ -52,7 +52,7 @@ def test_twenty_random_kills(few_names_file: Path, tmp_path: Path, engine: str, 
     assert last.exitcode == 0
 
     changes = later_changes(folder, 0)
-    trained = load_trainer(folder)
+    trained = load_attempt(folder)[0]
     wanted = reference(config.replace({"steps": trained.step}), read(few_names_file), changes)
     differ = differing(trained, wanted)
     print(
