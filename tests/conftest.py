@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,10 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists()
 # What whoever runs the tests has set for runs of their own.
 for name in ("MAKEMORE_RUNS", "MAKEMORE_THEME", "COLORFGBG", "NO_COLOR"):
     os.environ.pop(name, None)
+
+# A shell that starts the tests in the background has them ignore these, and so would every program that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 LECTURE_NAMES = "MAKEMORE_LECTURE_NAMES"
 
