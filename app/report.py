@@ -33,7 +33,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import decayed, printable, shown
 from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
-from makemore_core.doctor import Chart
+from makemore_core.doctor import Chart, judged
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, snapshots, to_json
@@ -279,12 +279,13 @@ def examine_run(run: str | None, as_json: bool) -> int:
     chart = Chart()
     for snapshot in snapshots(RecordReader(folder / rundir.RECORD).read()):
         chart.see(snapshot)
-    chart.see(newest(folder))
-    found = chart.findings()
+    last = newest(folder)
+    chart.see(last)
+    found, (_, unseen) = chart.findings(), judged(last)
     if as_json:
         click.echo(msgspec.json.encode({"run": folder.name, "findings": found}))
     elif not found:
-        say(f"{folder.name}: nothing to report")
+        say(f"{folder.name}: nothing to report" + (f"; not judged yet: {', '.join(unseen)}" if unseen else ""))
     for finding in () if as_json else found:
         wanted = finding.suggestion + ("; from the seed" if finding.fix and finding.fresh else "")
         for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {wanted}"):

@@ -152,6 +152,24 @@ def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Findi
     return tuple(sorted(found, key=lambda finding: (finding.past, finding.severity != "serious")))
 
 
+def judged(snapshot: Snapshot | None) -> tuple[list[str], list[str]]:
+    """What the findings could look at so far, and what they could not yet; nothing before the first snapshot."""
+    if snapshot is None:
+        return [], []
+    looked, evaluated = bool(snapshot.layers) or snapshot.layers_step is not None, snapshot.splits is not None
+    judged = {
+        "saturation": looked,
+        "spread and gradients through the depth": looked,
+        "update:data": looked and snapshot.step >= _typical(snapshot),
+        "dead units": evaluated,
+    }
+    if snapshot.first_loss is not None:
+        judged = {"the first loss": True} | judged
+    if snapshot.config.get("norm") == "batch":
+        judged["BatchNorm's statistics"] = evaluated
+    return [name for name, done in judged.items() if done], [name for name, done in judged.items() if not done]
+
+
 def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
     """The finding without changes that are none."""
     changes = {name: value for name, value in (finding.fix or {}).items() if config.get(name) != value}
@@ -408,13 +426,18 @@ def _last_layer(run: _Run) -> Iterator[Finding]:
 
 def _judged(run: _Run) -> list[Weight]:
     """The weights whose update:data is judged, all but the last, once it is typical."""
-    config, after = run.now.config, LIMITS["updates_after"]
     weights = [weight for weight in run.now.weights if weight.name in run.updates]
-    if config.get("optimizer") == "rmsprop" and isinstance(beta2 := config.get("beta2"), float) and beta2 < 1:
-        after = max(after, 1 / (1 - beta2))  # its mean square begins at 0, and is not corrected for that
-    if run.now.step < after:
+    if run.now.step < _typical(run.now):
         return []
     return weights[:-1] if len(weights) > 2 and weights[-1].layer is None else weights
+
+
+def _typical(snapshot: Snapshot) -> float:
+    """The step from which update:data is judged."""
+    config, after = snapshot.config, LIMITS["updates_after"]
+    if config.get("optimizer") == "rmsprop" and isinstance(beta2 := config.get("beta2"), float) and beta2 < 1:
+        after = max(after, 1 / (1 - beta2))  # its mean square begins at 0, and is not corrected for that
+    return after
 
 
 def _ratios(run: _Run) -> list[float]:
@@ -480,6 +503,11 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
                        "average over fewer batches: norm_momentum 0.1" if faster else
                        f"average over more batches: norm_momentum {slower:g}",
                        {"norm_momentum": 0.1 if faster else slower})  # fmt: skip
+    elif gap > LIMITS["risen"]:
+        evidence = f"train loss {splits.train:.3g} in evaluation, {splits.minibatches:.3g} in the minibatches"
+        yield _finding("running-statistics", "unsettled statistics", evidence,
+                       f"train on: they are an average over about {settles:,.0f} updates, from mean 0 and variance 1",
+                       None)  # fmt: skip
 
 
 def _overfitting(run: _Run) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ import pytest
 from makemore_core import dataset, doctor, model
 from makemore_core.config import Config, Value
 from makemore_core.diagnostics import DeadUnits
-from makemore_core.doctor import GAINS, Finding, findings
+from makemore_core.doctor import GAINS, Finding, findings, judged
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Snapshot, Splits, Weight
@@ -491,6 +491,29 @@ def test_every_title_fits_the_column_of_the_dashboard() -> None:
         found for name in PRESETS if not name.startswith("fifty") for found in diagnose(PRESETS[name].config()).values()
     ]
     assert max(len(found.what.removeprefix("began: ")) for found in shown) <= 25
+
+
+def test_what_is_not_judged_yet_is_told_apart() -> None:
+    assert judged(None) == ([], [])
+    config = {"norm": "none"}
+    at_start = foreign(step=0, config=config, layers=(), weights=(), first_loss=None, splits=None)
+    assert judged(at_start)[0] == []
+    early = foreign(step=99, config=config, splits=None, first_loss=3.3)
+    assert judged(early)[1] == ["update:data", "dead units"]
+    assert judged(early)[0] == ["the first loss", "saturation", "spread and gradients through the depth"]
+    evaluated = Splits(3.0, 3.0, None, 50, 3.0)
+    assert judged(foreign(step=99, config={"norm": "batch"}, splits=evaluated))[1] == ["update:data"]
+    assert judged(foreign(step=100, config={"norm": "batch"}, splits=evaluated))[1] == []
+    rmsprop = {"optimizer": "rmsprop", "beta2": 0.999}
+    assert judged(foreign(step=999, config=rmsprop, splits=evaluated))[1] == ["update:data"]
+
+
+def test_a_loss_in_evaluation_that_is_marked_is_explained_while_the_statistics_settle() -> None:
+    config = {"norm": "batch", "norm_momentum": 0.001, "batch_size": 32}
+    (found,) = findings(foreign(steps=200_000, config=config, splits=Splits(809.0, 809.0, None, 1, 3.4)))
+    assert (found.what, found.fix) == ("unsettled statistics", None)
+    assert found.suggestion.startswith("train on: they are an average over about 3,000 updates")
+    assert findings(foreign(steps=200_000, config=config, splits=Splits(3.6, 3.6, None, 1, 3.4))) == ()
 
 
 def test_unsettled_statistics_of_a_long_run_are_averaged_over_more_batches() -> None:

@@ -424,7 +424,23 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     shown = words(view("doctor"))
     assert "std 0.62 → 0.32" in shown
     assert "gain 1.667 → 1.667" in shown
-    assert "nothing to report" in words(replace(view("doctor"), findings=()))
+
+
+def test_the_doctor_says_what_it_has_judged_and_what_not_yet() -> None:
+    healthy = View(History(), screen="doctor")
+    healthy.history.feed([canned.snapshot(step=3000)])
+    told = words(healthy)
+    assert "nothing to report; within their limits: the first loss, saturation, spread" in told
+    assert "not judged yet" not in told
+    young, fresh = History(), History()
+    young.feed([canned.snapshot(step=3)])
+    told = words(replace(healthy, history=young))
+    assert "not judged yet: update:data" in told
+    assert "update:data" not in told.partition("not judged yet")[0]
+    assert "nothing to report so far" in words(replace(healthy, history=young, screen="dashboard"))
+    told = words(replace(healthy, history=fresh))
+    assert "nothing seen yet" in told
+    assert "nothing to report" not in told
 
 
 def test_the_finding_under_the_cursor_stays_there_when_another_comes_above_it() -> None:

@@ -8,7 +8,7 @@ from app import glyphs as glyph
 from app.views.lines import Line, block, heading
 from app.views.state import Pressed, View, chosen, hint, keep, listed, style_of
 from makemore_core.command import Set, in_words
-from makemore_core.doctor import Finding
+from makemore_core.doctor import Finding, judged
 
 
 def press(view: View, key: str) -> Pressed | None:
@@ -42,9 +42,11 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     count = f"{len(found)} finding{'s' * (len(found) != 1)}" if found else ""
     lines: list[Line] = [heading("doctor", count, width, g)]
     if not found:
-        words = "nothing to report: the first loss, saturation, spread and gradients through the depth, update:data, "
-        words += "dead units and BatchNorm's statistics are within their limits"
-        lines += [[(" " + line, "good")] for line in glyph.wrap(words, width - 2)]
+        seen, unseen = judged(view.history.snapshot)
+        told = [(f"nothing to report; within their limits: {', '.join(seen)}", "good"), ("nothing seen yet", "dim")]
+        told = told[:1] if seen else told[1:]
+        told += [(f"not judged yet: {', '.join(unseen)}", "dim")] if unseen else []
+        lines += [[(" " + line, style)] for words, style in told for line in glyph.wrap(words, width - 2)]
     else:
         chosen_one = _selected(view, found)
         room = height - 2  # but for the heading and the keys

@@ -81,7 +81,8 @@ SCREENS: dict[str, str] = {
     "curve so far stays as a ghost.",
     "help": "Every key and what it does, then every column and number of the screens. The keys that a screen has of "
     "its own are on its last line.",
-    "doctor": "Findings are read off the same numbers that the screen shows, with thresholds from the lectures.",
+    "doctor": "Findings are read off the same numbers that the screen shows. Their limits are the lectures', "
+    "or, where these give none, measured on nets that learn; ? names those that mark a number with !.",
 }
 
 
