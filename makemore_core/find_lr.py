@@ -78,8 +78,7 @@ def noise(losses: Sequence[float]) -> float:
 
 def suggest(rates: Sequence[float], smooth: Sequence[float], noise: float) -> tuple[float | None, str]:
     """The rate at the bottom of the valley, and why; None where there is no valley deeper than the noise explains."""
-    first = len(smooth) // 10  # what came before is a mean of few losses
-    bottom = min(range(first, len(smooth)), key=lambda at: smooth[at] if math.isfinite(smooth[at]) else math.inf)
+    first, bottom = _first(smooth), _bottom(smooth)
     start, lowest = smooth[first], smooth[bottom]
     if not start - lowest > CLEAR * noise:
         risen = _risen(smooth, first, start + RISEN_CLEARLY * noise)
@@ -92,6 +91,16 @@ def suggest(rates: Sequence[float], smooth: Sequence[float], noise: float) -> tu
     if risen is None:
         return _round(rates[bottom], math.inf), f"{reason}, and does not rise again up to {rates[-1]:g}"
     return _round(rates[bottom], rates[risen]), f"{reason}; from {_round_up(rates[risen]):g} on it rises"
+
+
+def _first(smooth: Sequence[float]) -> int:
+    """From where on they are judged: what came before is a mean of few losses."""
+    return len(smooth) // 10
+
+
+def _bottom(smooth: Sequence[float]) -> int:
+    """Where the valley is lowest."""
+    return min(range(_first(smooth), len(smooth)), key=lambda at: smooth[at] if math.isfinite(smooth[at]) else math.inf)
 
 
 def _risen(smooth: Sequence[float], first: int, high: float) -> int | None:
@@ -144,8 +153,8 @@ def _table(test: RangeTest) -> Iterator[str]:
     yield f"{'lr':>8s}  loss (mean of the latest)"
     finite = [loss for loss in test.smooth if math.isfinite(loss)]
     low, high = min(finite, default=0.0), max(finite[:1], default=1.0)
-    for i in range(LINES):
-        position = round(i * (len(test.rates) - 1) / (LINES - 1))
+    shown = {round(i * (len(test.rates) - 1) / (LINES - 1)) for i in range(LINES)}
+    for position in sorted(shown | {_bottom(test.smooth)}):  # the sentence below names it
         loss = test.smooth[position]
         if not math.isfinite(loss):
             yield f"{test.rates[position]:8.2g}  not a number"

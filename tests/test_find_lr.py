@@ -129,6 +129,10 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(told["rates"]) == len(told["losses"]) == len(told["smooth"]) == 300
     assert told["fix"] == {"lr": told["suggestion"]}
     assert find_lr.run(config, updates=300) == 0
-    assert f"try lr={told['suggestion']:g}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"try lr={told['suggestion']:g}" in printed
+    lowest, rate = re.search(r"is lowest, (\d\.\d\d), at lr ([\d.e-]+)", printed).groups()  # type: ignore[union-attr]
+    rows = [line.split()[:2] for line in printed.splitlines()[1:-2]]
+    assert lowest in [f"{float(loss):.2f}" for at, loss in rows if at == rate]
     with pytest.raises(ValueError, match="updates=3"):
         find_lr.run(config, updates=3)
