@@ -43,7 +43,7 @@ KEYS: tuple[Key, ...] = (
     Key(("+", "="), "lr(1)", "+", "larger lr (restarts only a diverged run)", "change", "lr", 3),
     Key(("f",), "fan_in", "f", "division by the root of fan-in on / off", "change", "fan-in", 12),
     Key(("a",), "nonlinearity", "a", "next nonlinearity", "change", "nonlinearity", 41),
-    Key(("t",), "twin", "t", "a twin with another setting; again: ends it", "train", "twin", 25),
+    Key(("t",), "twin", "t", "a twin, both from the seed; again: ends it", "train", "twin", 25),
     Key(("L",), "live", "L", "changes restart the run, or are applied live", "change", "live", 42),
     Key(("p",), "freeze", "p", "freeze the view; training goes on", "look", "freeze", 20),
     Key(("/",), "filter", "/", "show only layers with some text in their name", "look", "filter", 30),
@@ -85,6 +85,10 @@ CHANGING = ("train", "change")  # groups whose keys act on training: off in a re
 # Two keys of one thing, written as one in the footer.
 PAIRS = {"gain(1)": "g/G", "go_back(True)": "u/U", "lr(1)": "-/+", "pace(1)": "</>"}
 
+# By the footer's words, in some states of a run: what is refused there, and what helps.
+IDLE = {"diverged": ("pause", "step", "pace", "names", "freeze"), "finished": ("pace", "freeze")}
+FIRST = {"diverged": ("restart", "doctor")}
+
 
 def bindings() -> Iterator[Binding]:
     """One binding for every key of the table; they come before anything that has the focus."""
@@ -93,9 +97,13 @@ def bindings() -> Iterator[Binding]:
             yield Binding(name, key.action, key.help, show=False, priority=True)
 
 
-def footer(readonly: bool) -> list[tuple[str, str]]:
-    """(key, word) in the order in which they are given up on a narrow screen, the last first."""
+def footer(readonly: bool, state: str = "") -> list[tuple[str, str]]:
+    """(key, word) in the order in which they are given up on a narrow screen, the last first; none that does nothing
+    in this state of the run.
+    """
+    idle, first = IDLE.get(state, ()), FIRST.get(state, ())
     chosen = sorted(
-        (key for key in KEYS if key.short and not (readonly and key.group in CHANGING)), key=lambda key: key.rank
+        (key for key in KEYS if key.short and key.short not in idle and not (readonly and key.group in CHANGING)),
+        key=lambda key: (key.short not in first, key.rank),
     )
     return [(PAIRS.get(key.action, key.shown), key.short) for key in chosen]

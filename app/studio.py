@@ -26,7 +26,9 @@ from app.views import SCREENS, draw, screen, scrolled
 from app.views.doctor import examined
 from app.views.state import MOVES, View, rows, selected
 from makemore_core.command import (
+    CHANGES,
     Back,
+    Command,
     Look,
     Pace,
     Pause,
@@ -42,7 +44,7 @@ from makemore_core.command import (
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value, decayed, shown
 from makemore_core.doctor import GAINS, Chart, division
 from makemore_core.presets import twin_changes
-from makemore_core.snapshot import ENDED, Event, Exhibit, Snapshot
+from makemore_core.snapshot import AS_PLANNED, ENDED, Event, Exhibit, Snapshot
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -108,6 +110,7 @@ class Studio(App[int]):
         self.asked: dict[str, list[Look]] = {}  # by name, what no answer has come to yet and the newest
         self.examined = -math.inf
         self.placed = self.twinned = False
+        self.awaited = False  # whether a change that was asked for here has not been answered yet
         self.stopped = False  # whether the run is to stop, once the terminal is given back
         self.unexamined = False  # whether anything came since the chart was read
 
@@ -128,11 +131,12 @@ class Studio(App[int]):
 
     def tick(self) -> None:
         """Take in what came, and repaint if it shows."""
-        version = self.history.version
+        version, before = self.history.version, self.history.snapshot
         self.history.feed(self.came())
         if self.history.version != version:
             self.place_cursor()
             self.point_at_twin()
+            self.heed(before)
         self.settle_pending()
         self.examine()
         if (absent := self.absent()) != self.state.absent:
@@ -201,6 +205,22 @@ class Studio(App[int]):
                 self.state = replace(self.state, lost=True)
                 self.say(f"the run cannot be read: {error}", "sick")
 
+    def send(self, command: Command) -> None:
+        """Ask the trainer."""
+        self.awaited = self.awaited or (isinstance(command, CHANGES) and not isinstance(command, Back))
+        self.stream.send(command)
+
+    def heed(self, before: Snapshot | None) -> None:
+        """What the trainer has to say comes at once, but for an answer that was given here as the key was pressed."""
+        now = self.history.snapshot
+        if before is None or now is None or now.message == before.message:
+            return
+        if self.awaited and now.interventions[-1:] != before.interventions[-1:]:
+            self.state = replace(self.state, told=now.message)
+        elif now.message:
+            self.state = replace(self.state, message="")
+        self.awaited = False
+
     def examine(self) -> None:
         """Read the doctor's chart where anything came, once a second at most: findings do not come faster."""
         now = self.clock()
@@ -219,7 +239,7 @@ class Studio(App[int]):
         if look not in asked[-1:] or now - self.asked_at.get(look.name, -math.inf) >= current.look_every:
             self.asked_at[look.name] = now
             self.asked[look.name] = [*(other for other in asked if other != look), look][-FEW:]
-            self.stream.send(look)
+            self.send(look)
 
     def is_own(self, exhibit: Exhibit) -> bool:
         """Whether this view waits for it, or has asked for nothing of its name; else another view has asked for it."""
@@ -287,7 +307,7 @@ class Studio(App[int]):
             return
         paused = self.waits()
         self.pending["paused"] = (not paused, self.clock() + PENDING_SECONDS)
-        self.stream.send(Resume() if paused else Pause())
+        self.send(Resume() if paused else Pause())
         self.say("going on" if paused else "pause")
 
     def waits(self) -> bool:
@@ -312,7 +332,7 @@ class Studio(App[int]):
         if self.run_state == "finished":
             self.change("steps", self.last_step() + 1)
         else:
-            self.stream.send(Step(1))
+            self.send(Step(1))
             self.pending["paused"] = (True, self.clock() + PENDING_SECONDS)
             self.say("one step")
 
@@ -333,13 +353,13 @@ class Studio(App[int]):
         now = self.setting("pace") if "pace" in self.pending else self.history.snapshot.pace or math.inf
         pace = neighbour(PACES, now, by) if isinstance(now, float) else math.inf
         self.pending["pace"] = (pace, self.clock() + PENDING_SECONDS)
-        self.stream.send(Pace(pace if math.isfinite(pace) else None))
+        self.send(Pace(pace if math.isfinite(pace) else None))
         rate = f"at most {pace:,g} step{'s' * (pace != 1)} a second"
         self.say(rate if math.isfinite(pace) else "as fast as it goes")
 
     def action_sample(self) -> None:
         if self.names_possible():
-            self.stream.send(Sample(temperature=self.temperature()))
+            self.send(Sample(temperature=self.temperature()))
             self.say("sampling names")
 
     def temperature(self) -> float:
@@ -351,19 +371,38 @@ class Studio(App[int]):
         if self.names_possible():
             after = neighbour(TEMPERATURES, self.temperature(), 1)
             temperature = after if after != self.temperature() else TEMPERATURES[0]
-            self.stream.send(Sample(temperature=temperature))
+            self.send(Sample(temperature=temperature))
             self.say(f"sampling names at temperature {temperature:g}")
 
     def action_restart(self) -> None:
         if self.changes_allowed():
-            self.stream.send(Restart())
+            self.send(Restart())
             self.say("restarted from the seed; u undoes it")
 
     def action_go_back(self, forth: bool) -> None:
-        """To the net before a restart, or forth; the trainer says to which, or that there is none."""
+        """To the net before a restart, or forth; the trainer says to which, or that there is none.
+
+        Asks first where it was a live change that came last: that is not what would be undone.
+        """
         if not self.changes_allowed():
             return
-        self.stream.send(Back(forth))
+        if not forth and (live := self.changed_live()):
+            leave = ("y", "leave this net for the one before the restart; U comes forth again")
+            self.ask("undo", f"{escape(live)} was live: u does not undo it.", leave, ("esc", "stay"))
+            return
+        self.go_back(forth)
+
+    def changed_live(self) -> str:
+        """What somebody has changed on this net since the restart that it comes from, the latest; empty for nothing."""
+        snapshot = self.history.snapshot
+        if snapshot is None or not snapshot.attempt:
+            return ""
+        marks = [mark.what for mark in snapshot.interventions if mark.attempt == snapshot.attempt]
+        return next((what for what in reversed(marks[1:]) if not what.endswith(AS_PLANNED)), "")
+
+    def go_back(self, forth: bool) -> None:
+        """Ask for it, and take what has been asked for and not been done for dropped."""
+        self.send(Back(forth))
         self.pending = {name: asked for name, asked in self.pending.items() if name in ("paused", "pace")}
         way = "forth again" if forth else "back to the net before the restart"
         self.state = replace(self.state, message="")
@@ -406,7 +445,7 @@ class Studio(App[int]):
             already = ", ".join(f"{name} is {shown(value)} already" for name, value in asked.changes.items())
             self.say(already or "nothing to change")
             return
-        self.stream.send(asked)
+        self.send(asked)
         self.pending |= {name: (value, self.clock() + PENDING_SECONDS) for name, value in command.changes.items()}
         self.say(in_words(asked, before) + self.effect(asked))
 
@@ -513,7 +552,7 @@ class Studio(App[int]):
             if isinstance(command, Set):
                 self.put(command)
             elif command is not None:
-                self.stream.send(command)
+                self.send(command)
         self.paint()
         return True
 
@@ -630,9 +669,9 @@ class Studio(App[int]):
                 self.say(str(error), "sick")
                 return
             twin = Twin(changes)
-            self.stream.send(twin)
+            self.send(twin)
             self.action_screen("twin")
-            self.say(f"{in_words(twin)}: both from the seed, in lock-step")
+            self.say(f"{in_words(twin)}: both from the seed, in lock-step; u undoes it")
         self.paint()
 
     # --- quitting ---
@@ -662,8 +701,8 @@ class Studio(App[int]):
     def answer(self, event: events.Key) -> None:
         """The key pressed in the question box; on quitting the first choice is also `q` and enter."""
         offered = [key for key, _ in self.state.choices]
-        key = event.key
-        if key in ("q", "enter", "ctrl+c", "ctrl+q") and self.state.prompt == "quit":
+        key, prompt = event.key, self.state.prompt
+        if key in ("q", "enter", "ctrl+c", "ctrl+q") and prompt == "quit":
             key = offered[0]
         if key == "s" and key in offered:
             self.stopped = True
@@ -675,8 +714,11 @@ class Studio(App[int]):
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
             if key == "y" and self.obeyed():
-                self.stream.send(Twin())
-                self.say("the twin is gone")
+                if prompt == "undo":
+                    self.go_back(False)
+                else:
+                    self.send(Twin())
+                    self.say("the twin is gone")
             self.paint()
 
 

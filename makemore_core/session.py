@@ -49,7 +49,7 @@ from makemore_core.dataset import Dataset
 from makemore_core.making import Making
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.nets import Nets
-from makemore_core.snapshot import MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
+from makemore_core.snapshot import AS_PLANNED, MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
 from makemore_core.trainer import Trainer, pick_device
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
@@ -586,13 +586,16 @@ class Session:
             self.message = f"{in_words(command)} to the net at step {step:,}: {what}"
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
+        """Mark it on the curves, which the number of steps does nothing to."""
+        if isinstance(command, Set) and command.changes.keys() == {"steps"} and not command.fresh:
+            return
         self.interventions.append(Intervention(self.trainer.step, in_words(command, before), self.attempt))
 
     def _mark_decay(self, since: int) -> None:
         """Mark that the learning rate fell as planned, if it did after the step `since`."""
         at = self.config.lr_decay_at
         if at and since <= at < self.trainer.step and self.config.lr_decay != 1:
-            what = f"lr {shown(self.config.lr)} → {shown(self.config.lr_at(at))}, as planned"
+            what = f"lr {shown(self.config.lr)} → {shown(self.config.lr_at(at))}{AS_PLANNED}"
             self.interventions.append(Intervention(at, what, self.attempt))
 
     def _exhibit(self, command: Look) -> None:

@@ -22,6 +22,7 @@ SATURATED = 0.97
 SMOOTHED = 500  # minibatches: the smoothed loss is the mean of about so many
 FLAT = 0.99
 MOST_INTERVENTIONS = 200
+AS_PLANNED = ", as planned"  # how an intervention that nobody made ends
 
 
 class Histogram(msgspec.Struct, frozen=True):

@@ -101,7 +101,7 @@ def test_what_only_coming_updates_read_never_restarts(few_names: Dataset) -> Non
     assert ran.trainer.step == ran.config.steps == 130
     assert {name: ran.config.as_dict()[name] for name in values} == values
     made = [mark.step for mark in ran.interventions if "planned" not in mark.what]
-    assert made == [outcome.step for outcome in script.outcomes]
+    assert made == [outcome.step for outcome in script.outcomes if outcome.command != Set({"steps": 130})]  # no mark
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.state import selected
 from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
-from makemore_core.snapshot import Event, Exhibit
+from makemore_core.snapshot import AS_PLANNED, Event, Exhibit, Intervention
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
 DEADLINE = 20.0
@@ -161,7 +161,7 @@ async def test_a_slip_in_the_twins_settings_can_be_corrected() -> None:
     async with running(size=(80, 12)) as (pilot, app, stream):
         await pilot.press("t")
         assert "twin with norm=none_" in picture(app)
-        assert picture(app).endswith("; enter starts, esc drops it")
+        assert picture(app).endswith("; enter: both from the seed, esc")
         await pilot.press(*"lr=2X", "enter")  # in the place of what was proposed
         assert "lr=2X: " in picture(app)
         assert (app.state.prompt, app.state.typed, stream.sent) == ("twin", "lr=2X", [])
@@ -175,6 +175,67 @@ async def test_the_proposed_twin_can_be_taken_and_added_to() -> None:
     async with running() as (pilot, _, stream):
         await pilot.press("t", "space", *"lr=2", "enter")
         assert stream.sent == [Twin({"norm": "none", "lr": 2.0})]
+
+
+async def test_a_live_change_is_not_undone_by_surprise() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("+")
+        await until(pilot, lambda: bool(stream.marks))
+        await pilot.press("u")  # there is nothing to go back to, and the trainer says so
+        assert stream.sent == [Set({"lr": 0.2}), Back()]
+        await pilot.press("G")
+        await until(pilot, lambda: app.history.snapshot.attempt == 1)  # type: ignore[union-attr]
+        await pilot.press("u")
+        assert stream.sent[-1] == Back()
+        await pilot.press("-")
+        await until(pilot, lambda: app.history.snapshot.interventions[-1].what == "lr 0.2 → 0.1")  # type: ignore[union-attr]
+        before = len(stream.sent)
+        await pilot.press("u")
+        assert "lr 0.2 → 0.1 was live: u does not undo it." in picture(app)
+        await pilot.press("escape", "u", "x")
+        assert len(stream.sent) == before
+        await pilot.press("y")
+        assert stream.sent[-1] == Back()
+        assert "was live" not in picture(app)
+        await pilot.press("U")
+        assert stream.sent[-1] == Back(forth=True)
+
+
+async def test_a_planned_decay_is_no_change_that_somebody_made() -> None:
+    async with running() as (_, app, stream):
+        stream.drain = list  # type: ignore[method-assign]
+        marks = [Intervention(0, "restart", 1), Intervention(900, "lr 0.1 → 0.01" + AS_PLANNED, 1)]
+        app.history.feed([snapshot(step=stream.step + 1, attempt=1, interventions=tuple(marks))])
+        assert app.changed_live() == ""
+        marks.insert(1, Intervention(500, "gain 1 → 2", 1))
+        app.history.feed([snapshot(step=stream.step + 2, attempt=1, interventions=tuple(marks))])
+        assert app.changed_live() == "gain 1 → 2"
+
+
+async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not_again() -> None:
+    async with running() as (pilot, app, stream):
+        events: list[Event] = []
+        stream.drain = lambda: [events.pop(0)] if events else []  # type: ignore[method-assign]
+        step = stream.step
+
+        async def told(message: str, *marks: Intervention) -> None:
+            nonlocal step
+            step += 1
+            events.append(snapshot(step=step, message=message, interventions=marks))
+            await until(pilot, lambda: app.history.snapshot.step == step)  # type: ignore[union-attr]
+
+        mark = Intervention(5, "restart")
+        await told("")
+        await pilot.press("r")
+        await told("restarted: a new net from the seed", mark)
+        assert "restarted from the seed; u undoes it" in picture(app)
+        await until(pilot, lambda: not app.state.message)
+        assert "a new net from the seed" not in picture(app)
+        await pilot.press("r")
+        await told("this net is not left, for the disk is full", mark)
+        await until(pilot, lambda: "this net is not left, for the disk is full" in picture(app))
+        await told("gain 1 → 2: a new net from the seed", mark, mark, mark)  # from somewhere else
+        await until(pilot, lambda: "gain 1 → 2: a new net from the seed" in picture(app))
 
 
 async def test_live_changes_are_asked_for_as_such() -> None:

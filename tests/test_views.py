@@ -16,7 +16,7 @@ from rich.color import Color
 
 from app.glyphs import ASCII, UNICODE
 from app.history import Attempt, History
-from app.keys import KEYS, footer
+from app.keys import FIRST, IDLE, KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.traces import WeightTrace
 from app.views import SCREENS, draw
@@ -140,18 +140,19 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3  2 changed  step 2,000/200,000 ")
     for run, cells, told in (
         ("deep-batchnorm-3", 72, "deep-batchnorm-3*  step"),
-        ("mine", 80, "deep-batchnorm  2 changed  step"),
-        ("mine", 68, "deep-batchnorm*  step"),
+        ("mine", 80, "mine  2 changed  step"),
+        ("mine", 62, "mine*  step"),
     ):
         course[-1] = msgspec.structs.replace(course[-1], run=run)
         assert text_of(draw(view(course), cells, 24))[0].startswith(told)
 
 
-def test_the_preset_that_a_run_became_is_told_before_its_name() -> None:
+def test_a_run_that_became_another_experiment_keeps_its_name_and_says_so() -> None:
     course = canned.course(until=2000)
     config = PRESETS["deep-tanh-gain1"].config().as_dict()
     course[-1] = msgspec.structs.replace(course[-1], run="deep-tanh-1", preset="deep-tanh", config=config, pace=1.0)
-    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-tanh-gain1  step")
+    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-tanh-1*  step")
+    assert text_of(draw(view(course), 100, 24))[0].startswith("deep-tanh-1  deep-tanh-gain1  ")
 
 
 @pytest.mark.parametrize(("run", "cells", "told"), [
@@ -696,6 +697,10 @@ def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:
     assert all(len(key.help) <= 60 for key in KEYS)
     assert ("q", "quit") in footer(True)
     assert not {"b", "space"} & {key for key, _ in footer(True)}
+    assert footer(False, "diverged")[:2] == [("r", "restart"), ("D", "doctor")]
+    words = {key.short for key in KEYS if key.short}
+    assert words.issuperset({word for table in (IDLE, FIRST) for words in table.values() for word in words})
+    assert {word for _, word in footer(False, "diverged")} == words - {"pause", "step", "pace", "names", "freeze"}
     reached = [key.action for key in KEYS if key.group == "screens"]
     assert reached == ["explain" if screen.name == "explain" else f"screen('{screen.name}')" for screen in SCREENS]
 

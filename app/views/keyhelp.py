@@ -39,7 +39,8 @@ LEGEND: dict[str, str] = {
     "time, but the first look at a net may cost more",
     "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
     "paused, they are those of the last update",
-    "*": "behind the name at the top: settings differ from the preset, and there is no room to say which",
+    "*": "behind the name of the run: it is of another experiment by now, or settings differ, and there is no room to "
+    "say which; P does",
     "grey curves": "earlier attempts, before a restart",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
     "that can be; lr restarts only a diverged run",

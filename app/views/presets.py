@@ -45,8 +45,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines: list[Line] = [heading("experiments", "of the lectures", width, g)]
     chosen_one = PRESETS[names[at]]
     run = glyph.escape(present, ascii=g.ascii) + (f" with {', '.join(changed)}" if changed else "")
-    below: list[Line] = [[], [(" this run ", "axis"), (g.text(glyph.clip(run, width - 11, g)), "")]]
-    for label, text in (("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
+    below: list[Line] = [[]]
+    for label, text in (("this run", run), ("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
         parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]
         below += [[(f" {'' if nth else label:8s} ", "axis"), (g.text(part), "")] for nth, part in enumerate(parts)]
     starts = "enter starts it, after space paused at the start  " if view.obeyed else ""

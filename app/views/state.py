@@ -36,9 +36,10 @@ class View:
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
-    prompt: str = ""  # "", "filter", "twin", "untwin" or "quit"
+    told: str = ""  # of what the trainer says, what a message here has said already
+    prompt: str = ""  # "", "filter", "twin", "untwin", "undo" or "quit"
     typed: str = ""  # so far, in answer to the prompt "twin"
-    question: str = ""  # of the prompts "untwin" and "quit"
+    question: str = ""  # of the prompts after "twin"
     choices: tuple[tuple[str, str], ...] = ()  # and its answers: key, what it does
     findings: tuple[Finding, ...] = ()
     scroll: int = 0

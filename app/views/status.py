@@ -118,15 +118,14 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     # `deep-tanh-3` tells the preset too
     needed = "" if preset in (run, run.rstrip("0123456789")[:-1]) else preset
     changed, count = ", ".join(other), f"{len(other)} changed" if other else ""
-    net = needed if other or preset != snapshot.preset else ""  # what it became is worth more than the run's name
-    last = (net or run) + "*" * bool(other)
+    last = run + "*" * bool(other or preset != snapshot.preset)
     left: Line = []
     for parts in (
         (run, preset, changed, where),
         (run, needed, changed, where),
         (run, needed, count, where),
         (run, needed, count),
-        (net or run, count),
+        (run, count) if count else (last,),
         (last,),
         (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",),
     ):
@@ -195,21 +194,21 @@ def keys_line(view: View, cells: int) -> Line:
         asked, typed, keys = (
             ("filter: ", view.filter, "enter keeps it, esc clears it")
             if view.prompt == "filter"
-            else ("twin with ", view.typed, "key=value or experiment; enter starts, esc drops it")
+            else ("twin with ", view.typed, "key=value or experiment; enter: both from the seed, esc")
         )
         text = glyph.escape(typed, ascii=view.glyphs.ascii)
         return fit([(asked, "title"), (text, ""), ("_", "cursor"), (f"   {keys}", "dim")], cells, view.glyphs)
     line: Line = []
     used = 0
-    table = footer(not view.obeyed)
+    state = view.history.snapshot.state if view.history.snapshot else ""
+    table = footer(not view.obeyed, state)
     if view.readonly:
         line.append(("read only  ", "note"))
         used = 11
-    paused = view.history.snapshot is not None and view.history.snapshot.state in ("paused", "finished")
     must = [(key, short) for key, short in table if short in ("help", "quit")]
     reserve = sum(len(key) + len(short) + 3 for key, short in must)
     for key, short in [*(pair for pair in table if pair not in must), *must]:
-        text = "go on" if short == "pause" and paused else short
+        text = "go on" if short == "pause" and state in ("paused", "finished") else short
         size = len(key) + 1 + len(text)
         if (key, short) in must:
             reserve = 0
@@ -226,7 +225,7 @@ def message_line(view: View, cells: int) -> Line:
     """What the last key did, or what the trainer has to say."""
     text = view.message
     style = view.message_style
-    if not text and view.history.snapshot is not None and view.history.snapshot.message:
+    if not text and view.history.snapshot is not None and view.history.snapshot.message != view.told:
         text = glyph.escape(view.history.snapshot.message, ascii=view.glyphs.ascii)
         style = "note"
     return fit([(glyph.escape(view.glyphs.text(text), ascii=view.glyphs.ascii), style)], cells, view.glyphs)

@@ -23,7 +23,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines: list[Line] = [heading("twin", "none yet" if view.obeyed else "none", width, view.glyphs)]
         if view.obeyed:
             words = "t trains a second net that differs in a setting, "
-            words += "with the same seed and the same minibatches, step by step beside this one"
+            words += "with the same seed and the same minibatches, step by step beside this one; both begin from the "
+            words += "seed, and u brings this net back"
             lines += [[(" " + line, "")] for line in glyph.wrap(words, width - 2)]
         return block(lines, width, height, view.glyphs)
     other, half = replace(view, history=twin), (width - 2) // 2
