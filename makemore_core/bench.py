@@ -222,11 +222,14 @@ class Driven:
         while self._session.trainer.step < goal or self._session.state == "running":
             time.sleep(0.002)
         seconds = time.perf_counter() - began
-        seen = self._session.net.seen
-        while seen.splits is None or not seen.splits.step == seen.names_step == goal:
+        while not self._seen_whole(goal):
             time.sleep(0.002)  # a net that waits is looked at in full, which is not to slow the other side
         self._channel.drain()
         return seconds
+
+    def _seen_whole(self, step: int) -> bool:
+        seen = self._session.net.seen
+        return seen.splits is not None and seen.splits.step == seen.names_step == step
 
     def close(self) -> None:
         """End the run."""

@@ -25,11 +25,10 @@ from makemore_core.nets import Nets
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
 from makemore_core.session import Recorder, Request, Session
-from makemore_core.snapshot import Exhibit, Intervention, Snapshot, to_json
+from makemore_core.snapshot import Exhibit, Intervention, Seen, Snapshot, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
-from makemore_core.watched import Seen
 
 BEAT = 1.0  # seconds between two replacements of the state file, and two syncs of the record
 CHECKPOINT = 30.0  # seconds between two checkpoints

@@ -103,15 +103,34 @@ class Intervention(msgspec.Struct, frozen=True):
     attempt: int = 0
 
 
-class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
-    """The state of a run after `step` updates; `layers` and `weights` are of the update that led to `layers_step`.
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """What was last seen of a net; a checkpoint keeps it.
 
-    `loss` is that of the last minibatch, `smoothed_loss` the mean of about the last 500, `losses` those of the updates
-    `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part of a long record was thinned,
-    `losses` are only the extremes, in order, of the last `losses_span` updates, whose mean is `losses_mean`. `attempt`
-    counts the restarts; `origin` is the attempt whose net this one goes on from, None for one from the seed. `overhead`
-    is the share (0..1) of the time that went into looking: probes, evaluations, samples; `pace` the steps a second that
-    the run is held to, if it is. `expected_loss` is that of the uniform guess, ln V. `time` is seconds since the epoch.
+    `layers` and `weights` are of the update that led to `layers_step`. `loss` is that of the last minibatch,
+    `smoothed_loss` the mean of about the last 500.
+    """
+
+    loss: float | None = None
+    smoothed_loss: float | None = None
+    first_loss: float | None = None
+    splits: Splits | None = None
+    layers: tuple[Layer, ...] = ()
+    weights: tuple[Weight, ...] = ()
+    layers_step: int | None = None
+    names: tuple[str, ...] = ()
+    names_step: int | None = None
+    names_temperature: float = 1.0
+
+
+class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
+    """The state of a run after `step` updates, and what was last seen of its net.
+
+    `losses` are those of the updates `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part
+    of a long record was thinned, they are only the extremes, in order, of the last `losses_span` updates, whose mean is
+    `losses_mean`. `attempt` counts the restarts; `origin` is the attempt whose net this one goes on from, None for one
+    from the seed. `overhead` is the share (0..1) of the time that went into looking: probes, evaluations, samples;
+    `pace` the steps a second that the run is held to, if it is. `expected_loss` is that of the uniform guess, ln V.
+    `time` is seconds since the epoch.
     A snapshot taken before the first update has no layers, nor has one in a record whose layers are those of the one
     before.
     """
@@ -123,9 +142,6 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     time: float
     attempt: int = 0
     origin: int | None = None
-    loss: float | None = None
-    smoothed_loss: float | None = None
-    first_loss: float | None = None
     losses: tuple[float, ...] = ()
     losses_span: int | None = None
     losses_mean: float | None = None
@@ -139,13 +155,6 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot", kw_only=True):
     steps_per_second: float = 0.0
     pace: float | None = None
     overhead: float = 0.0
-    splits: Splits | None = None
-    layers: tuple[Layer, ...] = ()
-    weights: tuple[Weight, ...] = ()
-    layers_step: int | None = None
-    names: tuple[str, ...] = ()
-    names_step: int | None = None
-    names_temperature: float = 1.0
     interventions: tuple[Intervention, ...] = ()
     message: str = ""
     twin: Snapshot | None = None

@@ -13,27 +13,12 @@ from makemore_core.config import Config
 from makemore_core.dataset import Dataset
 from makemore_core.diagnostics import DeadUnits
 from makemore_core.model import evaluate, evaluation, sample
-from makemore_core.snapshot import SMOOTHED, Layer, Snapshot, Splits, State, Weight
+from makemore_core.snapshot import SMOOTHED, Seen, Snapshot, Splits, State
 from makemore_core.trainer import Trainer
 
 NAMES = 12  # sampled at a time: more of them would come less often
 FORGETTING = 1 - math.exp(-1 / SMOOTHED)  # the weight of a loss in the smoothed one
 LONGEST_SHOWN = 40  # characters of a name that is shown while the net learns
-
-
-class Seen(msgspec.Struct):
-    """What was last seen of a net, by the names that it has in a snapshot; a checkpoint keeps it."""
-
-    loss: float | None = None
-    smoothed_loss: float | None = None
-    first_loss: float | None = None
-    splits: Splits | None = None
-    layers: tuple[Layer, ...] = ()
-    weights: tuple[Weight, ...] = ()
-    layers_step: int | None = None
-    names: tuple[str, ...] = ()
-    names_step: int | None = None
-    names_temperature: float = 1.0
 
 
 class Watched:
@@ -51,18 +36,17 @@ class Watched:
     def advance(self, batches: Tensor, tap: bool) -> None:
         """One update for each row of `batches`; with `tap` the last one can be probed."""
         losses = self.trainer.advance(len(batches), tap, batches=batches)
-        if self.seen.first_loss is None:
-            self.seen.first_loss = losses[0]
         self.tapped = tap
         self.losses += losses
-        self.seen.loss, smoothed = losses[-1], self.seen.smoothed_loss
+        first, smoothed = self.seen.first_loss, self.seen.smoothed_loss
         # One by one, so that it does not depend on how many come at once: a mean that forgets, at first the plain one.
         for step, loss in enumerate(losses, start=self.trainer.step - len(losses) + 1):
             if smoothed is None or not math.isfinite(smoothed + loss):
                 smoothed = loss
             else:
                 smoothed += (loss - smoothed) * max(FORGETTING, 1 / step)
-        self.seen.smoothed_loss = smoothed
+        first = losses[0] if first is None else first
+        self.see(loss=losses[-1], smoothed_loss=smoothed, first_loss=first)
         if self.diverged and self.diverged_at is None:
             first = next(at for at, loss in enumerate(losses) if not math.isfinite(loss))
             self.diverged_at = self.trainer.step - len(losses) + first
@@ -77,10 +61,14 @@ class Watched:
         """How many numbers the net learns."""
         return sum(parameter.numel() for parameter in self.trainer.model.parameters())
 
+    def see(self, **what: object) -> None:
+        """Keep what is new, by its names in a snapshot."""
+        self.seen = msgspec.structs.replace(self.seen, **what)
+
     def look(self) -> None:
         """Probe the last update, which was run with `tap`."""
-        self.seen.layers, self.seen.weights = self.trainer.probe(self.dead)
-        self.seen.layers_step = self.trainer.step
+        layers, weights = self.trainer.probe(self.dead)
+        self.see(layers=layers, weights=weights, layers_step=self.trainer.step)
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
@@ -89,8 +77,8 @@ class Watched:
         self.trainer.reconfigure(config)
         self.tapped = False
         if self.trainer.model is not before:  # what was known is of another net
-            self.dead, self.seen.layers, self.seen.weights = {}, (), ()
-            self.seen.splits = self.seen.layers_step = self.seen.names_step = None
+            self.dead = {}
+            self.see(layers=(), weights=(), layers_step=None, splits=None, names_step=None)
 
     def survey(self, whole: bool) -> Iterator[None]:
         """Losses over the splits and the dead units, on a copy of the net as it is now, a slice at a time.
@@ -108,13 +96,14 @@ class Watched:
             yield
         self.dead = dead.counts()
         test = evaluate(model, trainer.split(self.dataset.test)) if whole else None
-        self.seen.splits = Splits(train / len(trainer.train.y), val / len(trainer.val.y), test, step, minibatches)
+        means = train / len(trainer.train.y), val / len(trainer.val.y)
+        self.see(splits=Splits(*means, test, step, minibatches))
 
     def sample(self, seed: int, temperature: float) -> None:
         """Fresh names."""
         net = self.trainer.model, self.dataset, self.config.block_size
-        self.seen.names = tuple(sample(*net, NAMES, seed, temperature, longest=LONGEST_SHOWN))
-        self.seen.names_step, self.seen.names_temperature = self.trainer.step, temperature
+        names = tuple(sample(*net, NAMES, seed, temperature, longest=LONGEST_SHOWN))
+        self.see(names=names, names_step=self.trainer.step, names_temperature=temperature)
 
     def snapshot(self, run: str, state: State, attempt: int, origin: int | None = None) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""
