@@ -140,7 +140,11 @@ def run_row(folder: Path) -> dict[str, Json]:
         with contextlib.suppress(ValueError):
             snapshot = newest(folder)
         state = snapshot.state if snapshot else rundir.liveness(folder)
-    age = time.time() - (snapshot.time if snapshot else folder.stat().st_mtime)
+    since = snapshot.time if snapshot else 0.0
+    if not snapshot:
+        with contextlib.suppress(OSError):  # it has just been removed
+            since = folder.stat().st_mtime
+    age = time.time() - since
     splits = snapshot and snapshot.splits
     told = {name: getattr(snapshot, name, None) for name in ("step", "steps", "loss", "smoothed_loss")}
     taken = {"val": splits.val if splits else None, "val_step": splits.step if splits else None}

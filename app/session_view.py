@@ -96,12 +96,12 @@ def save_and_leave(folder: Path, worker: launch.Worker, watch: Watch, *, waits: 
         raise click.ClickException(
             f"{folder.name}: did not stop within {launch.SAVING:g} s; its last checkpoint is in the folder"
         )
+    if worker.unsaved():
+        raise unsaved(folder)
     if waits is not None:
         pid = launch.in_background(folder, watch._replace(pace=None, paused=waits))  # nobody follows the steps
         what = "the run waits, paused," if waits else "training goes on at full speed"
         said = launch.to_look(what, pid, folder)
-    elif worker.unsaved():
-        raise unsaved(folder)
     elif launch.forget(folder):
         said = "nothing was trained yet, so no run is kept"
     elif not rundir.checkpoints(folder):  # diverged before the first
@@ -129,7 +129,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         readonly=readonly,
         ascii=ascii_only,
         fps=fps,
-        absent=lambda: rundir.absent(folder, studio.run_state),
+        absent=lambda: stream.absent(studio.run_state),
         waiting=f"reading {folder.name}",
     )
     try:

@@ -18,7 +18,7 @@ from textual.app import App, ComposeResult
 from textual.driver import Driver
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.history import History
+from app.history import STILL, History
 from app.keys import KEYS, bindings
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
@@ -233,13 +233,20 @@ class Studio(App[int]):
         """Ask for what the visible screen needs, at its own low rate."""
         current = screen(self.state.screen)
         look = current.look(self.state) if current.look and not (self.state.frozen or self.state.absent) else None
-        if look is None:
+        if look is None or self.answered(look):
             return
         asked = self.asked.get(look.name, [])
         if look not in asked[-1:] or now - self.asked_at.get(look.name, -math.inf) >= current.look_every:
             self.asked_at[look.name] = now
             self.asked[look.name] = [*(other for other in asked if other != look), look][-FEW:]
             self.send(look)
+
+    def answered(self, look: Look) -> bool:
+        """Whether its answer is here, and asked again would be the same: the net waits, or will not move any more."""
+        shown, now = self.history.exhibits.get(look.name), self.history.snapshot
+        if shown is None or now is None or now.state not in STILL:
+            return False
+        return (shown.step, shown.options) == (now.step, look.options)
 
     def is_own(self, exhibit: Exhibit) -> bool:
         """Whether this view waits for it, or has asked for nothing of its name; else another view has asked for it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from makemore_core import rundir
+from makemore_core.address import folder_id
 from makemore_core.command import Command
 from makemore_core.control import ControlClient
 from makemore_core.files import read_file
@@ -53,6 +54,7 @@ class Attached:
     def __init__(self, folder: Path, *, readonly: bool = False, first: Callable[[], None] = lambda: None) -> None:
         """`first` is called before anything is read, each time."""
         self._folder, self._first = folder, first
+        self._folder_id = folder_id(folder)
         self._reader = RecordReader(folder / rundir.RECORD)
         self._client = ControlClient(folder, readonly=readonly)
         self._newest: Snapshot | None = None
@@ -67,6 +69,8 @@ class Attached:
     def drain(self) -> Iterator[Event]:
         """Everything new since the last call, one by one."""
         self._first()
+        if self._replaced():
+            return
         heard = self._heard
         for snapshot in recorded(self._reader, self._folder.name):
             self._newest, self._told, self._heard = snapshot, snapshot.state, time.monotonic()
@@ -156,8 +160,19 @@ class Attached:
             config=manifest.config,
         )
 
+    def absent(self, seen: str) -> str:
+        """Why nobody obeys a command to this run, in a line; nothing where somebody does. `seen`: its last state."""
+        return "another run is in its folder now" if self._replaced() else rundir.absent(self._folder, seen)
+
+    def _replaced(self) -> bool:
+        try:
+            return folder_id(self._folder) != self._folder_id
+        except OSError:  # it is gone, or cannot be reached for now
+            return False
+
     def send(self, command: Command) -> None:
-        self._client.send(command)
+        if not self._replaced():
+            self._client.send(command)
 
     def close(self) -> None:
         """Let the socket go."""

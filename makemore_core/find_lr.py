@@ -28,15 +28,17 @@ UPDATES = 1000
 LINES = 19  # of the printed table
 FEWEST = 100  # that still give a curve
 LONGEST = 5.0  # seconds of a range test that is shown of a run
-PIECE = 50_000_000  # weights times examples, in all updates between two of which the run may go on
+PIECE = 0.03  # seconds of updates between two of which the run may go on
 SMOOTHING = 0.95  # of the running mean of the losses, which are noisy
 RISEN = 0.1  # of the fall above the lowest smoothed loss: from there on a rate is too large
 RISEN_CLEARLY = 5  # times the noise of the smoothed losses, at least
 CLEAR = 8  # times that noise: the fall is less (1 to 7) on nets that no rate helps, more (15 and up) on others
 
 
-def range_test(trainer: Trainer, updates: int = UPDATES) -> Parts[RangeTest]:
-    """One update at each of `updates` rates on a copy of the net as it stands. Nothing of `trainer` changes.
+def range_test(trainer: Trainer, updates: int = UPDATES, together: int = UPDATES) -> Parts[RangeTest]:
+    """One update at each of `updates` rates on a copy of the net as it stands, so many `together` in a part.
+
+    Nothing of `trainer` changes.
 
     Raises ValueError for fewer than 10 updates, from which nothing can be read, and for more than 100,000.
     """
@@ -46,8 +48,6 @@ def range_test(trainer: Trainer, updates: int = UPDATES) -> Parts[RangeTest]:
     rates = [10 ** (LOW + (HIGH - LOW) * i / (updates - 1)) for i in range(updates)]
     kind = FastEngine if isinstance(trainer.engine, FastEngine) else PlainEngine
     engine, losses = kind(copied.model, copied.optimizer, trainer.train), list[float]()
-    weights = sum(parameter.numel() for parameter in copied.model.parameters())
-    together = max(1, PIECE // (weights * config.batch_size))
     for drawn in upcoming(trainer, updates, config.batch_size):
         for batches in torch.split(drawn, together):
             losses += engine.advance(batches, rates[len(losses) : len(losses) + len(batches)], False).tolist()
@@ -121,19 +121,20 @@ def _round_up(rate: float) -> float:
 
 def learning_rates(trainer: Trainer, _: Options) -> Parts[RangeTest]:
     """The range test of part 2 on a copy: 1,000 updates, or fewer where they would take too long."""
-    updates = yield from _bearable(trainer)
-    return (yield from range_test(trainer, updates))
+    one = yield from _seconds(trainer)
+    updates = min(UPDATES, max(FEWEST, int(LONGEST / one)))
+    return (yield from range_test(trainer, updates, max(1, int(PIECE / one))))
 
 
-def _bearable(trainer: Trainer) -> Parts[int]:
-    """How many updates one can wait for, by the time that ten of them take."""
-    ten, seconds, more = range_test(trainer, 10), 0.0, True
+def _seconds(trainer: Trainer) -> Parts[float]:
+    """What an update takes, by ten of them."""
+    ten, seconds, more = range_test(trainer, 10, 1), 0.0, True
     while more:
         began = time.monotonic()
         more = next(ten, "done") != "done"
         seconds += time.monotonic() - began
         yield
-    return min(UPDATES, max(FEWEST, int(10 * LONGEST / seconds)))
+    return seconds / 10
 
 
 def run(config: Config, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:

@@ -38,7 +38,7 @@ class Making:
         if name not in EXHIBITS:
             raise ValueError(f"{name}: no such exhibit; there are {', '.join(EXHIBITS)}")
         if name not in self._begun:
-            self._begun[name] = Begun(look, trainer.step, EXHIBITS[name](copy_of(trainer), look.options))
+            self._begun[name] = Begun(look, trainer.step, _parts(look, trainer))
             return self._part(name)
         if look != self._begun[name].look:
             self._next[name] = look
@@ -63,3 +63,10 @@ class Making:
             raise ValueError(f"{name}: {type(error).__name__}: {error}") from error
         self._begun[name] = begun
         return None
+
+
+def _parts(look: Look, trainer: Trainer) -> Parts[msgspec.Struct]:
+    """Of the net as it is when the first is asked for; copying it is one, which can go wrong as any other."""
+    from makemore_core.exhibits import EXHIBITS
+
+    return (yield from EXHIBITS[look.name](copy_of(trainer), look.options))

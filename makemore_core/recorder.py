@@ -90,6 +90,8 @@ class FolderRecorder(Recorder):
         self._layers: tuple[int, int | None] | None = None  # attempt and step of the layers recorded last
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + min(FIRST, CHECKPOINT)
+        self._kept: Kept | None = None  # what the last checkpoint holds
+        self._saved = folder  # and where it is
         self._unsaved = self._unwritten = ""  # what went wrong with the last checkpoint, and the state file
         self._recorded = 0.0  # when a record was written after some that were lost
 
@@ -226,14 +228,15 @@ class FolderRecorder(Recorder):
             for name, tensor in net.trainer.tensors().items()
         }
         try:
-            path = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.undo.attempts)
+            if kept != self._kept or not self._saved.is_dir():  # the same again would cost an older good one its place
+                self._saved = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.undo.attempts)
         except OSError as error:
             self._next_checkpoint = time.monotonic() + RETRY
             self._unsaved = f"the checkpoint could not be saved: {error.strerror or error}"
             raise ValueError(self._unsaved) from None
         self._next_checkpoint = time.monotonic() + CHECKPOINT
-        self._unsaved = ""
-        return f"saved in {path}"
+        self._kept, self._unsaved = kept, ""
+        return f"saved in {self._saved}"
 
     def earlier(self, session: Session, attempt: int) -> Nets:
         try:
@@ -307,7 +310,6 @@ def _session(manifest: rundir.Manifest, recorder: FolderRecorder, channel: Chann
         session.undo = Undo(kept.undo, kept.redo)
         session.interventions = list(kept.interventions)
         session.message = "; ".join(loaded.skipped)
-        session.kept = kept.attempt, kept.step, kept.changes
     session.replay = later_changes(recorder.folder, session.changes)
     last = rundir.read_state(recorder.folder)
     if not kept and last and (last.step or last.attempt):

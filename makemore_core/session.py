@@ -141,7 +141,6 @@ class Session:
         self.interventions: list[Intervention] = []
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
-        self.kept: tuple[int, int, int] | None = None  # attempt, step and changes of the checkpoint it goes on from
         self.message = ""
         self.pace = self.watch.pace  # steps a second, where the run is held back
         self._pause_at: int | None = None
@@ -161,6 +160,7 @@ class Session:
         self._clock = Clock()
         self._budget = Budget(self._clock, self.watch)
         self._survey: Iterator[None] | None = None
+        self._last_look: Iterator[None] | None = None  # once the last update is done
         self._making = Making()
         self._due = 0.0  # when the next update may begin, to keep the pace
 
@@ -264,12 +264,12 @@ class Session:
             # before the first update no rate can be the reason
             what = "lower the learning rate or the gain" if since else "the doctor says why"
             self.message = f"the loss is no number from step {since} on: {what}"
-        elif self.trainer.step >= self.config.steps:
-            self._finish()
-        elif self._pause_at is not None and self.trainer.step >= self._pause_at:
+        elif self._pause_at is not None and self._pause_at <= self.trainer.step < self.config.steps:
             self.state, self._pause_at = "paused", None
         late = not self.watch.every and now - self._published > TOLD_EVERY
-        if probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
+        if self.state == "running" and self.trainer.step >= self.config.steps:
+            pass  # the last look comes first
+        elif probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
             self._publish()
         if probed:
             self._budget.probed(now)
@@ -313,19 +313,24 @@ class Session:
         return ends or self._budget.probe_due(now)
 
     def _finish(self) -> None:
-        """The last update is done: the losses over the whole splits, the dead units, fresh names, a checkpoint."""
+        """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint."""
         self._survey = None  # one that is under way is of an earlier step
+        if self._last_look is None:
+            self._last_look = self._look_at_all()
+        if next(self._last_look, "done") == "done":
+            self._last_look = None
+            self.state, self._pause_at = "finished", None
+            self._save()
+        elif not self.watch.every and time.monotonic() - self._published > TOLD_EVERY:
+            self._publish()
+
+    def _look_at_all(self) -> Iterator[None]:
+        """The losses over the whole splits, the dead units, fresh names."""
         for net in self.nets:
-            for _ in net.survey(whole=True):
-                self.recorder.alive(self)
-                if self._over:
-                    return
+            yield from net.survey(whole=True)
             if net.tapped:
                 net.look()
             net.sample(self._sampling_seed, self._temperature)
-        self.state, self._pause_at = "finished", None
-        if self.kept != (self.attempt, self.trainer.step, self.changes):
-            self._save()
 
     def _save(self) -> None:
         """A checkpoint now. Raises nothing: what went wrong is the recorder's trouble, and shown until it is over."""
@@ -335,6 +340,8 @@ class Session:
     # -- looking around: what costs more than a probe is done in small parts, now and then
 
     def _look_around(self) -> None:
+        if self._last_look is not None:
+            return
         if self._survey is not None or self._budget.affords("survey"):
             self._go_on_surveying()
         if self._budget.affords("sample"):
@@ -396,8 +403,9 @@ class Session:
                 if not who:  # given here: nobody but whoever asked is to be told
                     self._say(str(error))
                 tell(str(error))
-            if self.net.seen.layers_step is not None or self._pause_at is None:
-                self._publish()  # else the first update is about to, with a picture
+            shows = self.net.seen.layers_step is not None or self._pause_at is None  # else the first update is about to
+            if shows and not isinstance(command, Look):  # which changes nothing, and views ask again and again
+                self._publish()
 
     def _repeat(self, command: Command) -> None:
         """Make a change of an earlier life of the run again."""
@@ -481,8 +489,15 @@ class Session:
             if after.device != self.config.device and (absent := pick_device(after.device)[1]):
                 raise ValueError(f"device={after.device}: {absent.partition(':')[0]}")
             needs_new = ", ".join(sorted(self.config.changes_to(after).keys() - LIVE_FIELDS - LIVE_IF_ASKED_FIELDS))
-            if command.live and needs_new and not command.fresh and self.state != "diverged":
-                raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
+            if command.live and not command.fresh and self.state != "diverged":
+                if needs_new:
+                    raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
+                if self.state == "finished" and after.steps <= self.trainer.step and not self._same_net(after):
+                    raise ValueError("the run is finished, so a live change would not be seen: set steps higher first")
+
+    def _same_net(self, after: Config) -> bool:
+        """Whether only the coming updates would read what is changed."""
+        return self.config.changes_to(after).keys() <= LIVE_FIELDS
 
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
@@ -517,7 +532,7 @@ class Session:
                 self._restart(Twin(nets.twin_changes), nets)
             case Twin():
                 self.nets.untwin()
-                self._survey = None
+                self._survey = self._last_look = None
                 self._mark(command, self.config.as_dict())
                 self.message = "the twin is gone"
             case Sample(temperature=temperature):
@@ -555,7 +570,7 @@ class Session:
         self.config = after
         self._mark(what, before)
         self.nets.reconfigure(after)
-        self._survey, self._making = None, Making()  # of the net as it was
+        self._survey, self._last_look, self._making = None, None, Making()  # of the net as it was
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
         self.message = in_words(what, before)

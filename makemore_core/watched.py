@@ -10,9 +10,9 @@ import msgspec
 from torch import Tensor
 
 from makemore_core.config import Config
-from makemore_core.dataset import Dataset
+from makemore_core.dataset import Dataset, distinct
 from makemore_core.diagnostics import DeadUnits
-from makemore_core.model import evaluate, evaluation, sample
+from makemore_core.model import evaluation, sample
 from makemore_core.snapshot import SMOOTHED, Seen, Snapshot, Splits, State
 from makemore_core.trainer import Trainer
 
@@ -87,15 +87,19 @@ class Watched:
         """
         trainer, minibatches = self.trainer, self.seen.smoothed_loss
         model, step = trainer.model.clone(), trainer.step
-        dead, val, train = DeadUnits(model), 0.0, 0.0
+        dead, val, train, test = DeadUnits(model), 0.0, 0.0, None
         for part in evaluation(model, trainer.val_contexts):
             val += part
             yield
         for part in evaluation(model, trainer.train_contexts, dead.look):
             train += part
             yield
+        if whole:
+            split, test = trainer.split(self.dataset.test), 0.0
+            for part in evaluation(model, distinct(split)):
+                test += part / len(split.y)
+                yield
         self.dead = dead.counts()
-        test = evaluate(model, trainer.split(self.dataset.test)) if whole else None
         means = train / len(trainer.train.y), val / len(trainer.val.y)
         self.see(splits=Splits(*means, test, step, minibatches))
 

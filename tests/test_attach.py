@@ -73,6 +73,23 @@ def live(tmp_path: Path, few_names_file: Path) -> Iterator[tuple[Path, ForkServe
         trainer.join()
 
 
+def test_another_run_in_the_folder_is_not_taken_for_this_one(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    opened(folder).run()
+    viewer = Viewer(folder)
+    viewer.wait(lambda seen: seen.state == "finished", "the end of the run")
+    seen = len(viewer.events)
+    folder.rename(tmp_path / "moved")
+    new_run(folder, SMALL.replace({"steps": 300}), few_names_file)
+    opened(folder).run()
+    for _ in range(3):
+        viewer.look()
+    assert len(viewer.events) == seen
+    viewer.stream.send(Pause())
+    assert viewer.stream.absent("running") == "another run is in its folder now"
+    assert list(viewer.stream._client.replies()) == []
+
+
 def test_a_live_run_is_seen_controlled_and_its_end_told(
     live: tuple[Path, ForkServerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ def test_looking_changes_nothing(preset: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(("name", "fewest"), [("dead-map", 1), ("batchnorm", 100), ("find-lr", find_lr.FEWEST)])
 def test_training_that_goes_on_meanwhile_is_not_seen(name: str, fewest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(find_lr, "LONGEST", 0.0)
-    monkeypatch.setattr(find_lr, "PIECE", 1)
+    monkeypatch.setattr(find_lr, "PIECE", 0.0)
     going, waiting, alone = (trained("deep-batchnorm", 3, n_layer=2) for _ in range(3))
     parts, losses = EXHIBITS[name](copy_of(going), {}), list[float]()
 

@@ -107,15 +107,16 @@ def test_quitting_before_the_training_begins_leaves_no_run(
     assert not run.exists()
 
 
+@pytest.mark.parametrize("waits", [None, False, True])  # stopped, or to go on in the background, in a pause too
 @pytest.mark.parametrize(("stopped", "said"), [(False, "did not stop within 30 s"), (True, "could not be saved")])
 def test_what_could_not_be_saved_on_leaving_is_no_bad_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool, said: str, waits: bool | None
 ) -> None:
     worker = Worker(tmp_path, Channel(), watch=Watch(), stay=True)
     monkeypatch.setattr(worker, "join", lambda _: stopped)
     monkeypatch.setattr(worker, "unsaved", lambda: True)
     with pytest.raises(click.ClickException, match=said) as told:
-        save_and_leave(tmp_path, worker, Watch(), waits=None)
+        save_and_leave(tmp_path, worker, Watch(), waits=waits)
     assert told.value.exit_code == Exit.TROUBLE
 
 

@@ -636,6 +636,15 @@ def test_changes_are_not_lost_with_a_record_that_somebody_removes(
     assert differing(session.trainer, wanted) == []
 
 
+def test_what_is_saved_already_costs_no_older_checkpoint_its_place(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    session = opened(folder)
+    at(session, 40, lambda: session.recorder.checkpoint(session))
+    at(session, 80, lambda: [session.recorder.checkpoint(session) for _ in range(3)])
+    crash(session, 0, 90)
+    assert [saved.step for saved in rundir.checkpoints(folder)] == [80, 40]
+
+
 def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
     run: Callable[[Config], Path], few_names: Dataset, disk: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -321,6 +321,49 @@ def test_what_a_command_did_is_told_again_and_not_wiped_by_those_who_look(few_na
     assert {snapshot.message for snapshot in script.snapshots if 41 <= snapshot.step < 100} == {"lr is 0.1 already"}
 
 
+def test_looking_at_a_net_that_waits_fills_no_record(few_names: Dataset) -> None:
+    def settled(ran: Session) -> bool:
+        splits, step = ran.net.seen.splits, ran.trainer.step
+        return ran.state == "paused" and splits is not None and splits.step == ran.net.seen.names_step == step
+
+    def told(*looks: Command) -> int:
+        moves = [Move(settled, command) for command in (*looks, Resume())]
+        _, script = play(few_names, at(40, Pause()), *moves, watch=UNWATCHED)
+        assert len(script.exhibits) == len(looks)
+        return len([snapshot for snapshot in script.snapshots if snapshot.state == "paused"])
+
+    assert told(*[Look("gain")] * 5) == told()
+
+
+def test_a_finished_net_is_not_changed_unseen(few_names: Dataset) -> None:
+    none, more = Set({"norm": "none"}, live=True), Set({"norm": "none", "steps": 150}, live=True)
+    ran, script = play(few_names, once("finished", none), once("finished", more), once("finished", Stop()), stay=True)
+    refused, applied, _ = script.outcomes
+    assert refused.error == "the run is finished, so a live change would not be seen: set steps higher first"
+    assert applied.error is None
+    assert (ran.trainer.step, script.snapshots[-1].layers_step, ran.config.norm) == (150, 150, "none")
+
+
+def test_a_run_that_looks_at_its_net_for_the_last_time_obeys(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large net that takes minutes."""
+    parts = list[int]()
+
+    def endless(net: Watched, whole: bool) -> Iterator[None]:
+        while whole:
+            parts.append(net.trainer.step)
+            yield
+
+    monkeypatch.setattr(Watched, "survey", endless)
+    goes_on = Move(lambda _: len(parts) >= 3, Set({"steps": 130}))
+    stop = Move(lambda _: parts[-1:] == [130] and len(parts) >= 9, Stop())
+    ran, script = play(few_names, goes_on, stop)
+    assert [outcome.error for outcome in script.outcomes] == [None, None]
+    assert (ran.state, ran.trainer.step, script.saved_at) == ("stopped", 130, [130])
+    assert set(parts) == {120, 130}
+
+
 def test_a_device_that_is_absent_costs_no_net(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     ran, script = play(few_names, at(40, Set({"device": "cuda"})))
@@ -401,6 +444,16 @@ def test_a_view_that_fails_does_not_hurt_the_training(few_names: Dataset, monkey
     ran, script = play(few_names, at(40, Look("broken")))
 
     assert script.outcomes[0].error == "broken: ZeroDivisionError: a slip"
+    assert ran.state == "finished"
+
+
+def test_a_net_that_there_is_no_room_to_copy_is_trained_on(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("makemore_core.making.copy_of", full)
+    ran, script = play(few_names, at(40, Look("backward")))
+    assert script.outcomes[0].error == "backward: RuntimeError: can't allocate memory"
     assert ran.state == "finished"
 
 

@@ -22,7 +22,7 @@ from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.state import selected
-from makemore_core.command import Back, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
+from makemore_core.command import Back, Look, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
 from makemore_core.snapshot import AS_PLANNED, Event, Exhibit, Intervention
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
@@ -448,6 +448,27 @@ async def test_the_screen_of_a_twin_that_is_gone_is_left() -> None:
         assert app.state.screen == "twin"
         stream.drain = lambda: [now]  # type: ignore[method-assign]
         await until(pilot, lambda: app.state.screen == "dashboard")
+
+
+async def test_an_answer_that_cannot_change_is_not_asked_for_again() -> None:
+    async with running(clock=Clock()) as (pilot, app, stream):
+        stream.drain = list  # type: ignore[method-assign]
+        step = stream.step + 10
+
+        async def asked(state: str, exhibit: Exhibit | None) -> bool:
+            app.history.feed([snapshot(step=step, state=state), *([exhibit] if exhibit else [])])
+            before = len(stream.sent)
+            for _ in range(60):  # each moves the clock by some tenths of a second
+                app.tick()
+            return len(stream.sent) > before
+
+        await pilot.press("5")
+        look = next(sent for sent in stream.sent if isinstance(sent, Look))
+        assert await asked("paused", None)
+        assert await asked("paused", Exhibit(look.name, step - 1, {}, look.options))
+        assert await asked("paused", Exhibit(look.name, step, {}, {"unit": 1000}))
+        assert not await asked("paused", Exhibit(look.name, step, {}, look.options))
+        assert await asked("running", None)
 
 
 async def test_what_another_view_asked_for_is_not_shown_in_the_place_of_the_own() -> None:
