@@ -18,7 +18,7 @@ import click
 from app.terminal import Exit, report, require_terminal, reset_terminal, tell
 from makemore_core import __version__
 from makemore_core.command import COLDEST, HOTTEST, Channel, Command
-from makemore_core.config import printable
+from makemore_core.config import pair, printable
 from makemore_core.watch import Watch
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -112,13 +112,7 @@ def watching(function: Function) -> Function:
 
 def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, str]:
     """`--set` pairs and the options that stand for a setting. Raises ValueError for a pair without `=`."""
-    changes = {}
-    for pair in settings:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise ValueError(f"--set {pair}: has to be KEY=VALUE")
-        changes[name.strip()] = value.strip()
-    return changes | {name: value for name, value in named.items() if value is not None}
+    return dict(map(pair, settings)) | {name: value for name, value in named.items() if value is not None}
 
 
 DETACH = click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")

@@ -232,10 +232,10 @@ def command_of(words: Sequence[str], live: bool) -> Command:
         except ValueError:
             raise ValueError(f"pace {rest[0]}: has to be a number of steps a second, or full") from None
     if verb == "set":
-        pairs = [pair.partition("=") for pair in rest]
-        if not pairs or not all(name.strip() and equals for name, equals, _ in pairs):
-            raise ValueError(f"{' '.join(words)}: set needs KEY=VALUE")
-        return Set({settings.field(name): settings.parse(name, value) for name, _, value in pairs}, live)
+        if not rest:
+            raise ValueError("set: needs KEY=VALUE")
+        pairs = map(settings.pair, rest)
+        return Set({settings.field(name): settings.parse(name, value) for name, value in pairs}, live)
     raise ValueError(f"{' '.join(words)}: has to be one of {', '.join(VERBS)}")
 
 

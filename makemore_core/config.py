@@ -196,6 +196,14 @@ def allowed(name: str) -> str:
     return " or ".join(filter(None, [kind, ", ".join(map(str, words))]))
 
 
+def pair(text: str) -> tuple[str, str]:
+    """Name and value of `KEY=VALUE`. Raises ValueError where it is none."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals):
+        raise ValueError(f"{text}: has to be KEY=VALUE")
+    return name, value
+
+
 def parse(name: str, value: Value) -> Value:
     """The value of a field from text or from a plain value; checked. Raises ValueError."""
     name = field(name)

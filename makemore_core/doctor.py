@@ -125,14 +125,14 @@ class _Run(NamedTuple):
 
     now: Snapshot
     start: Snapshot | None
-    losses: tuple[float, ...]
-    window: int
+    losses: tuple[tuple[float, ...], ...]  # of the minibatches, by snapshots
     updates: dict[str, float]
 
     @property
     def loss(self) -> float | None:
         """Mean of the recent minibatches' losses."""
-        recent = self.losses[-RECENT_LOSSES:]
+        latest = itertools.chain.from_iterable(map(reversed, reversed(self.losses)))
+        recent = list(itertools.islice(latest, RECENT_LOSSES))
         return sum(recent) / len(recent) if recent else self.now.loss
 
     @property
@@ -229,10 +229,10 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
             if weight.update_data_log10 < math.inf and snapshot.lr == now.lr:  # -inf: it did not move
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
     whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]  # without a gap
-    losses = tuple(loss for snapshot in whole for loss in snapshot.losses)
+    losses = tuple(snapshot.losses for snapshot in whole)
     updates = {weight.name: median(values[weight.name]) for weight in now.weights if weight.name in values}
     steady = _steady(now.layers, [s.layers for s in latest if s.config == now.config])
-    return _Run(msgspec.structs.replace(now, layers=steady), start, losses, len(losses), updates)
+    return _Run(msgspec.structs.replace(now, layers=steady), start, losses, updates)
 
 
 def _steady(now: Sequence[Layer], recent: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
@@ -541,12 +541,12 @@ def _loss_flat(run: _Run) -> Iterator[Finding]:
     risen = fallen < -LIMITS["risen"]
     if fallen < LIMITS["flat"] and not risen:
         evidence = f"loss {loss:.3f} after {step:,} updates, {first:.3f} at the first"
-    elif expected is not None and loss > expected - LIMITS["flat"] and run.window >= 1000:
-        third = run.window // 3
-        drop = (sum(run.losses[:third]) - sum(run.losses[-third:])) / third
+    elif expected is not None and loss > expected - LIMITS["flat"] and (window := sum(map(len, run.losses))) >= 1000:
+        third, losses = window // 3, list(itertools.chain.from_iterable(run.losses))
+        drop = (sum(losses[:third]) - sum(losses[-third:])) / third
         if drop >= LIMITS["stuck"]:
             return
-        evidence = f"loss {loss:.3f} for {run.window:,} updates, the uniform guess costs {expected:.3f}"
+        evidence = f"loss {loss:.3f} for {window:,} updates, the uniform guess costs {expected:.3f}"
     else:
         return
     yield _finding("loss-flat", "loss is flat", evidence, *_faster(run))

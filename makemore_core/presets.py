@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from makemore_core.config import Config, Value, check_twin, shown
+from makemore_core.config import Config, Value, check_twin, pair, shown
 
 
 class Preset(NamedTuple):
@@ -194,8 +194,7 @@ def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:
     """In what a twin differs: `KEY=VALUE` settings, or presets, whose every difference counts. Raises ValueError."""
     twin = config
     for word in words:
-        name, equals, value = word.partition("=")
-        twin = twin.replace({name: value} if equals else settings_of(word))
+        twin = twin.replace(dict([pair(word)]) if "=" in word else settings_of(word))
     changes = config.changes_to(twin)
     if words and not changes:
         raise ValueError(f"{' '.join(words)}: differs in nothing from the run itself")

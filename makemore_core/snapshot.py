@@ -182,7 +182,7 @@ def to_json(event: Event | dict[str, Json]) -> bytes:
 
     In a list the kinds stand beside the list, by position: `"losses_kind": {"3": "nan"}`.
     """
-    return msgspec.json.encode(_finite(msgspec.to_builtins(event)))
+    return msgspec.json.encode(_parted(msgspec.to_builtins(event))[0])
 
 
 def from_json(line: bytes) -> Event:
@@ -204,27 +204,34 @@ def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:
                 yield event
 
 
-def _finite(value: Json) -> Json:
-    """`value` with null for every number that is not finite, and their kinds beside them."""
+PLAIN = (int, str, bool, type(None))
+
+
+def _parted(value: Json) -> tuple[Json, Json]:
+    """`value` with null for every number that is not finite, and the kind of that: of a list by position."""
     if isinstance(value, dict):
-        plain: dict[str, Json] = {}
-        for key, item in value.items():
-            plain[key] = _finite(item)
-            if kind := _kind(item):
-                plain[f"{key}_kind"] = kind
-        return plain
+        return _finite(value), None
     if isinstance(value, list | tuple):
-        return list(value) if _numbers(value) else [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _kind(value: Json) -> Json:
-    """Of a number that is not finite its kind, of a list those of its items by position; nothing for the rest."""
+        if _numbers(value):
+            return list(value), None
+        parts = [_parted(item) for item in value]
+        return [part for part, _ in parts], {str(at): kind for at, (_, kind) in enumerate(parts) if kind}
     if isinstance(value, float) and not math.isfinite(value):
-        return "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
-    if isinstance(value, list | tuple) and not _numbers(value):
-        return {str(position): kind for position, item in enumerate(value) if (kind := _kind(item))}
-    return None
+        return None, "nan" if math.isnan(value) else "inf" if value > 0 else "-inf"
+    return value, None
+
+
+def _finite(value: dict[str, Json]) -> dict[str, Json]:
+    """The same of an object, with the kinds beside what they are of."""
+    plain: dict[str, Json] = {}
+    for key, item in value.items():
+        if type(item) in PLAIN or (type(item) is float and math.isfinite(item)):  # most are, and quickly told
+            plain[key] = item
+            continue
+        plain[key], kind = _parted(item)
+        if kind:
+            plain[f"{key}_kind"] = kind
+    return plain
 
 
 def _numbers(items: list[Json] | tuple[Json, ...]) -> bool:

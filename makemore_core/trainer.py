@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
-from makemore_core.dataset import Dataset, Split, distinct
+from makemore_core.dataset import Dataset, Distinct, Split, distinct
 from makemore_core.diagnostics import Probe, probe
 from makemore_core.engine import Engine, ManualEngine, PlainEngine
 from makemore_core.fast import FastEngine
@@ -20,6 +22,19 @@ BLOCK = 64  # updates whose minibatches a GPU draws at once
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio, so that seeds side by side share no blocks
 
 
+def _examples(dataset: Dataset, items: tuple[str, ...], block_size: int, device: torch.device) -> Split:
+    split = dataset.examples(items, block_size)
+    return Split(split.x.to(device), split.y.to(device))
+
+
+@functools.lru_cache(4)  # both splits of a run, and of one with other settings: a restart need not make them anew
+def _prepared(
+    dataset: Dataset, items: tuple[str, ...], block_size: int, device: torch.device
+) -> tuple[Split, Distinct]:
+    split = _examples(dataset, items, block_size, device)
+    return split, distinct(split)
+
+
 class Trainer:
     """`step` counts the updates done. The net, the minibatches and the optimiser follow from the config's seed."""
 
@@ -29,9 +44,9 @@ class Trainer:
         self.device, self._no_device = pick_device(config.device)
         # The net is too small for threads: with two, runs fell to a hundredth of their speed.
         torch.set_num_threads(1)
-        self.train = self.split(dataset.train)
-        self.val = self.split(dataset.val)
-        self.train_contexts, self.val_contexts = distinct(self.train), distinct(self.val)
+        where = config.block_size, self.device
+        self.train, self.train_contexts = _prepared(dataset, dataset.train, *where)
+        self.val, self.val_contexts = _prepared(dataset, dataset.val, *where)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.model = build(config, dataset.vocabulary, self.generator).to(self.device)
         self.optimizer = Optimizer(config, self.model.parameters())
@@ -40,8 +55,7 @@ class Trainer:
 
     def split(self, items: tuple[str, ...]) -> Split:
         """The examples of some items, where the net is."""
-        split = self.dataset.examples(items, self.config.block_size)
-        return Split(split.x.to(self.device), split.y.to(self.device))
+        return _examples(self.dataset, items, self.config.block_size, self.device)
 
     def make_engine(self) -> Engine:
         """The engine that the config asks for, over this trainer's tensors; `auto` starts with the plain one."""

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.report import command_of
 from makemore_core import config as module
+from makemore_core.command import Set
 from makemore_core.config import (
     LIVE_FIELDS,
     LIVE_IF_ASKED_FIELDS,
@@ -17,9 +19,11 @@ from makemore_core.config import (
     Value,
     allowed,
     describe,
+    pair,
     parse,
     printable,
 )
+from makemore_core.presets import twin_changes
 
 FIELDS = Config.__struct_fields__
 
@@ -189,3 +193,13 @@ def test_a_replaced_config_is_a_valid_one_or_none(changes: dict[str, Value]) -> 
         return
     assert msgspec.json.decode(msgspec.json.encode(config), type=Config) == config
     assert module.Config(**config.as_dict()) == config  # type: ignore[arg-type]
+
+
+def test_a_pair_is_taken_apart_in_one_way_everywhere() -> None:
+    assert pair(" lr = 0.05 ") == ("lr", "0.05")
+    assert pair("norm==") == ("norm", "=")
+    for text in ("lr", "=1", " = ", ""):
+        with pytest.raises(ValueError, match="has to be KEY=VALUE"):
+            pair(text)
+    assert command_of(["set", "lr = 0.05"], live=False) == Set({"lr": 0.05})
+    assert twin_changes(Config(), ["lr = 0.05"]) == {"lr": 0.05}
