@@ -104,7 +104,7 @@ def watching(function: Function) -> Function:
             help="Share of time for looking, after the first look at a net.",
         ),
         click.option("--pace", type=Number(0.1, 1e6), metavar="N", help="Begin in slow motion, N steps a second."),
-        click.option("--paused", is_flag=True, help="Wait after the first update, to see the net as initialised."),
+        click.option("--paused", is_flag=True, help="Wait after one update, to see a new net as initialised."),
         click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII),
     ]
     return _with(options, function)
@@ -394,7 +394,7 @@ def find_lr(
 
 
 @cli.command()
-@click.option("--quick", is_flag=True, help="Fewer repeats.")
+@click.option("--quick", is_flag=True, help="Fewer and shorter turns; no whole run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def bench(quick: bool, as_json: bool) -> int:
     """Speed and cost of this build on this machine, speeds as ratios to a reference."""

@@ -287,7 +287,7 @@ def examine_run(run: str | None, as_json: bool) -> int:
     chart.see(last)
     found, (_, unseen) = chart.findings(), judged(last)
     if as_json:
-        click.echo(msgspec.json.encode({"run": folder.name, "findings": found}))
+        click.echo(msgspec.json.encode({"run": folder.name, "findings": found, "not_judged": unseen}))
     elif not found:
         say(f"{folder.name}: nothing to report" + (f"; not judged yet: {', '.join(unseen)}" if unseen else ""))
     for finding in () if as_json else found:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from app.studio import Studio
 from makemore_core import dataset
 from makemore_core.command import Channel, Stop
+from makemore_core.config import pair
 from makemore_core.presets import PRESETS, twin_changes
 from makemore_core.session import Session
 from makemore_core.watch import Watch
@@ -26,7 +27,7 @@ PATIENCE = 120.0  # seconds for a run to get somewhere
 class Picture(NamedTuple):
     """A preset, the step to wait for, the keys to press then, and the exhibit to wait for. At step 1 the run pauses.
 
-    `twin` is the preset of a second net in lock-step.
+    `twin` is in what a second net in lock-step differs, `changed` what differs from the preset.
     """
 
     preset: str
@@ -35,6 +36,7 @@ class Picture(NamedTuple):
     exhibit: str = ""
     size: tuple[int, int] = SIZE
     twin: str = ""
+    changed: str = ""
 
 
 ALL = {
@@ -48,8 +50,8 @@ ALL = {
     "updates": Picture("mlp-kaiming", 1, "8", "find-lr"),
     "deep-batchnorm": Picture("deep-batchnorm-gain02"),
     "fifty-layers": Picture("fifty-layers-gain1", 1),
-    "backprop": Picture("mlp-batchnorm", 300, "6", "backward"),
-    "twin": Picture("deep-tanh", 1, "7", twin="deep-tanh-gain1"),
+    "backprop": Picture("mlp-batchnorm", 300, "6", "backward", (110, 46), changed="bias=on"),
+    "twin": Picture("deep-tanh", 1, "7", twin="gain=1"),
     "doctor": Picture("deep-tanh-gain3", 1000, "D"),
 }
 
@@ -57,7 +59,7 @@ ALL = {
 async def draw(name: str, picture: Picture) -> None:
     """Train, look, press, save; the run ends with the picture."""
     channel = Channel()
-    config = PRESETS[picture.preset].config()
+    config = PRESETS[picture.preset].config().replace(dict(map(pair, picture.changed.split())))
     twin = twin_changes(config, [picture.twin] if picture.twin else [])
     paused = picture.step == 1  # a net that has not learned anything yet
     watch = Watch(paused=paused)
@@ -79,6 +81,7 @@ async def draw(name: str, picture: Picture) -> None:
         await pilot.pause()
         PICTURES.mkdir(exist_ok=True)
         title = f"makemore --preset {picture.preset}" + " --paused" * paused
+        title += f" --twin {picture.twin}" * bool(picture.twin) + f" --set {picture.changed}" * bool(picture.changed)
         (PICTURES / f"{name}.svg").write_text(studio.export_screenshot(title=title))
     channel.send(Stop())
     await asyncio.to_thread(worker.join)

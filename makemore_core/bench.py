@@ -213,6 +213,7 @@ class Driven:
         self._session = Session(config, data, self._channel, watch=watch)
         self._channel.send(Pause())
         threading.Thread(target=self._session.run, daemon=True).start()
+        self._wait()
 
     def time(self, steps: int) -> float:
         """Seconds for so many updates, with what the session does besides; its snapshots are taken in."""
@@ -222,14 +223,18 @@ class Driven:
         while self._session.trainer.step < goal or self._session.state == "running":
             time.sleep(0.002)
         seconds = time.perf_counter() - began
-        while not self._seen_whole(goal):
-            time.sleep(0.002)  # a net that waits is looked at in full, which is not to slow the other side
+        self._wait()
         self._channel.drain()
         return seconds
 
-    def _seen_whole(self, step: int) -> bool:
+    def _wait(self) -> None:
+        """Until the net waits and has been looked at in full, which is not to slow the other side."""
+        while not (self._session.state == "paused" and self._seen_whole()):
+            time.sleep(0.002)
+
+    def _seen_whole(self) -> bool:
         seen = self._session.net.seen
-        return seen.splits is not None and seen.splits.step == seen.names_step == step
+        return seen.splits is not None and seen.splits.step == seen.names_step == self._session.trainer.step
 
     def close(self) -> None:
         """End the run."""

@@ -56,7 +56,7 @@ TITLES = {
 SCREENS: dict[str, str] = {
     "dead-map": "Each column is a unit, each row of dots an example; ink where the unit is flat, so that no gradient "
     "passes. A column that is all ink is a unit that no example of this minibatch reaches; it is dead only if no "
-    "example of the whole training split does, and then nothing can bring it back.",
+    "example of the whole training split does, and then nothing brings it back while what comes in stays as it is.",
     "backward": "The gradient of the loss by every intermediate result, worked out by hand, against autograd's. Exact "
     "means equal bit for bit, close equal but for rounding. Part 4 takes a net with one hidden layer and BatchNorm "
     "apart into 26 pieces; any other net goes brick by brick.",
@@ -79,8 +79,8 @@ SCREENS: dict[str, str] = {
     "What differs on the screen comes from that.",
     "presets": "The experiments of the lectures, in their order. Starting one restarts the run with its settings; the "
     "curve so far stays as a ghost.",
-    "help": "Every key and what it does, then every column and number of the screens. The keys that a screen has of "
-    "its own are on its last line.",
+    "help": "Every key and what it does, then what the columns and numbers of the dashboard mean. The keys that a "
+    "screen has of its own are on its last line.",
     "doctor": "Findings are read off the same numbers that the screen shows. Their limits are the lectures', "
     "or, where these give none, measured on nets that learn; ? names those that mark a number with !.",
 }

@@ -28,9 +28,9 @@ LEGEND: dict[str, str] = {
     "update:data": "log10(std of the last change of a weight / std of the weight), over the run, on the "
     "scale -5..-1; near -3 is a good pace",
     "! and colour": f"more saturated than {LIMITS['saturated_at_start']:.0%} from the start or "
-    f"{LIMITS['saturated']:.0%} later; std not within {SPREAD_WITHIN:g} times the first "
-    f"layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; "
-    f"update:data not from {LIMITS['updates_small']:g} to {LIMITS['updates_large']:g} (the last "
+    f"{LIMITS['saturated']:.0%} later, of relu-like units {LIMITS['off']:.0%}; std not within {SPREAD_WITHIN:g} times "
+    f"the first layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data, from step "
+    f"{LIMITS['updates_after']:g} on, not from {LIMITS['updates_small']:g} to {LIMITS['updates_large']:g} (the last "
     f"layer's up to {LIMITS['last_layer']:g} more); no finite number",
     "loss": f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "
     "shows mean, minimum and maximum; the points are the validation split",
