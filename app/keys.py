@@ -62,7 +62,7 @@ KEYS: tuple[Key, ...] = (
     Key(("s",), "picture", "s", "save a picture of the screen (SVG)", "look", "picture", 43),
     Key(("d",), "detach", "d", "leave; the run stays, in the background", "look", "detach", 26),
     Key(("q", "ctrl+c", "ctrl+q"), "ask_quit", "q", "quit; asks what becomes of the run", "look", "quit", 5),
-    Key(("ctrl+z",), "suspend_process", "ctrl-z", "to the shell; a run of this process stops too; fg returns", "look"),
+    Key(("ctrl+z",), "suspend_process", "ctrl-z", "to the shell, fg returns; a run trained here stops", "look"),
     Key(("1",), "screen('dashboard')", "1", "every layer in a row, loss, names, findings", "screens"),
     Key(("2",), "screen('layer')", "2", "the layer under the cursor, enlarged", "screens"),
     Key(("3",), "screen('gradients')", "3", "gradients through depth and time", "screens"),

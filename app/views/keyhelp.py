@@ -20,27 +20,26 @@ LEGEND: dict[str, str] = {
     "mean, std": "of those outputs",
     "sat.": f"share of outputs with |a| > {SATURATED:g}, where tanh lets hardly any gradient through; "
     "for relu-like units the share that is off",
-    "dead": f"units flat (|a| > {FLAT:g}, or off) for every example of the training split, at the last check",
+    "dead": f"units flat (|a| > {FLAT:g}, or off) for all of the training split, at the last check",
     "gradient": f"histogram of the loss's derivative by those outputs; the scale is up to {STDS} stds "
     "of the median layer, what lies outside is in the edge bars",
     "std": "behind the gradient: its standard deviation",
     "g:d": "grad:data, std of a weight's gradient / std of the weight, after the update",
     "update:data": "log10(std of the last change of a weight / std of the weight), over the run, on the "
     "scale -5..-1; near -3 is a good pace",
-    "! and colour": f"more saturated than {LIMITS['saturated_at_start']:.0%} from the start or "
-    f"{LIMITS['saturated']:.0%} later, of relu-like units {LIMITS['off']:.0%}; std not within {SPREAD_WITHIN:g} times "
+    "! and colour": f"more saturated than {LIMITS['saturated_at_start']:.0%} from the start, "
+    f"{LIMITS['saturated']:.0%} later, {LIMITS['off']:.0%} if relu-like; std not within {SPREAD_WITHIN:g} times "
     f"the first layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data, from step "
     f"{LIMITS['updates_after']:g} on, not from {LIMITS['updates_small']:g} to {LIMITS['updates_large']:g} (the last "
-    f"layer's up to {LIMITS['last_layer']:g} more); no finite number",
+    f"layer's {LIMITS['last_layer']:g} more); no finite number",
     "loss": f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "
     "shows mean, minimum and maximum; the points are the validation split",
     "ln V": "loss of the uniform guess over V symbols: what the first loss should be",
-    "probes": "share of the time that goes into looking: probes, evaluations, names; held to --budget (3 %) over "
-    "time, but the first look at a net may cost more",
+    "probes": "share of the time that goes into looking: probes, evaluations, names; held to --budget (3 %), but for "
+    "the first look at a net",
     "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
     "paused, they are those of the last update",
-    "*": "behind the name of the run: it is of another experiment by now, or settings differ, and there is no room to "
-    "say which; P does",
+    "*": "behind the run's name: another experiment by now, or other settings (P)",
     "grey curves": "earlier attempts, before a restart",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
     "that can be; lr restarts only a diverged run",
