@@ -213,13 +213,14 @@ class Studio(App[int]):
     def heed(self, before: Snapshot | None) -> None:
         """What the trainer has to say comes at once, but for an answer that was given here as the key was pressed."""
         now = self.history.snapshot
-        if before is None or now is None or now.message == before.message:
+        if before is None or now is None:
             return
-        if self.awaited and now.interventions[-1:] != before.interventions[-1:]:
+        spoke, changed = now.message != before.message, now.interventions[-1:] != before.interventions[-1:]
+        if self.awaited and changed:
             self.state = replace(self.state, told=now.message)
-        elif now.message:
+        elif spoke and now.message:
             self.state = replace(self.state, message="")
-        self.awaited = False
+        self.awaited = self.awaited and not (spoke or changed)
 
     def examine(self) -> None:
         """Read the doctor's chart where anything came, once a second at most: findings do not come faster."""

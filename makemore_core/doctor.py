@@ -157,17 +157,17 @@ def judged(snapshot: Snapshot | None) -> tuple[list[str], list[str]]:
     if snapshot is None:
         return [], []
     looked, evaluated = bool(snapshot.layers) or snapshot.layers_step is not None, snapshot.splits is not None
-    judged = {
+    done = {
         "saturation": looked,
         "spread and gradients through the depth": looked,
         "update:data": looked and snapshot.step >= _typical(snapshot),
         "dead units": evaluated,
     }
     if snapshot.first_loss is not None:
-        judged = {"the first loss": True} | judged
+        done = {"the first loss": True} | done
     if snapshot.config.get("norm") == "batch":
-        judged["BatchNorm's statistics"] = evaluated
-    return [name for name, done in judged.items() if done], [name for name, done in judged.items() if not done]
+        done["BatchNorm's statistics"] = evaluated
+    return [name for name, yes in done.items() if yes], [name for name, yes in done.items() if not yes]
 
 
 def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:

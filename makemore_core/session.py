@@ -267,9 +267,8 @@ class Session:
         elif self._pause_at is not None and self._pause_at <= self.trainer.step < self.config.steps:
             self.state, self._pause_at = "paused", None
         late = not self.watch.every and now - self._published > TOLD_EVERY
-        if self.state == "running" and self.trainer.step >= self.config.steps:
-            pass  # the last look comes first
-        elif probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES:
+        ends = self.state == "running" and self.trainer.step >= self.config.steps  # told with what its last look sees
+        if not ends and (probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES):
             self._publish()
         if probed:
             self._budget.probed(now)
