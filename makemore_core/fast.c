@@ -25,6 +25,7 @@
 #define GRAD_ROWS 6
 #endif
 #define LANES 32             /* examples in a chunk */
+#define MANY 4               /* chunks from which on it pays to put a weight in order first, and to take more rows */
 #define LV (LANES / VL)      /* vectors in a row of a chunk */
 #define TILE_VECTORS 2       /* width of a product's register tile */
 #define GRAD_VECTORS 3       /* width of a weight gradient's register tile */
@@ -74,7 +75,8 @@ typedef struct {
     Param embedding;      /* (vocabulary, n_embd) */
     float *y, *dy;        /* the concatenated embeddings and the gradient there */
     float *panels;        /* room for the transposed gradient of the widest brick */
-    float *rows;          /* room for GRAD_ROWS rows of the widest weight */
+    float *rows;          /* room for MANY * GRAD_ROWS rows of the widest weight */
+    float *packed;        /* room for the largest weight, where there are MANY chunks */
     Brick *brick;
     Optimizer optimizer;
 } Net;
@@ -238,19 +240,38 @@ INLINE void tile(const int rows, int64_t depth, const float *a, int64_t a_row, i
     }
 }
 
-/* c (rows, LANES) = a (rows, depth) b (depth, LANES) + bias (rows) for every chunk; a is read through its strides. */
-static void product(const Batch *batch, int64_t rows, int64_t depth, const float *a, int64_t a_row, int64_t a_depth,
-                    const float *b, const float *bias, float *c) {
+/* a (rows, depth) in tiles of TILE_ROWS, each depth by depth, as they are read. */
+static void pack(int64_t rows, int64_t depth, const float *a, int64_t a_row, int64_t a_depth, float *packed) {
     for (int64_t i = 0; i < rows; i += TILE_ROWS) {
         int64_t left = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
-        for (int64_t chunk = 0; chunk < batch->chunks; chunk++) {
-            const float *from = AT(b, depth, chunk, 0), *with = bias ? bias + i : 0;
-            float *to = AT(c, rows, chunk, i);
-#define CASE(n) case n: if (n <= TILE_ROWS) tile(n, depth, a + i * a_row, a_row, a_depth, from, with, to); break;
-            switch (left) {
-                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
-            }
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t r = 0; r < left; r++) *packed++ = a[(i + r) * a_row + k * a_depth];
+    }
+}
+
+/* c (rows, LANES) = a (rows, depth) b (depth, LANES) + bias (rows) for every chunk; a is read through its strides.
+ *
+ * Of many chunks some at a time, which stay in a cache while all of a goes by, put in order first: at strides that are
+ * a power of two the caches hold little of it. */
+static void product(const Net *net, const Batch *batch, int64_t rows, int64_t depth, const float *a, int64_t a_row,
+                    int64_t a_depth, const float *b, const float *bias, float *c) {
+    const int many = batch->chunks >= MANY;
+    if (many) pack(rows, depth, a, a_row, a_depth, net->packed);
+    for (int64_t first = 0; first < batch->chunks; first += MANY) {
+        int64_t last = first + MANY < batch->chunks ? first + MANY : batch->chunks;
+        for (int64_t i = 0; i < rows; i += TILE_ROWS) {
+            int64_t left = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
+            const float *rows_of_a = many ? net->packed + i * depth : a + i * a_row;
+            int64_t row = many ? 1 : a_row, step = many ? left : a_depth;
+            for (int64_t chunk = first; chunk < last; chunk++) {
+                const float *from = AT(b, depth, chunk, 0), *with = bias ? bias + i : 0;
+                float *to = AT(c, rows, chunk, i);
+#define CASE(n) case n: if (n <= TILE_ROWS) tile(n, depth, rows_of_a, row, step, from, with, to); break;
+                switch (left) {
+                    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+                }
 #undef CASE
+            }
         }
     }
 }
@@ -302,13 +323,13 @@ GRAD_TILE(grad_tile_half, half, 1)
 GRAD_TILE(grad_tile_quarter, quarter, 1)
 #endif
 
-/* gradient (rows, out) = x (rows, examples) dy (examples, out), for up to GRAD_ROWS rows of a weight. */
+/* gradient (rows, out) = x (rows, examples) dy (examples, out), for some rows of a weight. */
 static void weight_gradient(const Batch *batch, int64_t rows, int64_t in, int64_t out, const float *x,
                             const float *panels, float *gradient) {
     for (int64_t f = 0; f < out; f += PANEL) {
         int64_t columns = out - f < PANEL ? out - f : PANEL;
         const float *panel = panels + f * batch->chunks * LANES;
-#define TILE(name, n) name(batch, n, columns, in, x, panel, gradient + f, out)
+#define TILE(name, n) name(batch, n, columns, in, x + i * LANES, panel, gradient + i * out + f, out)
 #if VL > 8
 #define NARROW(n)                                           \
     if (columns <= VL / 4) TILE(grad_tile_quarter, n);      \
@@ -326,7 +347,10 @@ static void weight_gradient(const Batch *batch, int64_t rows, int64_t in, int64_
         else if (columns <= 2 * VL) TILE(grad_tile_2, n);  \
         else TILE(grad_tile_3, n);                         \
         break;
-        switch (rows) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) }
+        for (int64_t i = 0; i < rows; i += GRAD_ROWS)
+            switch (rows - i < GRAD_ROWS ? rows - i : GRAD_ROWS) {
+                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+            }
 #undef CASE
 #undef TILE
     }
@@ -388,11 +412,12 @@ static void update_whole(const Step *s, const Param *p) {
 
 static void linear_backward(const Net *net, const Batch *batch, const Step *s, const Brick *k, const float *x,
                             float *dx) {
-    product(batch, k->in, k->out, k->weight.data, k->out, 1, k->dy, 0, dx);
+    product(net, batch, k->in, k->out, k->weight.data, k->out, 1, k->dy, 0, dx);
     to_panels(batch, k->out, k->dy, net->panels);
     if (s->watch) memcpy(k->weight.before, k->weight.data, k->weight.size * sizeof(float));
-    for (int64_t i = 0; i < k->in; i += GRAD_ROWS) {
-        int64_t rows = k->in - i < GRAD_ROWS ? k->in - i : GRAD_ROWS;
+    const int64_t most = batch->chunks < MANY ? GRAD_ROWS : MANY * GRAD_ROWS;
+    for (int64_t i = 0; i < k->in; i += most) {
+        int64_t rows = k->in - i < most ? k->in - i : most;
         float *gradient = s->watch ? k->weight.grad + i * k->out : net->rows;
         weight_gradient(batch, rows, k->in, k->out, x + i * LANES, net->panels, gradient);
         update(s->optimizer, s->t, s->lr, &k->weight, i * k->out, rows * k->out, gradient);
@@ -510,10 +535,10 @@ static void groupnorm_backward(const Batch *batch, const Brick *k, float *dx) {
         STORE(dx + i, f);                                                     \
     } break;
 
-static void forward(const Batch *batch, const Brick *k, const float *x) {
+static void forward(const Net *net, const Batch *batch, const Brick *k, const float *x) {
     switch (k->kind) {
         case LINEAR:
-            product(batch, k->out, k->in, k->weight.data, 1, k->out, x, k->bias.data, k->y);
+            product(net, batch, k->out, k->in, k->weight.data, 1, k->out, x, k->bias.data, k->y);
             break;
         case BATCHNORM: batchnorm_forward(batch, k, x); break;
         case GROUPNORM: groupnorm_forward(batch, k, x); break;
@@ -609,7 +634,7 @@ static float cross_entropy(const Net *net, const Batch *batch, const int64_t *ex
 static float one_step(const Net *net, const Batch *batch, const Step *s, const int64_t *examples) {
     embed(net, batch, examples);
     const float *x = net->y;
-    for (Brick *k = net->brick; k < net->brick + net->bricks; x = k->y, k++) forward(batch, k, x);
+    for (Brick *k = net->brick; k < net->brick + net->bricks; x = k->y, k++) forward(net, batch, k, x);
     const Brick *last = net->brick + net->bricks - 1;
     float loss = cross_entropy(net, batch, examples, last->out, last->y, last->dy);
     for (int64_t n = net->bricks; n > 0; n--) {

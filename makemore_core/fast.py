@@ -49,7 +49,7 @@ FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-con
 # The compiler goes on where this process ends before it: what it has made is there for the next one.
 COMPILE = 'made=$0; part=$made.$$.part; "$@" -o "$part" && { sync "$part"; mv "$part" "$made"; }'
 STALE = 3600.0  # seconds after which a part of a compilation passes for abandoned
-LANES, GRAD_ROWS, PANEL = 32, 8, 48  # as in fast.c, or more
+LANES, GRAD_ROWS, PANEL, MANY = 32, 8, 48, 4  # as in fast.c, or more
 ALIGN = 16  # floats in a cache line
 
 RULES = tuple(SLOTS)  # in the order of fast.c
@@ -242,7 +242,7 @@ class _Net(ctypes.Structure):
         ("batch", ctypes.c_int64), ("bricks", ctypes.c_int64), ("block_size", ctypes.c_int64),
         ("n_embd", ctypes.c_int64), ("vocabulary", ctypes.c_int64), ("X", _Address), ("Y", _Address),
         ("embedding", _Param), ("y", _Address), ("dy", _Address), ("panels", _Address), ("rows", _Address),
-        ("brick", ctypes.POINTER(_Brick)), ("optimizer", _Optimizer),
+        ("packed", _Address), ("brick", ctypes.POINTER(_Brick)), ("optimizer", _Optimizer),
     )  # fmt: skip
 
 
@@ -311,7 +311,8 @@ class FastEngine:
         net.embedding = self._param(weight)
         net.y, net.dy = self._input.data_ptr(), self._input_gradient.data_ptr()
         net.panels = self._new((widest + PANEL) * self._chunks * LANES).data_ptr()
-        net.rows = self._new(GRAD_ROWS * widest).data_ptr()
+        net.rows = self._new(MANY * GRAD_ROWS * widest).data_ptr()
+        net.packed = self._new(max(brick.weight.size for brick in bricks) if self._chunks >= MANY else 0).data_ptr()
         net.brick = (_Brick * len(bricks))(*bricks)
 
     def _bricks(self, width: int) -> list[_Brick]:

@@ -109,6 +109,8 @@ def test_every_option_trains_as_the_plain_engine_does(changes: dict[str, str]) -
         {"batch_size": 32},
         {"batch_size": 33},
         {"batch_size": 100, "norm": "layer"},
+        {"batch_size": 200, "n_hidden": 131},  # seven chunks, which are taken four at a time, and odd rows at both ends
+        {"batch_size": 300, "n_hidden": 7, "n_embd": 1, "block_size": 1},
         {"n_hidden": 1, "norm": "none"},
         {"n_hidden": 7, "n_embd": 1, "block_size": 1},
         {"n_hidden": 131, "n_layer": 3, "block_size": 8},
