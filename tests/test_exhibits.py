@@ -16,6 +16,7 @@ from makemore_core import dataset, find_lr
 from makemore_core.answers import GradientRow, MapLayer
 from makemore_core.config import Value
 from makemore_core.deadmap import bits
+from makemore_core.dataset import Split
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.layers import Tanh
 from makemore_core.looking import Parts, at_once, copy_of, present_batch
@@ -328,6 +329,7 @@ def test_the_loss_in_minibatches_is_that_of_every_example_once() -> None:
 def test_the_losses_of_batchnorm_are_over_the_same_examples() -> None:
     trainer = trained("mlp-batchnorm", 20)
     over = look(trainer, "batchnorm", examples=100).losses
+    trainer.train, trainer.val = (Split(split.x, split.y.clone()) for split in (trainer.train, trainer.val))
     for split in (trainer.train, trainer.val):
         split.y[100:] = 1
     assert look(trainer, "batchnorm", examples=100).losses == over
