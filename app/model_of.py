@@ -5,6 +5,7 @@ A trainer that is alive is asked to save first; what is read is the last good ch
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,4 +84,4 @@ def evaluate_run(run: str | None, as_json: bool) -> int:
     else:
         told = (f"{name} {number(loss)}" for name, loss in losses.items())
         click.echo("  ".join([f"step {trainer.step:,}", *told]))
-    return Exit.DONE
+    return Exit.DONE if all(map(math.isfinite, losses.values())) else Exit.TROUBLE

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 from textual import events
 from textual.app import App, ComposeResult
 from textual.driver import Driver
@@ -138,6 +139,7 @@ class Studio(App[int]):
             self.point_at_twin()
             self.heed(before)
         self.settle_pending()
+        self.tell_state()
         self.examine()
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)
@@ -205,6 +207,13 @@ class Studio(App[int]):
                 self.state = replace(self.state, lost=True)
                 self.say(f"the run cannot be read: {error}", "sick")
 
+    def tell_state(self) -> None:
+        """Of a run that is paused or ends while the view is frozen."""
+        shown = self.state.history.snapshot
+        if self.state.frozen and shown is not None and shown.state != self.run_state:
+            self.state.history.snapshot = msgspec.structs.replace(shown, state=self.run_state)
+            self.state.history.version += 1
+
     def send(self, command: Command) -> None:
         """Ask the trainer."""
         self.awaited = self.awaited or (isinstance(command, CHANGES) and not isinstance(command, Back))
@@ -213,7 +222,10 @@ class Studio(App[int]):
     def heed(self, before: Snapshot | None) -> None:
         """What the trainer has to say comes at once, but for an answer that was given here as the key was pressed."""
         now = self.history.snapshot
-        if before is None or now is None:
+        if now is None:
+            return
+        if before is None:  # it was said of a run that had not begun
+            self.state = replace(self.state, message="")
             return
         spoke, changed = now.message != before.message, now.interventions[-1:] != before.interventions[-1:]
         if self.awaited and changed:

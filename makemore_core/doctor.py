@@ -325,7 +325,7 @@ def _dead_units(run: _Run) -> Iterator[Finding]:
     mild: Advice | None = None
     if count / units < LIMITS["dead"]:
         mild = "train on: so few are no loss", None
-    elif _slow(run):
+    elif _slow(run) and not any(_excess(layer, True) > 0 for layer, _, _ in dead):
         mild = "see to the small updates first: they have not killed these", None
     yield _finding("dead-units", "dead units", evidence, *(mild or _smaller(run)), layer=worst.index,
                    severity="warning" if mild else "serious")  # fmt: skip
@@ -637,6 +637,8 @@ def division(last_shrink: Value | None) -> Value:
 def _larger_updates(run: _Run) -> Advice:
     config, ratios = run.now.config, _ratios(run)
     wanted = GUIDE - median(ratios)
+    if any(_excess(layer, True) > 0 and layer.activation.dead for layer in run.now.layers):
+        return _smaller(run)  # where a layer is flat no larger step gets through
     suits_all = max(ratios) + wanted <= LIMITS["updates_large"]
     if not suits_all or median(ratios) >= LIMITS["updates_slow"]:  # then it is no matter of the rate
         return _right_gain(run)

@@ -259,11 +259,7 @@ class Session:
             with self._clock.looking("probe"):
                 self.nets.look()
         if self.net.diverged:
-            self.state, self._pause_at = "diverged", None
-            since = self.net.diverged_at
-            # before the first update no rate can be the reason
-            what = "lower the learning rate or the gain" if since else "the doctor says why"
-            self.message = f"the loss is no number from step {since} on: {what}"
+            self._diverge(self.net.diverged_at)
         elif self._pause_at is not None and self._pause_at <= self.trainer.step < self.config.steps:
             self.state, self._pause_at = "paused", None
         late = not self.watch.every and now - self._published > TOLD_EVERY
@@ -311,13 +307,26 @@ class Session:
             return ends or after % self.watch.every == 0
         return ends or self._budget.probe_due(now)
 
+    def _diverge(self, since: int | None) -> None:
+        self.state, self._pause_at = "diverged", None
+        # before the first update no rate can be the reason
+        what = "lower the learning rate or the gain" if since else "the doctor says why"
+        self.message = f"the loss is no number from step {since} on: {what}"
+
     def _finish(self) -> None:
-        """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint."""
+        """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint.
+
+        A net that only the last update has ruined is found out here.
+        """
         self._survey = None  # one that is under way is of an earlier step
         if self._last_look is None:
             self._last_look = self._look_at_all()
         if next(self._last_look, "done") == "done":
             self._last_look = None
+            splits = self.net.seen.splits
+            if splits and not math.isfinite((splits.train or 0.0) + (splits.val or 0.0)):
+                self._diverge(self.trainer.step)
+                return
             self.state, self._pause_at = "finished", None
             self._save()
         elif not self.watch.every and time.monotonic() - self._published > TOLD_EVERY:

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from makemore_core import dataset, find_lr
 from makemore_core.answers import GradientRow, MapLayer
 from makemore_core.config import Value
-from makemore_core.deadmap import bits
 from makemore_core.dataset import Split
+from makemore_core.deadmap import bits
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.layers import Tanh
 from makemore_core.looking import Parts, at_once, copy_of, present_batch

@@ -321,6 +321,16 @@ def test_what_a_command_did_is_told_again_and_not_wiped_by_those_who_look(few_na
     assert {snapshot.message for snapshot in script.snapshots if 41 <= snapshot.step < 100} == {"lr is 0.1 already"}
 
 
+def test_a_net_that_its_last_update_ruined_is_not_called_finished(few_names: Dataset) -> None:
+    config = SMALL.replace(
+        {"n_layer": 5, "nonlinearity": "identity", "norm": "none", "gain": 5.0, "lr": 1e6, "steps": 1}
+    )
+    ran, script = play(few_names, config=config)
+    assert math.isfinite(script.losses[-1])
+    assert (ran.state, script.saved_at) == ("diverged", [])
+    assert script.snapshots[-1].message == "the loss is no number from step 1 on: lower the learning rate or the gain"
+
+
 def test_looking_at_a_net_that_waits_fills_no_record(few_names: Dataset) -> None:
     def settled(ran: Session) -> bool:
         splits, step = ran.net.seen.splits, ran.trainer.step

@@ -161,7 +161,7 @@ async def test_a_slip_in_the_twins_settings_can_be_corrected() -> None:
     async with running(size=(80, 12)) as (pilot, app, stream):
         await pilot.press("t")
         assert "twin with norm=none_" in picture(app)
-        assert picture(app).endswith("; enter: both from the seed, esc")
+        assert picture(app).endswith("   enter: both from the seed, esc: no; key=value or preset")
         await pilot.press(*"lr=2X", "enter")  # in the place of what was proposed
         assert "lr=2X: " in picture(app)
         assert (app.state.prompt, app.state.typed, stream.sent) == ("twin", "lr=2X", [])
@@ -654,6 +654,28 @@ def test_ladders() -> None:
     assert neighbour((0.5, 1.0, 3.0), 3.0, 1) == 3.0
     assert [next_lr(x, 1) for x in (0.1, 0.2, 0.5, 0.07, 9)] == [0.2, 0.5, 1.0, 0.1, 10.0]
     assert [next_lr(x, -1) for x in (0.1, 0.2, 0.5, 0.07)] == [0.05, 0.1, 0.2, 0.05]
+
+
+async def test_a_frozen_view_says_that_the_run_was_paused() -> None:
+    async with running() as (pilot, app, _):
+        await pilot.press("p")
+        assert picture(app).splitlines()[0].endswith("view frozen")
+        await pilot.press("space")
+        await until(pilot, lambda: picture(app).splitlines()[0].endswith("frozen, paused"))
+        assert "eta" not in picture(app)
+        assert "space go on" in picture(app)
+
+
+async def test_what_was_said_before_the_run_began_is_not_said_of_it() -> None:
+    stream = FakeStream(clock=Clock())
+    drain, stream.drain = stream.drain, list  # type: ignore[method-assign, assignment]
+    app = Studio(stream, fps=60, ascii=False)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("space")
+        assert "not yet: loading torch and the data" in picture(app)
+        stream.drain = drain  # type: ignore[method-assign]
+        await until(pilot, lambda: app.history.snapshot is not None and "not yet" not in picture(app))
+        assert app.clock() < app.message_until
 
 
 async def test_earlier_curves_that_were_taken_away_while_frozen_stay_away() -> None:

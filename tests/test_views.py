@@ -295,10 +295,13 @@ def test_saturation_is_judged_by_how_the_layer_began() -> None:
         assert sum(" !4" in line or " !5" in line for line in found) == sick
 
 
-def test_shrinking_activations_are_signed_where_half_of_the_spread_is_lost() -> None:
+def test_shrinking_activations_are_signed_from_where_the_doctor_calls_it_so() -> None:
     state = view(canned.course(canned.SHRINKING, until=3000))
     signed = [" !0." in line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
-    assert signed == [False, False, False, False, True]
+    assert signed == [False, False, False, True, True]  # 0.6 of the first, where they began so
+    state = view([canned.snapshot(step=1), *canned.course(canned.SHRINKING, until=3000)[1:]])
+    signed = [" !0." in line for line in text_of(draw(state, 80, 24)) if " Tanh " in line]
+    assert signed == [False] * 5  # training moves spreads by itself: later 0.35
 
 
 def test_what_is_no_number_is_a_word() -> None:
@@ -503,6 +506,17 @@ def test_the_help_is_read_whole_on_a_large_screen() -> None:
     picture = text_of(draw(view(canned.course(until=2000), screen="help"), 160, 48))
     assert all(key.help in "\n".join(picture) for key in KEYS if "-" not in key.help)
     assert not any("more lines below" in line for line in picture)
+
+
+@pytest.mark.parametrize("broken", ["this run", "twin"])
+def test_one_of_a_pair_that_leaves_all_measure_behind_does_not_flatten_the_other(broken: str) -> None:
+    healthy, ruined = canned.course(until=2000), canned.course(until=2000)
+    ruined = [msgspec.structs.replace(one, losses=tuple(1e7 * loss for loss in one.losses)) for one in ruined]
+    one, other = (ruined, healthy) if broken == "this run" else (healthy, ruined)
+    both = [msgspec.structs.replace(mine, twin=twin) for mine, twin in zip(one, other, strict=True)]
+    picture = text_of(draw(view(both, screen="twin"), 80, 30))
+    assert any(line.lstrip().startswith("3.0┤") for line in picture)
+    assert any("▴ to 3.5e7" in line for line in picture)
 
 
 def test_a_twin_that_is_not_there_is_told_under_a_heading_with_the_key_that_makes_one() -> None:

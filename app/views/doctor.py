@@ -43,8 +43,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines: list[Line] = [heading("doctor", count, width, g)]
     if not found:
         seen, unseen = judged(view.history.snapshot)
-        told = [(f"nothing to report; within their limits: {', '.join(seen)}", "good"), ("nothing seen yet", "dim")]
-        told = told[:1] if seen else told[1:]
+        well = f"nothing to report; within their limits: {', '.join(seen)}"
+        told = [(well, "good") if seen else ("nothing seen yet", "dim")]
+        told += [("the twin is not judged", "dim")] if view.history.twin else []
         told += [(f"not judged yet: {', '.join(unseen)}", "dim")] if unseen else []
         lines += [[(" " + line, style)] for words, style in told for line in glyph.wrap(words, width - 2)]
     else:

@@ -8,7 +8,7 @@ from app import glyphs as glyph
 from app.history import SMOOTHING, STDS
 from app.keys import CHANGING, GROUPS, KEYS
 from app.views.lines import Line, beside, heading
-from app.views.state import GRADIENT_WITHIN, SPREAD_WITHIN, View
+from app.views.state import GRADIENT_WITHIN, View
 from makemore_core.doctor import LIMITS
 from makemore_core.snapshot import FLAT, SATURATED, SMOOTHED
 
@@ -28,8 +28,9 @@ LEGEND: dict[str, str] = {
     "update:data": "log10(std of the last change of a weight / std of the weight), over the run, on the "
     "scale -5..-1; near -3 is a good pace",
     "! and colour": f"more saturated than {LIMITS['saturated_at_start']:.0%} from the start, "
-    f"{LIMITS['saturated']:.0%} later, {LIMITS['off']:.0%} if relu-like; std not within {SPREAD_WITHIN:g} times "
-    f"the first layer's; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data, from step "
+    f"{LIMITS['saturated']:.0%} later, {LIMITS['off']:.0%} if relu-like; std not {LIMITS['shrink_at_start']:g} to "
+    f"{LIMITS['grow_at_start']:g} times the first layer's from the start, {LIMITS['shrink']:g} to {LIMITS['grow']:g} "
+    f"later; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data, from step "
     f"{LIMITS['updates_after']:g} on, not from {LIMITS['updates_small']:g} to {LIMITS['updates_large']:g} (the last "
     f"layer's {LIMITS['last_layer']:g} more); no finite number",
     "loss": f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "

@@ -181,7 +181,7 @@ def _numbers(row: Row, trace: LayerTrace, against: Norms, width: int, g: Glyphs)
     facts = [
         ("mean", glyph.fixed(activation.mean, 6, 3, plus=True, glyphs=g).strip(), "activation"),
         ("std", glyph.fixed(activation.std, 5, 3, glyphs=g).strip(),
-         "sick" if spread_sick(row, against.first_std) else "activation"),
+         "sick" if spread_sick(row, against.first_std, against.began) else "activation"),
         (share, glyph.percent(activation.saturated, 0), "sick" if saturated_sick(row) else "activation"),
         ("dead", dead, "sick" if activation.dead else ""),
     ]  # fmt: skip

@@ -146,17 +146,22 @@ def listed(
 
 
 # From the lectures: where a number stops looking like that of a net that learns.
-SPREAD_WITHIN = 2.0  # std of a layer against that of the first
 GRADIENT_WITHIN = 4.0  # std of a layer's gradient against the median layer
 UPDATE_LOW, UPDATE_HIGH = -5.0, -1.0  # the scale of update:data
 
 
-def spread_sick(row: Row, first_std: float) -> bool:
-    """The activations have shrunk or grown against the first layer's, or are no numbers."""
+def spread_sick(row: Row, first_std: float, began: float) -> bool:
+    """The activations have shrunk or grown against the first layer's by the doctor's limits, or are no numbers.
+
+    `began` is the first layer's std as the net began: more is let pass later, but not in a layer that began so.
+    """
     if row.layer is None:
         return False
-    std = row.layer.layer.activation.std
-    return not (math.isfinite(std) and first_std / SPREAD_WITHIN <= std <= first_std * SPREAD_WITHIN and std > 0)
+    first, std = row.layer.first.activation.std, row.layer.layer.activation.std
+    strict = LIMITS["shrink_at_start"], LIMITS["grow_at_start"]
+    began_so = row.layer.first_step <= START and not strict[0] * began <= first <= strict[1] * began
+    low, high = strict if began_so else (LIMITS["shrink"], LIMITS["grow"])
+    return not (math.isfinite(std) and low * first_std <= std <= high * first_std and std > 0)
 
 
 def saturated_sick(row: Row) -> bool:

@@ -27,11 +27,12 @@ def state_word(view: View) -> tuple[str, str]:
     """One word of state, and its style."""
     if view.lost:
         return "lost", "sick"
-    if view.frozen:
-        return "view frozen", "note"
     if view.history.snapshot is None:
         return "starting", "note"
-    return WORDS.get(view.history.snapshot.state, (view.history.snapshot.state, "note"))
+    word, style = WORDS.get(view.history.snapshot.state, (view.history.snapshot.state, "note"))
+    if view.frozen:
+        return "view frozen" if word == "training" else f"frozen, {word}", "note"
+    return word, style
 
 
 def loss_number(value: float | None, places: int = 3) -> str:
@@ -194,7 +195,7 @@ def keys_line(view: View, cells: int) -> Line:
         asked, typed, keys = (
             ("filter: ", view.filter, "enter keeps it, esc clears it")
             if view.prompt == "filter"
-            else ("twin with ", view.typed, "key=value or experiment; enter: both from the seed, esc")
+            else ("twin with ", view.typed, "enter: both from the seed, esc: no; key=value or preset")
         )
         text = glyph.escape(typed, ascii=view.glyphs.ascii)
         return fit([(asked, "title"), (text, ""), ("_", "cursor"), (f"   {keys}", "dim")], cells, view.glyphs)

@@ -233,17 +233,20 @@ class Norms(NamedTuple):
     """What one row has to be compared with."""
 
     first_std: float
+    began: float
     gradient_std: float
     digits: int
 
 
 def norms(table: Sequence[Row]) -> Norms:
-    """The first layer's std, the median gradient std, and the digits of the largest index."""
-    layers = [row.layer.layer for row in table if row.layer is not None]
+    """The first layer's std, now and as it began, the median gradient std, and the digits of the largest index."""
+    traces = [row.layer for row in table if row.layer is not None]
+    layers = [trace.layer for trace in traces]
     stds = [layer.gradient.std for layer in layers if math.isfinite(layer.gradient.std) and layer.gradient.std > 0]
     digits = len(str(max((layer.index for layer in layers), default=0)))
     first = next((layer.activation.std for layer in layers), 0.0)
-    return Norms(first, median(stds) if stds else 0.0, digits)
+    began = next((trace.first.activation.std for trace in traces), 0.0)
+    return Norms(first, began, median(stds) if stds else 0.0, digits)
 
 
 class Sick(NamedTuple):
@@ -255,7 +258,8 @@ class Sick(NamedTuple):
 
 
 def _sick(row: Row, against: Norms) -> Sick:
-    return Sick(spread_sick(row, against.first_std), saturated_sick(row), gradient_sick(row, against.gradient_std))
+    spread = spread_sick(row, against.first_std, against.began)
+    return Sick(spread, saturated_sick(row), gradient_sick(row, against.gradient_std))
 
 
 Block: TypeAlias = tuple[tuple[Span, ...], ...]  # the lines of one cell of the table, top first

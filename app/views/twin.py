@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from app import glyphs as glyph
-from app.history import History
+from app.history import Attempt, History
 from app.views.curve import Course, lines_over_steps, loss_axis
 from app.views.lines import Line, beside, block, heading
 from app.views.state import View
@@ -60,11 +61,17 @@ def _side(view: View, name: str, width: int, height: int, tall: int) -> list[Lin
 
 
 def _losses(view: View, twin: History, width: int, height: int) -> list[Line]:
-    axis = loss_axis([view.history.attempt, twin.attempt], None, 8, view.log)
+    lowest_last = sorted((view.history.attempt, twin.attempt), key=_highest, reverse=True)  # the scale is for that
+    axis = loss_axis(lowest_last, None, 8, view.log)
     if axis is None:
         return [[("no loss yet", "dim")]]
     courses = [Course(view.history.attempt.loss, "loss", "a"), Course(twin.attempt.loss, "twin", "b")]
     return lines_over_steps(courses, view, width, height, low=axis.low, high=axis.high, log=axis.log)
+
+
+def _highest(attempt: Attempt) -> float:
+    bounds = attempt.loss.bounds()
+    return bounds[1] if bounds else math.inf
 
 
 def _name(view: View) -> str:
