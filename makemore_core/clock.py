@@ -10,8 +10,8 @@ from makemore_core.watch import Watch
 
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
 # cache costs the next updates a little), and what each may spend before any of it is earned, in seconds.
-SHARES = {"probe": 0.28, "survey": 0.28, "sample": 0.16}
-CREDIT = {"probe": 0.3, "survey": 0.1, "sample": 0.015}
+SHARES = {"probe": 0.28, "survey": 0.24, "sample": 0.14}
+CREDIT = {"probe": 0.25, "survey": 0.06, "sample": 0.015}
 FIRST_LOOK = 0.5  # seconds of training before the first survey and the first names
 EARLY = 1.0  # seconds between two probes at most, while their credit lasts
 
