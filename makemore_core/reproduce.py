@@ -53,7 +53,7 @@ QUICK: dict[str, tuple[float, float]] = {
     "part 4": (2.3542, 2.3561),
     "manual": (2.3631, 2.3641),
 }
-QUICK_WITHIN = 0.02
+QUICK_WITHIN = 0.05  # processors round differently, and a net that begins confidently wrong is still thrown about
 
 # Part 4's own training, as a configuration; BatchNorm begins as the identity instead of slightly off it.
 MANUAL: dict[str, Value] = {
