@@ -140,7 +140,7 @@ def run_row(folder: Path) -> dict[str, Json]:
         with contextlib.suppress(ValueError):
             snapshot = newest(folder)
         state = snapshot.state if snapshot else rundir.liveness(folder)
-    since = snapshot.time if snapshot else 0.0
+    since = snapshot.time if snapshot else time.time()
     if not snapshot:
         with contextlib.suppress(OSError):  # it has just been removed
             since = folder.stat().st_mtime
