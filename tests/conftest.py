@@ -24,9 +24,10 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if Path("/dev/nvidiactl").exists()
 for name in ("MAKEMORE_RUNS", "MAKEMORE_THEME", "COLORFGBG", "NO_COLOR"):
     os.environ.pop(name, None)
 
-# A shell that starts the tests in the background has them ignore these, and so would every program that they start.
+# Started in the background by a shell, or by nohup, the tests ignore these, and so would every program they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LECTURE_NAMES = "MAKEMORE_LECTURE_NAMES"
 
