@@ -33,7 +33,7 @@ from makemore_core.command import (
 )
 from makemore_core.config import decayed, printable, shown
 from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
-from makemore_core.doctor import Chart, judged
+from makemore_core.doctor import Chart, Check
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import Json, Snapshot, snapshots, to_json
@@ -285,13 +285,28 @@ def examine_run(run: str | None, as_json: bool) -> int:
         chart.see(snapshot)
     last = newest(folder)
     chart.see(last)
-    found, (_, unseen) = chart.findings(), judged(last)
+    found, checks = chart.examine()
+    twin = chart.twin.examine() if chart.twin else None
     if as_json:
-        click.echo(msgspec.json.encode({"run": folder.name, "findings": found, "not_judged": unseen}))
-    elif not found:
-        say(f"{folder.name}: nothing to report" + (f"; not judged yet: {', '.join(unseen)}" if unseen else ""))
-    for finding in () if as_json else found:
+        told = {"run": folder.name, "findings": found, "checks": checks, "twin": twin and twin._asdict()}
+        click.echo(msgspec.json.encode(told))
+        return Exit.TROUBLE if found else Exit.DONE
+    if not found:
+        say(f"{folder.name}: nothing to report" + " so far" * (not all(check.seen for check in checks)))
+    for finding in found:
         wanted = finding.suggestion + ("; from the seed" if finding.fix and finding.fresh else "")
         for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {wanted}"):
             say(text)
+    say_checks("looked at", checks)
+    if twin:
+        say_checks("its twin", twin.checks)
     return Exit.TROUBLE if found else Exit.DONE
+
+
+def say_checks(title: str, checks: Sequence[Check]) -> None:
+    """What the doctor has looked at, what it is about marked `!`."""
+    rows = [
+        [f"{'!' if check.found else ' '} {check.name}", check.seen or "not judged yet", check.limit] for check in checks
+    ]
+    for text in in_columns([[f"  {title}", "seen", "limit"], *rows], None, ()):
+        say(text)

@@ -240,7 +240,7 @@ class Studio(App[int]):
         if not self.unexamined or self.state.frozen or now - self.examined < 1.0:
             return
         self.examined, self.unexamined = now, False
-        self.state = examined(self.state, self.chart.findings())
+        self.state = examined(self.state, self.chart.examine(), self.chart.twin.examine() if self.chart.twin else None)
 
     def ask_for_exhibit(self, now: float) -> None:
         """Ask for what the visible screen needs, at its own low rate."""

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from makemore_core.config import LIVE_FIELDS, Value
-from makemore_core.snapshot import Layer, Snapshot, Weight
+from makemore_core.snapshot import Layer, Snapshot, Splits, Weight
 
 Severity: TypeAlias = Literal["warning", "serious"]
 
@@ -41,6 +41,24 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     def fresh(self) -> bool:
         """Whether the fix is for a new net: how weights began, or what has ruined them, no training of them mends."""
         return self.past or self.severity == "serious"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that is looked at: what is seen of it now, "" before there is anything to judge, and what is let
+    pass. `found`: it is wrong, and there is a finding about it.
+    """
+
+    name: str
+    seen: str
+    limit: str
+    found: bool = False
+
+
+class Examination(NamedTuple):
+    """What is wrong with a run, the gravest first, what is past last; and everything that was looked at."""
+
+    findings: tuple[Finding, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 # Every threshold, once, with its unit and who says so. "At the start" is up to START updates; training moves spreads
@@ -140,34 +158,22 @@ class _Run(NamedTuple):
         """Whether this is the start."""
         return self.now.step <= START
 
+    @property
+    def strict(self) -> set[str]:
+        """The rows whose saturation is judged as at the start: all when it is early, later what was saturated then."""
+        layers = self.now.layers if self.early else self.start.layers if self.start else ()
+        return {_row(layer) for layer in layers if self.early or _excess(layer, True) > 0}
 
-def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Finding, ...]:
-    """What is wrong, the gravest first, what is past last; `recent` are earlier snapshots, oldest first, as many as
-    there are.
+
+def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
+    """What is to be said of a run; `recent` are earlier snapshots, oldest first, as many as there are.
 
     With the first snapshots of a run at hand the initialisation is judged too, and noise is averaged out.
     """
     run = _run_of(snapshot, recent)
     found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
-    return tuple(sorted(found, key=lambda finding: (finding.past, finding.severity != "serious")))
-
-
-def judged(snapshot: Snapshot | None) -> tuple[list[str], list[str]]:
-    """What the findings could look at so far, and what they could not yet; nothing before the first snapshot."""
-    if snapshot is None:
-        return [], []
-    looked, evaluated = bool(snapshot.layers) or snapshot.layers_step is not None, snapshot.splits is not None
-    done = {
-        "saturation": looked,
-        "spread and gradients through the depth": looked,
-        "update:data": looked and snapshot.step >= _typical(snapshot),
-        "dead units": evaluated,
-    }
-    if snapshot.first_loss is not None:
-        done = {"the first loss": True} | done
-    if snapshot.config.get("norm") == "batch":
-        done["BatchNorm's statistics"] = evaluated
-    return [name for name, yes in done.items() if yes], [name for name, yes in done.items() if not yes]
+    found.sort(key=lambda finding: (finding.past, finding.severity != "serious"))
+    return Examination(tuple(found), tuple(_checks(run, found)))
 
 
 def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
@@ -177,15 +183,22 @@ def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
 
 
 class Chart:
-    """What of a run's past the findings need, kept as its snapshots come: how each net began, and the latest few."""
+    """What of a run's past the findings need, kept as its snapshots come: how each net began, and the latest few.
+
+    `twin` is the chart of the run's twin, while there is one.
+    """
 
     def __init__(self) -> None:
+        self.twin: Chart | None = None
         self._start: Snapshot | None = None
         self._starts: dict[int, Snapshot] = {}  # by attempt, for nets that are gone back to
         self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
 
     def see(self, snapshot: Snapshot) -> None:
         """The next snapshot of the run, or the latest once more."""
+        self.twin = None if snapshot.twin is None else self.twin or Chart()
+        if self.twin and snapshot.twin:
+            self.twin.see(snapshot.twin)
         before = self._recent[-1] if self._recent else None
         at = snapshot.attempt, snapshot.layers_step
         if not snapshot.layers and before is not None and (before.attempt, before.layers_step) == at:
@@ -207,12 +220,12 @@ class Chart:
             self._start = snapshot
         self._recent.append(snapshot)
 
-    def findings(self) -> tuple[Finding, ...]:
-        """What is wrong with the run now; nothing before its first snapshot."""
+    def examine(self) -> Examination:
+        """What is to be said of the run now; nothing before its first snapshot."""
         if self._start is None:
-            return ()
+            return Examination()
         *recent, now = self._recent
-        return findings(now, recent if self._start in self._recent else [self._start, *recent])
+        return examine(now, recent if self._start in self._recent else [self._start, *recent])
 
 
 def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
@@ -299,16 +312,14 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
 
 def _saturated(run: _Run) -> Iterator[Finding]:
     then, now = run.start.layers if run.start else (), run.now.layers if _finite(run.now.layers) else ()
-    began = {_row(layer) for layer in then if _excess(layer, True) > 0}  # judged as strictly later
+    strict = run.strict
     for layers in (now, then):
-        sick = {layer: over for layer in layers if (over := _excess(layer, run.early or _row(layer) in began)) > 0}
+        sick = {layer: over for layer in layers if (over := _excess(layer, _row(layer) in strict)) > 0}
         if not sick:
             continue
         worst = max(sick, key=sick.__getitem__)
-        off = _relu_like(worst)
-        evidence = f"{100 * worst.activation.saturated:.0f} % of {_row(worst)} {'off' if off else 'beyond 0.97'}"
-        evidence += f", too much in {len(sick)} of {len(layers)} layers" if len(sick) > 1 else ""
-        what = "nearly all units are off" if off else "nonlinearity saturated"
+        evidence = _share(worst) + (f", too much in {len(sick)} of {len(layers)} layers" if len(sick) > 1 else "")
+        what = "nearly all units are off" if _relu_like(worst) else "nonlinearity saturated"
         found = _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
         shares = [f"{100 * layer.activation.saturated:.0f} %" for layer in now if _row(layer) == _row(worst)]
         yield found if layers is now else _past(found, run, "".join(shares))
@@ -339,10 +350,13 @@ def _no_signal(run: _Run) -> Iterator[Finding]:
 
 
 class _Course(NamedTuple):
-    """How a std runs through the depth: the finding that this is, None for none, and the numbers in short."""
+    """How a std runs through the depth: the finding that this is, None for none, the numbers in short, and their
+    ratio where there is one.
+    """
 
     finding: Finding | None
     ends: str
+    ratio: float | None = None
 
 
 def _spread(run: _Run) -> Iterator[Finding]:
@@ -354,15 +368,20 @@ def _gradient_flow(run: _Run) -> Iterator[Finding]:
 
 
 def _then_and_now(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Course]) -> Iterator[Finding]:
-    """What is wrong now, and what else was at the start; a net that began sick is judged as strictly later."""
-    then = course(run, run.start.layers, True).finding if run.start else None
+    """What is wrong now, and what else was at the start."""
+    then = _began(run, course)
     now, ends = None, ""
     if _finite(run.now.layers):
-        now, ends = course(run, run.now.layers, run.early or then is not None)
+        now, ends, _ = course(run, run.now.layers, run.early or then is not None)
     if now:
         yield now
     if then and not (now and now.name == then.name):
         yield _past(then, run, ends)
+
+
+def _began(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Course]) -> Finding | None:
+    """What was wrong at the start; a net that began sick is judged as strictly later."""
+    return course(run, run.start.layers, True).finding if run.start else None
 
 
 def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
@@ -375,11 +394,11 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     ratio = last / first
     shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"]
     if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"]:
-        return _Course(None, ends)
+        return _Course(None, ends, ratio)
     name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
     evidence = f"std {ends}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
     return _Course(_finding(name, f"spread {what} with depth", evidence, *_right_gain(run),
-                            layer=layers[-1].index), ends)  # fmt: skip
+                            layer=layers[-1].index), ends, ratio)  # fmt: skip
 
 
 def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
@@ -388,14 +407,15 @@ def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     ends = f"{last:.1e} → {first:.1e}"
     if len(layers) < 3 or not (first > 0 and last > 0) or _stream(run):
         return _Course(None, ends)
-    total = abs(math.log(first / last))
+    ratio = first / last
+    total = abs(math.log(ratio))
     uneven = total / steps > math.log(LIMITS["gradient_layer"])
     if not (uneven and total > math.log(LIMITS["gradient_total"])) and total <= math.log(LIMITS["gradient_depth"]):
-        return _Course(None, ends)
+        return _Course(None, ends, ratio)
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
-    evidence = f"std {ends} from last to first, × {(first / last) ** (1 / steps):.2f} a layer"
+    evidence = f"std {ends} from last to first, × {ratio ** (1 / steps):.2f} a layer"
     return _Course(_finding(name, f"gradients {what} backward", evidence, *_right_gain(run),
-                            layer=layers[0].index), ends)  # fmt: skip
+                            layer=layers[0].index), ends, ratio)  # fmt: skip
 
 
 def _stream(run: _Run) -> bool:
@@ -556,6 +576,70 @@ RULES: tuple[Callable[[_Run], Iterator[Finding]], ...] = (
     _diverged, _tiny_batch, _no_signal, _confidently_wrong, _saturated, _spread, _gradient_flow, _update_ratio,
     _dead_units, _last_layer, _running_statistics, _overfitting, _bias_useless, _loss_flat,
 )  # fmt: skip
+
+
+# --- what was looked at, also where nothing is wrong ---------------------------------------------------------------
+
+
+def _checks(run: _Run, found: Sequence[Finding]) -> Iterator[Check]:
+    """All that can be judged of such a net, with the numbers of now."""
+    for name, seen, limit, *of in _looked_at(run):
+        # the first loss stays what it was
+        about = [one for one in found if one.name in of and not (one.past and one.name != "confidently-wrong")]
+        yield Check(name=name, seen=seen or (about[0].evidence if about else ""), limit=limit, found=bool(about))
+
+
+def _looked_at(run: _Run) -> Iterator[tuple[str, ...]]:
+    """A check's name, what was seen, the limit, and the names of what may be found."""
+    now, splits = run.now, run.now.splits or Splits(None, None, None, 0)
+    first, expected, after = now.first_loss, now.expected_loss, LIMITS["flat_after"]
+    if expected is not None:
+        most = f"{expected + LIMITS['first_loss']:.2f} at most"
+        yield "first loss", _told("{:.2f}, ln V is {:.2f}", first, expected), most, "confidently-wrong"
+    fallen = _told("{:.2f}, {:.2f} at the first", run.loss, first) if now.step >= after else ""
+    yield "loss", fallen, f"falls by {LIMITS['flat']:g}", "diverged", "loss-flat"
+    yield from _looked_at_in_layers(run)
+    ratios = sorted(_ratios(run))
+    ends = (median(ratios), ratios[0], ratios[-1]) if ratios else (None,)
+    limit = f"{LIMITS['updates_slow']:g} to {LIMITS['updates_large']:g}"
+    of = "updates-small", "updates-large", "last-layer-fast"
+    yield "update:data", _told("median {:.1f}, {:.1f} to {:.1f}", *ends), limit, *of
+    if now.config.get("norm") == "batch":
+        both = _told("{:.2f} evaluated, {:.2f} minibatches", splits.train, splits.minibatches)
+        yield "running statistics", both, f"{LIMITS['statistics_gap']:g} apart", "running-statistics", "tiny-batch"
+    both = _told("val {:.2f}, train {:.2f}", splits.val, splits.train)
+    yield "learning by heart", both, f"{LIMITS['by_heart']:g} apart", "overfitting"
+
+
+def _looked_at_in_layers(run: _Run) -> Iterator[tuple[str, ...]]:
+    layers = run.now.layers
+    strict = run.strict
+    worst = max(layers, key=lambda layer: _excess(layer, _row(layer) in strict), default=None)
+    seen = "" if worst is None else _share(worst) if _finite(layers) else "no numbers"
+    most = "" if worst is None else f"{100 * most_saturated(worst, _row(worst) in strict):.0f} % at most"
+    yield "saturation", seen, most, "saturated"
+    dead = [layer.activation.dead for layer in layers if layer.activation.dead is not None]
+    yield "dead units", f"{sum(dead) or 'none'}" if dead else "", "none", "dead-units", "no-signal"
+    if len(layers) < 3 or _stream(run) or not _finite(layers):
+        return
+    early = run.early or _began(run, _spread_of) is not None
+    spread, gradients = _spread_of(run, layers, early), _gradients_of(run, layers, early)
+    least, greatest = (LIMITS[name + "_at_start" * early] for name in ("shrink", "grow"))
+    seen = spread.ends + _told(", × {:.2f}", spread.ratio)
+    yield "spread", seen, f"× {least:g} to {greatest:g}", "activations-shrink", "activations-grow"
+    a_layer = gradients.ratio and gradients.ratio ** (1 / (len(layers) - 1))
+    seen = gradients.ends + _told(", × {:.2f} a layer", a_layer)
+    yield "gradients", seen, f"× {LIMITS['gradient_layer']:g} a layer", "gradients-shrink", "gradients-grow"
+
+
+def _told(words: str, *numbers: float | None) -> str:
+    """The words with these numbers, none where one of them is missing."""
+    return "" if None in numbers else words.format(*numbers)
+
+
+def _share(layer: Layer) -> str:
+    """How much of it is saturated."""
+    return f"{100 * layer.activation.saturated:.0f} % of {_row(layer)} {'off' if _relu_like(layer) else 'beyond 0.97'}"
 
 
 # --- what to try: a sentence and the changes that do it ------------------------------------------------------------

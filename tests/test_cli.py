@@ -365,6 +365,10 @@ def test_the_doctor_says_what_needs_a_new_net(makemore: Commands) -> None:
     finally:
         shutil.rmtree(folder)
     assert "bias 0 at the start; from the seed\n" in told
+    looked_at = told[told.index("  looked at") :].splitlines()
+    assert looked_at[0].split() == ["looked", "at", "seen", "limit"]
+    assert looked_at[1].startswith("! first loss")
+    assert looked_at[1].endswith("9.00, ln V is 3.30                 3.80 at most")
 
 
 def test_a_hostile_run_is_listed_safely(makemore: Commands) -> None:

@@ -14,7 +14,7 @@ import pytest
 from makemore_core import dataset, doctor, model
 from makemore_core.config import Config, Value
 from makemore_core.diagnostics import DeadUnits
-from makemore_core.doctor import GAINS, Finding, findings, judged
+from makemore_core.doctor import GAINS, Check, Finding, examine
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Snapshot, Splits, Weight
@@ -53,6 +53,14 @@ def train(config: Config, stops: tuple[int, ...]) -> list[Snapshot]:
             )
         )  # fmt: skip
     return snapshots
+
+
+def findings(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> tuple[Finding, ...]:
+    return examine(snapshot, recent).findings
+
+
+def checks(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> dict[str, Check]:
+    return {check.name: check for check in examine(snapshot, recent).checks}
 
 
 def diagnose(config: Config, stops: tuple[int, ...] = (1, 60, 120)) -> dict[str, Finding]:
@@ -253,7 +261,7 @@ def test_a_live_change_is_not_judged_by_the_layers_of_the_net_before() -> None:
     chart.see(with_layer(foreign(step=1, layers_step=1, config={"gain": 3.0}), 1, saturated=0.9))
     chart.see(foreign(step=1, layers=(), weights=(), config={"gain": 1.0}))
     chart.see(foreign(step=2, layers_step=2, config={"gain": 1.0}))
-    assert chart.findings() == ()
+    assert chart.examine().findings == ()
 
 
 def test_one_number_has_no_std_and_is_no_divergence() -> None:
@@ -285,12 +293,12 @@ def test_a_chart_takes_layers_that_a_record_leaves_out_from_the_snapshot_before(
         whole.see(snapshot)
         short.see(snapshot)
     short.see(msgspec.structs.replace(snapshot, layers=(), weights=(), losses=()))
-    assert whole.findings() == short.findings() != ()
+    assert whole.examine().findings == short.examine().findings != ()
 
 
 def test_a_chart_remembers_how_the_run_began() -> None:
     chart = doctor.Chart()
-    assert chart.findings() == ()
+    assert chart.examine().findings == ()
     *past, _ = train(PRESETS["deep-tanh-gain1"].config(), (1, 60, 120))
     for snapshot in past:
         chart.see(snapshot)
@@ -298,13 +306,13 @@ def test_a_chart_remembers_how_the_run_began() -> None:
     for step in range(100, 20_000, 100):  # long after, the spread has recovered by training
         layers = tuple(msgspec.structs.replace(row, activation=past[0].layers[0].activation) for row in later.layers)
         chart.see(msgspec.structs.replace(later, step=step, layers=layers, losses=(2.5,) * 100))
-    (finding,) = [finding for finding in chart.findings() if finding.name == "activations-shrink"]
+    (finding,) = [finding for finding in chart.examine().findings if finding.name == "activations-shrink"]
     assert finding.evidence.endswith("at step 1, 0.62 → 0.62 now")
     assert (finding.what, finding.past) == ("began: spread shrinks with depth", True)
     chart.see(msgspec.structs.replace(later, attempt=1, step=0, layers=(), weights=()))
-    assert chart.findings() == ()
+    assert chart.examine().findings == ()
     chart.see(msgspec.structs.replace(later, attempt=2, origin=0, step=20_000, layers=layers, losses=()))
-    assert finding in chart.findings()
+    assert finding in chart.examine().findings
 
 
 def with_gradients(*stds: float, **changes: object) -> Snapshot:
@@ -337,7 +345,7 @@ def test_noise_round_a_limit_makes_no_finding_come_and_go() -> None:
         for at in range(40):
             noise = 0.02 * ((2, -1, 0, 1, -2)[at % 5])
             chart.see(with_layer(foreign(step=6000 + 100 * at), 1, saturated=usual + noise))
-            found.append(bool(chart.findings()))
+            found.append(bool(chart.examine().findings))
         assert found[3:] == [sick] * 37
 
 
@@ -351,7 +359,7 @@ def test_a_past_that_comes_after_the_present() -> None:
     chart = doctor.Chart()
     for snapshot in (now, past, now):
         chart.see(snapshot)
-    assert [finding.name for finding in chart.findings()] == ["activations-shrink"]
+    assert [finding.name for finding in chart.examine().findings] == ["activations-shrink"]
 
 
 def test_the_losses_of_a_last_snapshot_that_comes_twice_count_once() -> None:
@@ -359,7 +367,7 @@ def test_the_losses_of_a_last_snapshot_that_comes_twice_count_once() -> None:
     now = msgspec.structs.replace(last, state="finished")
     for snapshot in (foreign(step=1, losses=(4.0,), first_loss=4.0, expected_loss=3.3), last, now):
         chart.see(snapshot)
-    (flat,) = [found for found in chart.findings() if found.name == "loss-flat"]
+    (flat,) = [found for found in chart.examine().findings if found.name == "loss-flat"]
     assert "for 1,000 updates" in flat.evidence
 
 
@@ -494,18 +502,75 @@ def test_every_title_fits_the_column_of_the_dashboard() -> None:
 
 
 def test_what_is_not_judged_yet_is_told_apart() -> None:
-    assert judged(None) == ([], [])
+    def unseen(snapshot: Snapshot) -> list[str]:
+        return [name for name, check in checks(snapshot).items() if not check.seen]
+
     config = {"norm": "none"}
-    at_start = foreign(step=0, config=config, layers=(), weights=(), first_loss=None, splits=None)
-    assert judged(at_start)[0] == []
-    early = foreign(step=99, config=config, splits=None, first_loss=3.3)
-    assert judged(early)[1] == ["update:data", "dead units"]
-    assert judged(early)[0] == ["the first loss", "saturation", "spread and gradients through the depth"]
-    evaluated = Splits(3.0, 3.0, None, 50, 3.0)
-    assert judged(foreign(step=99, config={"norm": "batch"}, splits=evaluated))[1] == ["update:data"]
-    assert judged(foreign(step=100, config={"norm": "batch"}, splits=evaluated))[1] == []
-    rmsprop = {"optimizer": "rmsprop", "beta2": 0.999}
-    assert judged(foreign(step=999, config=rmsprop, splits=evaluated))[1] == ["update:data"]
+    at_start = foreign(step=0, config=config, layers=(), weights=(), first_loss=None, loss=None, splits=None)
+    assert unseen(at_start) == list(checks(at_start))
+    early = foreign(step=99, config=config, splits=None, first_loss=3.3, loss=3.0)
+    assert unseen(early) == ["loss", "dead units", "update:data", "learning by heart"]
+    evaluated = {"first_loss": 3.3, "loss": 3.0, "splits": Splits(3.0, 3.0, None, 50, 3.0)}
+
+    def counted(step: int, config: dict[str, Value]) -> Snapshot:
+        return with_layer(foreign(step, config=config, **evaluated), 0, dead=0)
+
+    assert unseen(counted(99, {})) == ["loss", "update:data"]
+    assert unseen(counted(300, {"norm": "batch"})) == []
+    assert unseen(counted(999, {"optimizer": "rmsprop", "beta2": 0.999})) == ["update:data"]
+
+
+def test_what_is_seen_of_a_healthy_net_stands_beside_its_limits() -> None:
+    *recent, last = train(PRESETS["mlp-batchnorm"].config(), (1, 60, 120))
+    assert not examine(last, recent).findings
+    seen = checks(last, recent)
+    assert list(seen) == [
+        "first loss", "loss", "saturation", "dead units", "update:data", "running statistics", "learning by heart",
+    ]  # fmt: skip
+    assert not any(check.found for check in seen.values())
+    assert seen["first loss"].seen == f"{last.first_loss:.2f}, ln V is 3.30"
+    assert seen["first loss"].limit == "3.80 at most"
+    assert seen["saturation"].seen == f"{100 * last.layers[0].activation.saturated:.0f} % of layer 2 Tanh beyond 0.97"
+    assert seen["dead units"].seen == "none"
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("deep-tanh-gain1", {"spread"}),
+        ("deep-tanh-gain3", {"saturation", "gradients"}),
+        ("mlp-original", {"first loss", "saturation"}),
+        ("deep-linear", {"spread", "gradients"}),
+    ],
+)
+def test_what_is_found_is_marked_where_it_was_looked_at(preset: str, expected: set[str]) -> None:
+    (first,) = train(PRESETS[preset].config(), (1,))
+    assert {check.name for check in examine(first).checks if check.found} - {"dead units"} == expected
+
+
+def test_a_net_that_was_saturated_from_the_start_shows_the_limit_it_is_judged_by() -> None:
+    then = with_layer(foreign(step=1), 1, saturated=0.9)
+    (check,) = [one for one in examine(with_layer(foreign(), 1, saturated=0.4), [then]).checks if one.found]
+    assert (check.name, check.seen, check.limit) == ("saturation", "40 % of layer 1 Mish beyond 0.97", "30 % at most")
+    assert checks(with_layer(foreign(), 1, saturated=0.4))["saturation"].limit == "75 % at most"
+
+
+def test_a_finding_of_the_start_marks_nothing_of_now_but_the_first_loss() -> None:
+    then = with_layer(foreign(step=1), 1, saturated=0.9)
+    now = foreign(first_loss=9.0, loss=2.0, expected_loss=3.3)
+    assert {finding.name for finding in findings(now, [then]) if finding.past} == {"saturated", "confidently-wrong"}
+    assert [check.name for check in examine(now, [then]).checks if check.found] == ["first loss"]
+
+
+def test_the_twin_has_a_chart_of_its_own() -> None:
+    chart = doctor.Chart()
+    twin = with_layer(foreign(), 1, saturated=0.8)
+    chart.see(foreign(twin=twin))
+    assert chart.examine().findings == ()
+    assert chart.twin
+    assert [finding.name for finding in chart.twin.examine().findings] == ["saturated"]
+    chart.see(foreign(step=6000))
+    assert chart.twin is None
 
 
 def test_a_loss_in_evaluation_that_is_marked_is_explained_while_the_statistics_settle() -> None:

@@ -26,7 +26,7 @@ from makemore_core import dataset
 from makemore_core.command import Command, Look, Set
 from makemore_core.config import Config, Value
 from makemore_core.depth import through_depth
-from makemore_core.doctor import LIMITS
+from makemore_core.doctor import LIMITS, Check, Examination
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.looking import at_once
 from makemore_core.presets import PRESETS
@@ -426,30 +426,67 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     assert "gain 1.667 → 1.667" in shown
 
 
-def test_the_doctor_says_what_it_has_judged_and_what_not_yet() -> None:
-    healthy = View(History(), screen="doctor")
-    healthy.history.feed([canned.snapshot(step=3000)])
-    told = words(healthy)
-    assert "nothing to report; within their limits: the first loss, saturation, spread" in told
-    assert "not judged yet" not in told
-    young, fresh = History(), History()
-    young.feed([canned.snapshot(step=3)])
-    told = words(replace(healthy, history=young))
-    assert "not judged yet: update:data" in told
-    assert "update:data" not in told.partition("not judged yet")[0]
-    assert "nothing to report so far" in words(replace(healthy, history=young, screen="dashboard"))
-    told = words(replace(healthy, history=fresh))
-    assert "nothing seen yet" in told
-    assert "nothing to report" not in told
+def check(name: str, seen: str, limit: str, *, found: bool = False) -> Check:
+    return Check(name=name, seen=seen, limit=limit, found=found)
+
+
+CHECKS = (
+    check("saturation", "41 % of layer 1 Tanh beyond 0.97", "75 % at most"),
+    check("spread", "0.62 → 0.32, × 0.52", "× 0.6 to 1.6", found=True),
+    check("update:data", "", "-3.5 to -1.75"),
+)
+
+
+def test_the_doctor_shows_what_it_looked_at_beside_the_limits() -> None:
+    state = replace(view("doctor"), findings=(), checks=CHECKS)
+    lines = [line.rstrip() for line in words(state, 80, 12).splitlines()]
+    assert lines[2:8] == [
+        " nothing to report so far",
+        "",
+        "  looked at    seen                              limit",
+        "  saturation   41 % of layer 1 Tanh beyond 0.97  75 % at most",
+        " !spread       0.62 → 0.32, × 0.52               × 0.6 to 1.6",
+        "  update:data  not judged yet                    −3.5 to −1.75",
+    ]
+    assert "nothing to report so far" in words(replace(state, screen="dashboard"))
+    judged = tuple(msgspec.structs.replace(one, seen="fine") for one in CHECKS)
+    assert "so far" not in words(replace(state, checks=judged))
+    assert "nothing seen yet" in words(replace(state, checks=()))
+    assert "-> 0.32, x 0.52" in words(replace(state, glyphs=ASCII), 80, 12)
+
+
+def test_the_twin_is_looked_at_beside_it() -> None:
+    twin = (
+        check("saturation", "3 % of layer 2 Tanh beyond 0.97", "30 % at most", found=True),
+        check("running statistics", "2.34 evaluated, 2.44 minibatches", "0.15 apart"),
+    )
+    state = replace(view("doctor"), findings=(), checks=CHECKS, twin_checks=twin)
+    wide = words(state, 140, 12)
+    assert "75 % at most, twin 30 % at most" in wide
+    assert "!3 % of layer 2 Tanh" in wide
+    assert "2.34 evaluated" in wide
+    narrow = [line.rstrip() for line in words(state, 80, 12).splitlines()]
+    assert narrow[4:6] == [
+        "  looked at           seen                               twin  limit",
+        "  saturation          41 % of layer 1 Tanh beyond 0.97  !      75 % at most",
+    ]
+
+
+def test_where_something_is_wrong_the_checks_stand_below_it_while_there_is_room() -> None:
+    state = replace(view("doctor"), checks=CHECKS)
+    assert "looked at" in words(state, 80, 30)
+    small = words(state, 80, 10)
+    assert "looked at" not in small
+    assert "try " in small
 
 
 def test_the_finding_under_the_cursor_stays_there_when_another_comes_above_it() -> None:
     other = msgspec.structs.replace(canned.FOUND, name="saturated", fix={"norm": "batch"})
-    state = examined(view("doctor"), (other, canned.FOUND))
+    state = examined(view("doctor"), Examination((other, canned.FOUND)))
     assert command(state, "enter") == Set({"gain": 5 / 3})
-    assert command(examined(state, (canned.FOUND,)), "enter") == Set({"gain": 5 / 3})
-    assert command(examined(state, (other,)), "enter") == Set({"norm": "batch"})
-    unseen = examined(replace(view("doctor"), screen="dashboard"), (other, canned.FOUND))
+    assert command(examined(state, Examination((canned.FOUND,))), "enter") == Set({"gain": 5 / 3})
+    assert command(examined(state, Examination((other,))), "enter") == Set({"norm": "batch"})
+    unseen = examined(replace(view("doctor"), screen="dashboard"), Examination((other, canned.FOUND)))
     assert command(replace(unseen, screen="doctor"), "enter") == Set({"norm": "batch"})
 
 
@@ -580,7 +617,7 @@ async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> N
     for readonly in (False, True):
         stream = Asked("deep-tanh-gain1")
         studio = Studio(stream, fps=50, readonly=readonly)
-        studio.chart.findings = lambda: (canned.FOUND,)  # type: ignore[method-assign]
+        studio.chart.examine = lambda: Examination((canned.FOUND,))  # type: ignore[method-assign]
         async with studio.run_test(size=(80, 24)) as pilot:
             await until(pilot, lambda studio=studio: bool(studio.state.findings))
             await pilot.press("8")
@@ -595,7 +632,7 @@ async def test_the_finder_and_the_doctor_change_the_run_but_not_read_only() -> N
 async def test_what_enter_applies_is_live_where_that_is_on() -> None:
     stream = Asked("deep-tanh")
     studio = Studio(stream, fps=50)
-    studio.chart.findings = lambda: (canned.FOUND,)  # type: ignore[method-assign]
+    studio.chart.examine = lambda: Examination((canned.FOUND,))  # type: ignore[method-assign]
     async with studio.run_test(size=(80, 24)) as pilot:
         await until(pilot, lambda: bool(studio.state.findings))
         await pilot.press("i")

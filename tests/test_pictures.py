@@ -57,7 +57,8 @@ async def draw(name: str) -> str:
     events, size, keys, ascii_only = PICTURES[name]
     findings = (canned.FOUND,) if "sick" in name or "shrinking" in name else ()
     app = Studio(Still(events), ascii=ascii_only, light=False, clock=lambda: 0.0)
-    app.chart.findings = lambda: findings  # type: ignore[method-assign]
+    examined = app.chart.examine
+    app.chart.examine = lambda: examined()._replace(findings=findings)  # type: ignore[method-assign]
     async with app.run_test(size=size) as pilot:
         while app.history.snapshot is None:
             await pilot.pause()

@@ -23,6 +23,7 @@ from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.state import selected
 from makemore_core.command import Back, Look, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
+from makemore_core.doctor import Examination
 from makemore_core.snapshot import AS_PLANNED, Event, Exhibit, Intervention
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
@@ -689,7 +690,7 @@ async def test_earlier_curves_that_were_taken_away_while_frozen_stay_away() -> N
 async def test_the_doctor_of_a_frozen_view_stands_still_too() -> None:
     asked: list[int] = []
     async with running() as (pilot, app, stream):
-        app.chart.findings = lambda: asked.append(1) or ()  # type: ignore[func-returns-value,method-assign]
+        app.chart.examine = lambda: asked.append(1) or Examination()  # type: ignore[func-returns-value,method-assign]
         await until(pilot, lambda: bool(asked))
         await pilot.press("p")
         before, step = len(asked), stream.step

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from app import glyphs as glyph
 from app.views.curve import LINES, Course, curves, legend, lines_over_steps, loss_curve, thinned, updates_over_steps
+from app.views.doctor import all_well
 from app.views.lines import Line, beside, block, cells_of, heading
 from app.views.state import View, style_of
 from app.views.table import needed, table, tallest
-from makemore_core.doctor import Finding, judged
+from makemore_core.doctor import Finding
 
 WIDE = 100  # the highest loss by the lowest: on a linear scale nothing but the highest is seen
 
@@ -126,9 +127,7 @@ def findings(view: View, width: int, height: int) -> list[Line]:
     g = view.glyphs
     found = view.findings
     head = heading("doctor", "" if not found else f"{len(found)} finding{'s' * (len(found) > 1)}", width, g)
-    seen, unseen = judged(view.history.snapshot)
-    well = [(" nothing to report" + " so far" * bool(unseen), "good")] if seen else [(" nothing seen yet", "dim")]
-    lines: list[Line] = [] if found else [well]
+    lines: list[Line] = [] if found else [all_well(view)]
     titles = [_title(finding, width, g) for finding in found]
     if sum(map(len, titles)) > height - 1:
         titles = [_cut(title, 1, width, g) for title in titles]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app import glyphs as glyph
-from app.views.lines import Line, block, heading
+from app.glyphs import width_of
+from app.views.lines import Line, Span, block, fit, heading
 from app.views.state import Pressed, View, chosen, hint, keep, listed, style_of
 from makemore_core.command import Set, in_words
-from makemore_core.doctor import Finding, judged
+from makemore_core.doctor import Check, Examination, Finding
 
 
 def press(view: View, key: str) -> Pressed | None:
@@ -23,12 +24,12 @@ def press(view: View, key: str) -> Pressed | None:
     return None
 
 
-def examined(view: View, found: tuple[Finding, ...]) -> View:
-    """The view with new findings; while they are looked at, the one under the cursor stays there if it is found."""
-    names = [finding.name for finding in found]
+def examined(view: View, run: Examination, twin: Examination | None = None) -> View:
+    """The view with what is to be said now; the finding under the cursor stays there if it is found again."""
+    names = [finding.name for finding in run.findings]
     if view.screen == "doctor" and view.findings and (name := _selected(view, view.findings).name) in names:
         view = keep(view, doctor_row=names.index(name))
-    return replace(view, findings=found)
+    return replace(view, findings=run.findings, checks=run.checks, twin_checks=twin.checks if twin else ())
 
 
 def _selected(view: View, found: tuple[Finding, ...]) -> Finding:
@@ -42,12 +43,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     count = f"{len(found)} finding{'s' * (len(found) != 1)}" if found else ""
     lines: list[Line] = [heading("doctor", count, width, g)]
     if not found:
-        seen, unseen = judged(view.history.snapshot)
-        well = f"nothing to report; within their limits: {', '.join(seen)}"
-        told = [(well, "good") if seen else ("nothing seen yet", "dim")]
-        told += [("the twin is not judged", "dim")] if view.history.twin else []
-        told += [(f"not judged yet: {', '.join(unseen)}", "dim")] if unseen else []
-        lines += [[(" " + line, style)] for words, style in told for line in glyph.wrap(words, width - 2)]
+        lines += [all_well(view), [], *_checks(view, width)]
     else:
         chosen_one = _selected(view, found)
         room = height - 2  # but for the heading and the keys
@@ -59,12 +55,58 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             return [[(f"{g.cursor if here else ' '}!{title}", "cursor" if here else style_of(found[at]))]]
 
         lines += listed(len(found), found.index(chosen_one), max(1, room - len(about)), row, g)
+        checks = _checks(view, width)
+        if len(lines) + len(checks) + len(about) <= height - 2:
+            lines += [[], *checks]
         lines += [[]] * (len(lines) + len(about) < height - 1)
         lines += about
     lines = block(lines, width, height - 1, g)
     tries = "enter tries it  " if view.obeyed else ""
     words = f"↑↓ finding  {tries}e explains  esc back" if found else "e explains the screen  esc back"
     return [*lines, *block([hint(words, view)], width, 1, g)]
+
+
+def all_well(view: View) -> Line:
+    """What is said where nothing was found."""
+    if not any(check.seen for check in view.checks):
+        return [(" nothing seen yet", "dim")]
+    so_far = "" if all(check.seen for check in view.checks) else " so far"
+    return [(f" nothing to report{so_far}", "good")]
+
+
+def _checks(view: View, width: int) -> list[Line]:
+    """Everything that is looked at, in columns; where there is no room for the twin, whether it is wrong there."""
+    for brief in (False, True):
+        rows = [[(glyph.escape(view.glyphs.text(text)), style) for text, style in row] for row in _table(view, brief)]
+        widths = [max(map(width_of, texts)) for texts in zip(*([text for text, _ in row] for row in rows), strict=True)]
+        if sum(widths) + 2 * len(widths) <= width:
+            break
+    gap: Span = ("  ", "")
+    return [
+        [part for cell, cells in zip(row, widths, strict=True) for part in (*fit([cell], cells, view.glyphs), gap)]
+        for row in rows
+    ]
+
+
+def _table(view: View, brief: bool) -> list[Line]:
+    """Names, what is seen, in the twin too, and the limit; `!` is wrong."""
+    none = Check(name="", seen=" ", limit="")
+    runs, twins = ({check.name: check for check in checks} for checks in (view.checks, view.twin_checks))
+    rows: list[Line] = [[("  looked at", "axis"), ("seen", "axis"), (" twin", "axis"), ("limit", "axis")]]
+    for name in {**runs, **twins}:
+        run, twin = runs.get(name, none), twins.get(name, none)
+        mark, style = _mark(twin)
+        in_twin = (mark if brief else mark + (twin.seen or "not judged yet"), style)
+        limit = run.limit or twin.limit
+        if not brief and twin.limit not in ("", limit):
+            limit += f", twin {twin.limit}"
+        mark, style = _mark(run)
+        rows.append([(f" {mark}{name}", style), (run.seen or "not judged yet", style), in_twin, (limit, "dim")])
+    return rows if twins else [[*row[:2], row[3]] for row in rows]
+
+
+def _mark(check: Check) -> Span:
+    return ("!", "sick") if check.found else (" ", "" if check.seen else "dim")
 
 
 def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line]:

@@ -13,7 +13,7 @@ from app.traces import LayerTrace, WeightTrace
 from app.views.lines import Line
 from makemore_core.command import Command, Look
 from makemore_core.config import Value
-from makemore_core.doctor import LIMITS, START, Finding, most_saturated
+from makemore_core.doctor import LIMITS, START, Check, Finding, most_saturated
 from makemore_core.snapshot import Weight
 
 
@@ -42,6 +42,8 @@ class View:
     question: str = ""  # of the prompts after "twin"
     choices: tuple[tuple[str, str], ...] = ()  # and its answers: key, what it does
     findings: tuple[Finding, ...] = ()
+    checks: tuple[Check, ...] = ()
+    twin_checks: tuple[Check, ...] = ()  # of the twin, where there is one
     scroll: int = 0
     options: dict[str, Value] = field(default_factory=dict)  # what a screen keeps for itself
 
