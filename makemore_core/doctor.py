@@ -143,13 +143,13 @@ class _Run(NamedTuple):
 
     now: Snapshot
     start: Snapshot | None
-    losses: tuple[tuple[float, ...], ...]  # of the minibatches, by snapshots
+    whole: tuple[Snapshot, ...]  # those whose losses follow on each other without a gap
     updates: dict[str, float]
 
     @property
     def loss(self) -> float | None:
         """Mean of the recent minibatches' losses."""
-        latest = itertools.chain.from_iterable(map(reversed, reversed(self.losses)))
+        latest = itertools.chain.from_iterable(reversed(snapshot.losses) for snapshot in reversed(self.whole))
         recent = list(itertools.islice(latest, RECENT_LOSSES))
         return sum(recent) / len(recent) if recent else self.now.loss
 
@@ -241,11 +241,10 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
         for weight in snapshot.weights:
             if weight.update_data_log10 < math.inf and snapshot.lr == now.lr:  # -inf: it did not move
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
-    whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]  # without a gap
-    losses = tuple(snapshot.losses for snapshot in whole)
+    whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]
     updates = {weight.name: median(values[weight.name]) for weight in now.weights if weight.name in values}
     steady = _steady(now.layers, [s.layers for s in latest if s.config == now.config])
-    return _Run(msgspec.structs.replace(now, layers=steady), start, losses, updates)
+    return _Run(msgspec.structs.replace(now, layers=steady), start, tuple(whole), updates)
 
 
 def _steady(now: Sequence[Layer], recent: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
@@ -280,6 +279,10 @@ def _diverged(run: _Run) -> Iterator[Finding]:
     broken = next((layer for layer in run.now.layers if not math.isfinite(layer.activation.mean)), None)
     if run.now.state == "diverged" or (loss is not None and not math.isfinite(loss)) or broken:
         shown = "" if run.now.loss is None else f"loss {run.now.loss:.3g} at step {run.now.step:,}"
+        if loss is not None and not math.isfinite(loss):
+            of_all = ((s.step - len(s.losses) + at, one) for s in run.whole for at, one in enumerate(s.losses))
+            since = next((step for step, one in of_all if not math.isfinite(one)), run.now.step)
+            shown = f"the loss is no number from step {since:,} on"
         evidence = shown + (f", {_row(broken)} not finite" if broken else "")
         yield _finding("diverged", "the run has diverged", evidence, *_slower(run), severity="serious")
         return
@@ -561,12 +564,12 @@ def _loss_flat(run: _Run) -> Iterator[Finding]:
     risen = fallen < -LIMITS["risen"]
     if fallen < LIMITS["flat"] and not risen:
         evidence = f"loss {loss:.3f} after {step:,} updates, {first:.3f} at the first"
-    elif expected is not None and loss > expected - LIMITS["flat"] and (window := sum(map(len, run.losses))) >= 1000:
-        third, losses = window // 3, list(itertools.chain.from_iterable(run.losses))
-        drop = (sum(losses[:third]) - sum(losses[-third:])) / third
-        if drop >= LIMITS["stuck"]:
+    elif expected is not None and loss > expected - LIMITS["flat"]:
+        losses = [one for snapshot in run.whole for one in snapshot.losses]
+        third = len(losses) // 3
+        if len(losses) < 1000 or (sum(losses[:third]) - sum(losses[-third:])) / third >= LIMITS["stuck"]:
             return
-        evidence = f"loss {loss:.3f} for {window:,} updates, the uniform guess costs {expected:.3f}"
+        evidence = f"loss {loss:.3f} for {len(losses):,} updates, the uniform guess costs {expected:.3f}"
     else:
         return
     yield _finding("loss-flat", "loss is flat", evidence, *_faster(run))

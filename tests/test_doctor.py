@@ -562,6 +562,15 @@ def test_a_finding_of_the_start_marks_nothing_of_now_but_the_first_loss() -> Non
     assert [check.name for check in examine(now, [then]).checks if check.found] == ["first loss"]
 
 
+def test_a_diverged_run_is_told_by_its_first_bad_loss() -> None:
+    chart = doctor.Chart()
+    last = foreign(step=20, state="diverged", loss=math.nan, losses=(3.0, 3.1, math.inf, math.nan))
+    for snapshot in (foreign(step=16, losses=(3.0,) * 16), last, last):  # the last one may come twice
+        chart.see(snapshot)
+    (found,) = chart.examine().findings
+    assert (found.name, found.evidence) == ("diverged", "the loss is no number from step 18 on")
+
+
 def test_the_twin_has_a_chart_of_its_own() -> None:
     chart = doctor.Chart()
     twin = with_layer(foreign(), 1, saturated=0.8)
