@@ -84,8 +84,9 @@ def _layer_numbers(shown: list[tuple[int, Nonlinearity]], taps: Taps) -> Tensor:
     high = reach(measured[:, 1].view(2, n))
     ends = torch.stack([-high, high], 1)
     limits = bounds(brick)
-    if limits:
-        ends[0] = ends.new_tensor(limits)
+    if limits:  # filled: a tensor made of numbers would be waited for
+        ends[0, 0].fill_(limits[0])
+        ends[0, 1].fill_(limits[1])
     ends = ends.repeat_interleave(n, 0)
     counts = torch.cat([_counts(x, ends[some]) for x, some in zip(parts, slices, strict=True)])
     table = torch.cat([measured, ends, counts], 1)
@@ -108,7 +109,8 @@ def _weight_numbers(matrices: list[_Matrix], taps: Taps) -> Tensor:
     parts = [places[some] for shape, places in alike.items() for some in _cached(len(places), 3 * shape.numel())]
     found = torch.cat([_weight_moments([matrices[place] for place in part], taps) for part in parts])
     places = [place for part in parts for place in part]
-    _, data, gradient_mean, gradient, _, change = found[sorted(range(len(places)), key=places.__getitem__)].unbind(1)
+    in_order = sorted(range(len(places)), key=places.__getitem__)  # no index: on a GPU it would be waited for
+    _, data, gradient_mean, gradient, _, change = torch.stack([found[place] for place in in_order], 1)
     # a constant tensor has no spread to be compared with: the ratios may be infinite or NaN
     return torch.stack([gradient_mean, gradient, data, gradient / data, (change / data).log10()], 1)
 

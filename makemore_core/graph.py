@@ -8,6 +8,7 @@ themselves run on any device, so that they are tested without a GPU.
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import time
 import weakref
@@ -91,8 +92,11 @@ class GraphEngine:
             weakref.finalize(self, self.compiling.cancel)
 
     def _take_over(self, compiled: Future[None], batch: Tensor) -> None:
+        failed = compiled.exception()  # not raised: its traceback would hold this engine, and `finalize` holds it
+        if failed is not None:
+            self.problem = f"no fused kernels: {_first_line(failed)}"
+            return
         try:
-            compiled.result()
             from makemore_core.fused import Fused
 
             fused, (example,) = Fused(self.model, self.train), rows(1, len(batch), batch.device)
@@ -173,6 +177,8 @@ def capture(work: Callable[[], Result], side: torch.cuda.Stream | None) -> tuple
     if side is None:
         raise RuntimeError("the net is not on a GPU")
     here = torch.cuda.current_stream()
+    collects = gc.isenabled()
+    gc.disable()  # a graph that is collected in the midst of a capture spoils it (pytorch pull request 161037)
     try:
         side.wait_stream(here)
         with torch.cuda.stream(side):
@@ -183,6 +189,8 @@ def capture(work: Callable[[], Result], side: torch.cuda.Stream | None) -> tuple
         with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             result = work()
     finally:  # one that breaks off leaves its own stream behind, and work that still writes
+        if collects:
+            gc.enable()
         torch.cuda.set_stream(here)
         with contextlib.suppress(RuntimeError):
             here.wait_stream(side)
@@ -211,7 +219,7 @@ def kept(tensors: list[Tensor]) -> Iterator[None]:
             tensor.copy_(value)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 

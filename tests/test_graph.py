@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -148,6 +150,10 @@ def test_why_there_are_no_fused_kernels_is_told(monkeypatch: pytest.MonkeyPatch)
     compiled(ours.engine)
     ours.advance(1)
     assert ours.notice.startswith("no fused kernels: no")  # kernels for LayerNorm, or module named triton
+    gone = weakref.ref(ours.engine)
+    del ours
+    gc.collect()
+    assert gone() is None, "what went wrong holds the engine with its graphs"
 
 
 @pytest.mark.parametrize("change", [{"momentum": 0.5}, {"batch_size": 7}, {"norm_momentum": 0.3}, {"lr": 0.2}], ids=str)
@@ -199,7 +205,7 @@ def test_a_run_survives_all_that_can_be_done_to_it(
 ) -> None:
     """Graphs made and dropped while others live, probes and exhibits in between, and back to a net that was left."""
     monkeypatch.setattr(find_lr, "LONGEST", 0.0)
-    config = Config(device="cuda", engine="fast", steps=4000).replace(changes)
+    config = Config(device="cuda", engine="fast", steps=10**9).replace(changes)
     if not torch.cuda.is_available():
         monkeypatch.setattr(graph, "capture", again)
         monkeypatch.setattr(trainer, "FastEngine", functools.partial(GraphEngine, fuse=False))
