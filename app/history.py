@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from app.series import Series
 from app.traces import LayerTrace, WeightTrace
+from makemore_core.config import Value
 from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
 
 MOST_GHOSTS = 4  # earlier attempts that are drawn
@@ -71,6 +72,7 @@ class History:
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
         self.exhibits: dict[str, Exhibit] = {}
+        self.exhibit_configs: dict[str, dict[str, Value]] = {}  # the run's settings as each came, by name
         self.attempt = Attempt(0, frozenset({0}))
         self.past: dict[int, Attempt] = {}  # attempts before this one, by number
         self.hidden = -1  # the last of them that is not to be drawn
@@ -96,6 +98,7 @@ class History:
             self.version += 1
             if isinstance(event, Exhibit):
                 self.exhibits[event.name] = event
+                self.exhibit_configs[event.name] = self.snapshot.config if self.snapshot else {}
             else:
                 self._take(event, recent)
 

@@ -111,7 +111,7 @@ class Studio(App[int]):
         self.asked: dict[str, list[Look]] = {}  # by name, what no answer has come to yet and the newest
         self.examined = -math.inf
         self.placed = self.twinned = False
-        self.awaited = False  # whether a change that was asked for here has not been answered yet
+        self.awaited = 0  # changes that were asked for here and have not been answered yet
         self.stopped = False  # whether the run is to stop, once the terminal is given back
         self.unexamined = False  # whether anything came since the chart was read
 
@@ -136,14 +136,15 @@ class Studio(App[int]):
         self.history.feed(self.came())
         if self.history.version != version:
             self.place_cursor()
-            self.point_at_twin()
             self.heed(before)
+            self.point_at_twin()
         self.settle_pending()
         self.tell_state()
         self.examine()
         if (absent := self.absent()) != self.state.absent:
             self.state = replace(self.state, absent=absent)
             self.asked.clear()  # whoever trains the run next has not heard of it
+            self.awaited = 0
             if absent:
                 self.say(absent)
         if self.state.prompt == "quit" and self.over():  # while the question was open
@@ -216,7 +217,7 @@ class Studio(App[int]):
 
     def send(self, command: Command) -> None:
         """Ask the trainer."""
-        self.awaited = self.awaited or (isinstance(command, CHANGES) and not isinstance(command, Back))
+        self.awaited += isinstance(command, CHANGES) and not isinstance(command, Back)
         self.stream.send(command)
 
     def heed(self, before: Snapshot | None) -> None:
@@ -227,12 +228,19 @@ class Studio(App[int]):
         if before is None:  # it was said of a run that had not begun
             self.state = replace(self.state, message="")
             return
-        spoke, changed = now.message != before.message, now.interventions[-1:] != before.interventions[-1:]
+        answer = now.heard, now.message
+        changed = now.interventions[-1:] != before.interventions[-1:]
+        if answer == (before.heard, before.message) or not (now.message or changed):
+            return
         if self.awaited and changed:
-            self.state = replace(self.state, told=now.message)
-        elif spoke and now.message:
+            self.state = replace(self.state, told=answer)
+        else:
+            if self.awaited:  # it was refused
+                self.drop_pending()
             self.state = replace(self.state, message="")
-        self.awaited = self.awaited and not (spoke or changed)
+            if self.state.frozen:  # what is shown has stopped before it
+                self.say(now.message)
+        self.awaited = max(0, self.awaited - max(1, now.heard - before.heard))
 
     def examine(self) -> None:
         """Read the doctor's chart where anything came, once a second at most: findings do not come faster."""
@@ -259,7 +267,8 @@ class Studio(App[int]):
         shown, now = self.history.exhibits.get(look.name), self.history.snapshot
         if shown is None or now is None or now.state not in STILL:
             return False
-        return (shown.step, shown.options) == (now.step, look.options)
+        config = self.history.exhibit_configs.get(look.name)
+        return (shown.step, shown.options, config) == (now.step, look.options, now.config)
 
     def is_own(self, exhibit: Exhibit) -> bool:
         """Whether this view waits for it, or has asked for nothing of its name; else another view has asked for it."""
@@ -423,7 +432,7 @@ class Studio(App[int]):
     def go_back(self, forth: bool) -> None:
         """Ask for it, and take what has been asked for and not been done for dropped."""
         self.send(Back(forth))
-        self.pending = {name: asked for name, asked in self.pending.items() if name in ("paused", "pace")}
+        self.drop_pending()
         way = "forth again" if forth else "back to the net before the restart"
         self.state = replace(self.state, message="")
         if self.state.frozen:
@@ -452,6 +461,10 @@ class Studio(App[int]):
                 for name, (value, until) in self.pending.items()
                 if until > now and seen.get(name) != value
             }
+
+    def drop_pending(self) -> None:
+        """Take the settings that were asked for as not done."""
+        self.pending = {name: asked for name, asked in self.pending.items() if name in ("paused", "pace")}
 
     def change(self, name: str, value: Value) -> None:
         """Ask for a field to be changed, and say at once what that does."""

@@ -142,9 +142,10 @@ class Session:
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
         self.message = ""
+        self.heard = 0  # commands that were answered, in words or by being carried out
         self.pace = self.watch.pace  # steps a second, where the run is held back
         self._pause_at: int | None = None
-        self._told = "", "", False
+        self._told = self._news()
         self._published = 0.0
         self._said = time.monotonic()  # when somebody was told what became of a command
         self._over = False  # somebody has ended it
@@ -226,11 +227,12 @@ class Session:
         if self._told != self._news():
             self._publish()
 
-    def _say(self, message: str) -> None:
+    def _answer(self, message: str) -> None:
         self.message, self._said = message, time.monotonic()
+        self.heard += 1
 
-    def _news(self) -> tuple[str, str, bool]:
-        return self.state, self.message, bool(self.recorder.trouble())
+    def _news(self) -> tuple[object, ...]:
+        return self.state, self.message, self.heard, bool(self.recorder.trouble())
 
     def _alive(self) -> bool:
         if self._over:
@@ -316,15 +318,15 @@ class Session:
     def _finish(self) -> None:
         """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint.
 
-        A net that only the last update has ruined is found out here.
+        A net that only the last update has ruined is found out here; one whose running statistics are no numbers has
+        learnt, and is kept.
         """
         self._survey = None  # one that is under way is of an earlier step
         if self._last_look is None:
             self._last_look = self._look_at_all()
         if next(self._last_look, "done") == "done":
             self._last_look = None
-            splits = self.net.seen.splits
-            if splits and not math.isfinite((splits.train or 0.0) + (splits.val or 0.0)):
+            if self.net.ruined():
                 self._diverge(self.trainer.step)
                 return
             self.state, self._pause_at = "finished", None
@@ -336,8 +338,6 @@ class Session:
         """The losses over the whole splits, the dead units, fresh names."""
         for net in self.nets:
             yield from net.survey(whole=True)
-            if net.tapped:
-                net.look()
             net.sample(self._sampling_seed, self._temperature)
 
     def _save(self) -> None:
@@ -409,7 +409,7 @@ class Session:
                 tell(None)
             except ValueError as error:
                 if not who:  # given here: nobody but whoever asked is to be told
-                    self._say(str(error))
+                    self._answer(str(error))
                 tell(str(error))
             shows = self.net.seen.layers_step is not None or self._pause_at is None  # else the first update is about to
             if shows and not isinstance(command, Look):  # which changes nothing, and views ask again and again
@@ -422,7 +422,7 @@ class Session:
             self.changes += 1
         except ValueError as error:  # what follows it would not be the same either
             self.replay.clear()
-            self._say(f"{in_words(command)} cannot be made again: {error}")
+            self._answer(f"{in_words(command)} cannot be made again: {error}")
             self._publish()
 
     def _aimed(self, command: Command) -> Command:
@@ -500,7 +500,7 @@ class Session:
             if command.live and not command.fresh and self.state != "diverged":
                 if needs_new:
                     raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
-                if self.state == "finished" and after.steps <= self.trainer.step and not self._same_net(after):
+                if max(self.config.steps, after.steps) <= self.trainer.step and not self._same_net(after):
                     raise ValueError("the run is finished, so a live change would not be seen: set steps higher first")
 
     def _same_net(self, after: Config) -> bool:
@@ -516,7 +516,7 @@ class Session:
     def _apply(self, command: Command, nets: Nets | None) -> None:
         """Raises ValueError where it could not be done after all."""
         if not isinstance(command, Look):  # views ask again and again
-            self._say("")
+            self._answer("")
         match command:
             case Pause():
                 if self.state == "running" and self.trainer.step != self.net.seen.layers_step:
@@ -602,7 +602,9 @@ class Session:
             what = "restarted" if isinstance(command, Restart) else in_words(command, before)
             self.message = f"{what}: a new net from the seed"
         else:
-            self.state = "finished" if step >= self.config.steps else "paused" if waits else "running"
+            splits = self.net.seen.splits
+            over = splits is not None and splits.test is not None and splits.step == step >= self.config.steps
+            self.state = "finished" if over else "paused" if waits else "running"
             self._pause_at = None
             changed = {name: value for name, value in self.config.as_dict().items() if value != before[name]}
             what = in_words(Set(changed), before) if changed else "the same settings"
@@ -634,7 +636,7 @@ class Session:
                 with self._looking("exhibit"):
                     self._show(self._making.go_on(self.trainer))
             except ValueError as error:
-                self._say(str(error))
+                self._answer(str(error))
 
     def _show(self, exhibit: Exhibit | None) -> None:
         if exhibit is not None:
@@ -654,6 +656,7 @@ class Session:
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
+            heard=self.heard,
             twin=twin.snapshot(in_words(Twin(self.nets.twin_changes)), *which) if twin else None,
         )
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 
 import msgspec
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from makemore_core.config import Config
@@ -100,8 +102,16 @@ class Watched:
                 test += part / len(split.y)
                 yield
         self.dead = dead.counts()
+        if self.tapped:
+            self.look()
         means = train / len(trainer.train.y), val / len(trainer.val.y)
         self.see(splits=Splits(*means, test, step, minibatches))
+
+    def ruined(self) -> bool:
+        """Whether the net gives no numbers as it is trained, whatever its running statistics are."""
+        trainer = self.trainer
+        x, y = trainer.train.x[: self.config.batch_size], trainer.train.y[: self.config.batch_size]
+        return not bool(torch.isfinite(F.cross_entropy(trainer.model.clone()(x), y)))
 
     def sample(self, seed: int, temperature: float) -> None:
         """Fresh names."""

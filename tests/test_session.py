@@ -319,6 +319,8 @@ def test_what_a_command_did_is_told_again_and_not_wiped_by_those_who_look(few_na
     same = Set({"lr": SMALL.lr})
     _, script = play(few_names, at(40, same), at(50, Look("backward")), at(60, same), watch=Watch(every=1))
     assert {snapshot.message for snapshot in script.snapshots if 41 <= snapshot.step < 100} == {"lr is 0.1 already"}
+    heard = [max(snapshot.heard for snapshot in script.snapshots if snapshot.step < step) for step in (40, 60, 100)]
+    assert heard == [0, 1, 2]  # that it was said again can be told from that it still stands
 
 
 def test_a_net_that_its_last_update_ruined_is_not_called_finished(few_names: Dataset) -> None:
@@ -329,6 +331,26 @@ def test_a_net_that_its_last_update_ruined_is_not_called_finished(few_names: Dat
     assert math.isfinite(script.losses[-1])
     assert (ran.state, script.saved_at) == ("diverged", [])
     assert script.snapshots[-1].message == "the loss is no number from step 1 on: lower the learning rate or the gain"
+
+
+@pytest.mark.filterwarnings("ignore:var")  # torch's, of one example
+def test_a_net_that_learnt_is_kept_also_where_its_running_statistics_are_no_numbers(few_names: Dataset) -> None:
+    config = SMALL.replace({"norm_variance": "pytorch"})
+    moves = at(20, Set({"batch_size": 1})), at(25, Set({"batch_size": 8}))  # of one example the variance is 0/0
+    ran, script = play(few_names, *moves, config=config, watch=Watch(every=5))
+    last = script.snapshots[-1]
+    assert last.splits is not None
+    assert math.isnan(last.splits.val or 0.0)
+    assert all(map(math.isfinite, script.losses))
+    assert (ran.state, script.saved_at[-1:], last.message) == ("finished", [120], "saved")
+
+
+def test_dead_units_of_a_net_that_waits_are_shown_as_soon_as_they_are_counted(few_names: Dataset) -> None:
+    config = SMALL.replace({"norm": "none", "nonlinearity": "relu", "bias_init": 3.0})
+    counted = Move(lambda session: session.state == "paused" and session.net.seen.splits is not None, Stop())
+    _, script = play(few_names, counted, config=config, watch=Watch(paused=True))
+    last = script.snapshots[-1]
+    assert (last.step, [layer.activation.dead is None for layer in last.layers]) == (1, [False])
 
 
 def test_looking_at_a_net_that_waits_fills_no_record(few_names: Dataset) -> None:
@@ -352,6 +374,15 @@ def test_a_finished_net_is_not_changed_unseen(few_names: Dataset) -> None:
     assert refused.error == "the run is finished, so a live change would not be seen: set steps higher first"
     assert applied.error is None
     assert (ran.trainer.step, script.snapshots[-1].layers_step, ran.config.norm) == (150, 150, "none")
+
+
+def test_nor_is_one_that_is_looked_at_for_the_last_time(few_names: Dataset) -> None:
+    looked_at = Move(lambda session: session._last_look is not None, Set({"norm": "none"}, live=True))
+    ran, script = play(few_names, looked_at)
+    assert [outcome.error for outcome in script.outcomes] == [
+        "the run is finished, so a live change would not be seen: set steps higher first"
+    ]
+    assert (ran.state, ran.config.norm, script.snapshots[-1].layers_step) == ("finished", "batch", 120)
 
 
 def test_a_run_that_looks_at_its_net_for_the_last_time_obeys(

@@ -23,6 +23,7 @@ from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
 from app.views.state import selected
 from makemore_core.command import Back, Look, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
+from makemore_core.config import Config
 from makemore_core.doctor import Examination
 from makemore_core.snapshot import AS_PLANNED, Event, Exhibit, Intervention
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
@@ -222,7 +223,7 @@ async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not
         async def told(message: str, *marks: Intervention) -> None:
             nonlocal step
             step += 1
-            events.append(snapshot(step=step, message=message, interventions=marks))
+            events.append(snapshot(step=step, message=message, heard=step, interventions=marks))
             await until(pilot, lambda: app.history.snapshot.step == step)  # type: ignore[union-attr]
 
         mark = Intervention(5, "restart")
@@ -235,8 +236,33 @@ async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not
         await pilot.press("r")
         await told("this net is not left, for the disk is full", mark)
         await until(pilot, lambda: "this net is not left, for the disk is full" in picture(app))
-        await told("gain 1 → 2: a new net from the seed", mark, mark, mark)  # from somewhere else
-        await until(pilot, lambda: "gain 1 → 2: a new net from the seed" in picture(app))
+        for other in ("gain 1 → 2", "restarted"):  # from somewhere else, in words that were heard before or not
+            await told(f"{other}: a new net from the seed", mark, mark, mark)
+            await until(pilot, lambda other=other: f"{other}: a new net from the seed" in picture(app))
+        refused = "the run is finished, so a live change would not be seen"
+        for _ in range(2):
+            await pilot.press("b")
+            assert "norm batch → none" in picture(app)
+            await told(refused, mark, mark, mark)
+            await until(pilot, lambda: refused in picture(app))
+            assert not app.awaited
+
+
+async def test_what_the_trainer_says_is_shown_in_a_frozen_view_too() -> None:
+    async with running() as (pilot, app, stream):
+        step = stream.step
+        await pilot.press("p")
+        stream.drain = lambda: [snapshot(step=step + 1, message="back to the net at step 40", heard=1)]  # type: ignore[method-assign]
+        await until(pilot, lambda: "back to the net at step 40" in picture(app))
+
+
+async def test_a_twin_that_is_there_from_the_start_is_pointed_at() -> None:
+    stream = FakeStream(clock=Clock())
+    drain = stream.drain
+    stream.drain = lambda: [msgspec.structs.replace(one, twin=one) for one in drain()]  # type: ignore[method-assign]
+    app = Studio(stream, fps=60, ascii=False)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: "a twin is trained beside this run: 7 shows both" in picture(app))
 
 
 async def test_live_changes_are_asked_for_as_such() -> None:
@@ -469,6 +495,9 @@ async def test_an_answer_that_cannot_change_is_not_asked_for_again() -> None:
         assert await asked("paused", Exhibit(look.name, step - 1, {}, look.options))
         assert await asked("paused", Exhibit(look.name, step, {}, {"unit": 1000}))
         assert not await asked("paused", Exhibit(look.name, step, {}, look.options))
+        app.history.snapshot = msgspec.structs.replace(app.history.snapshot, config=Config(batch_size=64).as_dict())
+        before = len(stream.sent)
+        await until(pilot, lambda: len(stream.sent) > before)  # it may depend on what was changed
         assert await asked("running", None)
 
 

@@ -36,7 +36,7 @@ class View:
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
-    told: str = ""  # of what the trainer says, what a message here has said already
+    told: tuple[int, str] = (0, "")  # the trainer's answer, by its number, that a message here has given already
     prompt: str = ""  # "", "filter", "twin", "untwin", "undo" or "quit"
     typed: str = ""  # so far, in answer to the prompt "twin"
     question: str = ""  # of the prompts after "twin"

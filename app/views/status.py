@@ -226,8 +226,9 @@ def message_line(view: View, cells: int) -> Line:
     """What the last key did, or what the trainer has to say."""
     text = view.message
     style = view.message_style
-    if not text and view.history.snapshot is not None and view.history.snapshot.message != view.told:
-        text = glyph.escape(view.history.snapshot.message, ascii=view.glyphs.ascii)
+    snapshot = view.history.snapshot
+    if not text and snapshot is not None and (snapshot.heard, snapshot.message) != view.told:
+        text = glyph.escape(snapshot.message, ascii=view.glyphs.ascii)
         style = "note"
     return fit([(glyph.escape(view.glyphs.text(text), ascii=view.glyphs.ascii), style)], cells, view.glyphs)
 
