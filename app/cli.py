@@ -112,7 +112,11 @@ def watching(function: Function) -> Function:
 
 def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, str]:
     """`--set` pairs and the options that stand for a setting. Raises ValueError for a pair without `=`."""
-    return dict(map(pair, settings)) | {name: value for name, value in named.items() if value is not None}
+    from app.launch import naming
+
+    with naming("--set"):
+        changes = dict(map(pair, settings))
+    return changes | {name: value for name, value in named.items() if value is not None}
 
 
 DETACH = click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")

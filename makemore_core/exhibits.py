@@ -6,15 +6,10 @@ nobody had looked. It comes in parts, and training goes on in between: what it l
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
-
 from makemore_core import byhand, deadmap, depth, find_lr, normed, weightgrads
-from makemore_core.looking import Options, Parts, in_one
-from makemore_core.trainer import Trainer
+from makemore_core.looking import Maker, in_one
 
-EXHIBITS: dict[str, Callable[[Trainer, Options], Parts[msgspec.Struct]]] = {
+EXHIBITS: dict[str, Maker] = {
     "dead-map": deadmap.dead_map,
     "backward": in_one(byhand.backward),
     "batchnorm": normed.batchnorm,

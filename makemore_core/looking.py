@@ -9,6 +9,7 @@ import copy
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TypeAlias, TypeVar
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,7 @@ from makemore_core.trainer import Trainer
 Options: TypeAlias = Mapping[str, Value]
 T = TypeVar("T")
 Parts: TypeAlias = Generator[None, None, T]  # ends with its answer, and yields wherever the run may go on meanwhile
+Maker: TypeAlias = Callable[[Trainer, Options], Parts[msgspec.Struct]]  # of one exhibit
 
 DRAWN = 1_000_000  # indices that are held at once
 OWN_SEED = 2147483647 + 20  # of everything that an exhibit draws

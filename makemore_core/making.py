@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from makemore_core.command import Look
-from makemore_core.looking import Parts, copy_of
+from makemore_core.looking import Maker, Options, Parts, copy_of
 from makemore_core.snapshot import Exhibit
 from makemore_core.trainer import Trainer
 
@@ -38,7 +38,7 @@ class Making:
         if name not in EXHIBITS:
             raise ValueError(f"{name}: no such exhibit; there are {', '.join(EXHIBITS)}")
         if name not in self._begun:
-            self._begun[name] = Begun(look, trainer.step, _parts(look, trainer))
+            self._begun[name] = Begun(look, trainer.step, _parts(EXHIBITS[name], look.options, trainer))
             return self._part(name)
         if look != self._begun[name].look:
             self._next[name] = look
@@ -65,8 +65,6 @@ class Making:
         return None
 
 
-def _parts(look: Look, trainer: Trainer) -> Parts[msgspec.Struct]:
-    """Of the net as it is when the first is asked for; copying it is one, which can go wrong as any other."""
-    from makemore_core.exhibits import EXHIBITS
-
-    return (yield from EXHIBITS[look.name](copy_of(trainer), look.options))
+def _parts(make: Maker, options: Options, trainer: Trainer) -> Parts[msgspec.Struct]:
+    """Of the net as it is when the first is asked for; its copy is made in that, where it can go wrong as any part."""
+    return (yield from make(copy_of(trainer), options))

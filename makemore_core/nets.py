@@ -92,7 +92,7 @@ def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
 
 def bytes_of(config: Config, vocabulary: int) -> int:
     """At least what a net takes while it is trained: weights, gradients, the optimiser's and a copy to look at; for
-    each example what a layer gives, and what a norm keeps. Only the compiled engine gets by with that.
+    each example what a layer gives, and what a norm keeps. No engine gets by with less.
     """
     V, C, H = vocabulary, config.n_embd, config.n_hidden
     T, L, B = config.block_size, config.n_layer, config.batch_size

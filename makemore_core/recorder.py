@@ -90,8 +90,7 @@ class FolderRecorder(Recorder):
         self._layers: tuple[int, int | None] | None = None  # attempt and step of the layers recorded last
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + min(FIRST, CHECKPOINT)
-        self._kept: Kept | None = None  # what the last checkpoint holds
-        self._saved = folder  # and where it is
+        self._saved: tuple[Kept, Path] | None = None  # what the last checkpoint holds, and where it is
         self._unsaved = self._unwritten = ""  # what went wrong with the last checkpoint, and the state file
         self._recorded = 0.0  # when a record was written after some that were lost
 
@@ -219,8 +218,8 @@ class FolderRecorder(Recorder):
             session.config.as_dict(),
             session.nets.twin_changes,
             [KeptNet(net.trainer.optimizer.count, net.seen) for net in session.nets],
-            session.interventions,
-            *(session.nets.origin, session.undo.behind, session.undo.ahead),
+            list(session.interventions),
+            *(session.nets.origin, list(session.undo.behind), list(session.undo.ahead)),
         )
         tensors = {
             prefix + name: tensor
@@ -228,15 +227,17 @@ class FolderRecorder(Recorder):
             for name, tensor in net.trainer.tensors().items()
         }
         try:
-            if kept != self._kept or not self._saved.is_dir():  # the same again would cost an older good one its place
-                self._saved = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.undo.attempts)
+            # the same again would cost an older good one its place
+            if self._saved is None or self._saved[0] != kept or not self._saved[1].is_dir():
+                at = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.undo.attempts)
+                self._saved = kept, at
         except OSError as error:
             self._next_checkpoint = time.monotonic() + RETRY
             self._unsaved = f"the checkpoint could not be saved: {error.strerror or error}"
             raise ValueError(self._unsaved) from None
         self._next_checkpoint = time.monotonic() + CHECKPOINT
-        self._kept, self._unsaved = kept, ""
-        return f"saved in {self._saved}"
+        self._unsaved = ""
+        return f"saved in {self._saved[1]}"
 
     def earlier(self, session: Session, attempt: int) -> Nets:
         try:

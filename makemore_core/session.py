@@ -500,12 +500,8 @@ class Session:
             if command.live and not command.fresh and self.state != "diverged":
                 if needs_new:
                     raise ValueError(f"{needs_new}: cannot be changed on a live net; without --live the run restarts")
-                if max(self.config.steps, after.steps) <= self.trainer.step and not self._same_net(after):
+                if after.steps <= self.trainer.step and self.config.changes_to(after).keys() & LIVE_IF_ASKED_FIELDS:
                     raise ValueError("the run is finished, so a live change would not be seen: set steps higher first")
-
-    def _same_net(self, after: Config) -> bool:
-        """Whether only the coming updates would read what is changed."""
-        return self.config.changes_to(after).keys() <= LIVE_FIELDS
 
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
