@@ -87,10 +87,10 @@ class Budget:
         """Whether it is time for the next probe."""
         return now >= self._next_probe
 
-    def probed(self, now: float) -> None:
-        """A probe was taken in the slice that began `now`."""
+    def probed(self, now: float, free: bool = False) -> None:
+        """A probe was taken in the slice that began `now`; `free`: it took nothing away from training."""
         cost = self.settle("probe")
-        pause = cost / (SHARES["probe"] * self._watch.budget)
+        pause = 0.0 if free else cost / (SHARES["probe"] * self._watch.budget)
         if self._clock.spent("probe") < CREDIT["probe"]:  # at twice the age each: most happens to a net at first
             pause = min(pause, EARLY, self._clock.elapsed)
         self._next_probe = now + max(1 / self._watch.per_second, pause)

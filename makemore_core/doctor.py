@@ -92,7 +92,11 @@ LIMITS: dict[str, float] = {
     "stuck": 0.02,  # nats from the first third of 1,000 and more updates to the last, at ln V or above
 }
 
+ADAPTIVE = ("adam", "adamw", "rmsprop")  # their updates are about the rate, whatever the gradients
+ADAPTIVE_LR = 0.005  # the largest advised to be tried next where one of them went wrong
+_LEARNING = ("updates-small", "loss-flat", "last-layer-fast")
 RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
+DEEP = 12  # layers
 STARTS = 16  # attempts whose start is remembered
 RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run; the rest is noisy too: judge their median
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
@@ -172,8 +176,19 @@ def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
     """
     run = _run_of(snapshot, recent)
     found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
-    found.sort(key=lambda finding: (finding.past, finding.severity != "serious"))
+    if any(finding.name == "diverged" for finding in found):  # what is small or flat now says nothing
+        found = [one for one in found if one.past or one.name == "diverged" or (one.fix and one.name not in _LEARNING)]
+    found.sort(key=lambda one: (one.past, one.severity != "serious", not _only_slow(one)))
     return Examination(tuple(found), tuple(_checks(run, found)))
+
+
+def _only_slow(finding: Finding) -> bool:
+    """Whether a larger rate is the first to be tried: what else is wrong of a net that hardly moves may pass by itself.
+
+    Only up to 0.2: larger ones made more random nets worse than better.
+    """
+    lr = finding.fix.get("lr") if finding.name == "updates-small" and finding.fix else None
+    return isinstance(lr, int | float) and lr <= 0.2
 
 
 def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
@@ -348,8 +363,12 @@ def _dead_units(run: _Run) -> Iterator[Finding]:
 def _no_signal(run: _Run) -> Iterator[Finding]:
     flat = next((layer for layer in run.now.layers if layer.activation.std == 0), None)
     if flat:
+        advice, fix = _signal(run)
+        began_well = run.start and all(layer.activation.std > 0 for layer in run.start.layers)
+        if began_well and not {"norm", "fan_in"} & set(fix or ()):
+            advice, fix = _slower(run)
         yield _finding("no-signal", "no signal in a layer", f"std 0 in {_row(flat)}: the same for every example",
-                       *_signal(run), layer=flat.index, severity="serious")  # fmt: skip
+                       advice, fix, layer=flat.index, severity="serious")  # fmt: skip
 
 
 class _Course(NamedTuple):
@@ -389,7 +408,7 @@ def _began(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Course]) 
 
 def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     # one layer that differs is no trend: of a deep net its last quarter is judged
-    end = layers[-max(1, len(layers) // 4) :] if len(layers) >= 12 else layers[-1:]
+    end = layers[-max(1, len(layers) // 4) :] if len(layers) >= DEEP else layers[-1:]
     first, last = layers[0].activation.std, median([layer.activation.std for layer in end])
     ends = f"{first:.2g} → {last:.2g}"
     if len(layers) < 3 or first <= 0 or _one_step(layers) or _stream(run):
@@ -417,7 +436,8 @@ def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
         return _Course(None, ends, ratio)
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
     evidence = f"std {ends} from last to first, × {ratio ** (1 / steps):.2f} a layer"
-    return _Course(_finding(name, f"gradients {what} backward", evidence, *_right_gain(run),
+    advice = _way_around(run) if first > last and len(layers) >= DEEP else _right_gain(run)
+    return _Course(_finding(name, f"gradients {what} backward", evidence, *advice,
                             layer=layers[0].index), ends, ratio)  # fmt: skip
 
 
@@ -572,7 +592,7 @@ def _loss_flat(run: _Run) -> Iterator[Finding]:
         evidence = f"loss {loss:.3f} for {len(losses):,} updates, the uniform guess costs {expected:.3f}"
     else:
         return
-    yield _finding("loss-flat", "loss is flat", evidence, *_faster(run))
+    yield _finding("loss-flat", "loss is flat", evidence, *(_larger_updates(run) if _slow(run) else _faster(run)))
 
 
 RULES: tuple[Callable[[_Run], Iterator[Finding]], ...] = (
@@ -668,6 +688,18 @@ def _right_gain(run: _Run) -> Advice:
     return "give the weights a gain that keeps the spread, or put a normalisation before the nonlinearity", None
 
 
+def _way_around(run: _Run) -> Advice:
+    """For gradients that grow through a great depth: a larger gain or BatchNorm alone would make that worse."""
+    config = run.now.config
+    gain, right = config.get("gain"), GAINS.get(str(config.get("nonlinearity")))
+    too_large = isinstance(gain, int | float) and right is not None and gain > 1.1 * right
+    if config.get("fan_in") == "off" or too_large or config.get("residual") is not False:
+        return _right_gain(run)
+    fix = _normalised(config, "")[1] if config.get("norm") == "none" else None
+    also = " with a normalisation" if fix else ""
+    return f"residual connections{also} give the gradient a way around", {**(fix or {}), "residual": True}
+
+
 def _few(config: Mapping[str, Value]) -> bool:
     """Whether a batch has too few examples for a mean and variance to go by."""
     batch = config.get("batch_size")
@@ -751,7 +783,11 @@ def _slower(run: _Run) -> Advice:
         for found in itertools.chain(_saturated(began), _spread(began), _gradient_flow(began)):
             if found.fix and not found.name.endswith("shrink"):
                 return found.suggestion, found.fix
-    if run.now.config.get("norm") == "batch" and _few(run.now.config):
+    config, first, expected = run.now.config, run.now.first_loss, run.now.expected_loss
+    undivided = config.get("fan_in") == "off" and config.get("norm") == "none"
+    if undivided and first is not None and expected is not None and first > 3 * expected:
+        return "divide the weights by the square root of fan-in", _divided(config)
+    if config.get("norm") == "batch" and _few(config):
         return "batches of 32: alike examples leave BatchNorm nothing to divide by", {"batch_size": 32}
     return _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
 
@@ -768,10 +804,14 @@ def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     far = isinstance(lr, int | float) and (lr >= HIGHEST_LR if factor > 1 else lr <= LOWEST_LR)
     if not isinstance(lr, int | float) or factor == 1.0 or far:
         return f"{'a lower' if factor <= 1 else 'a higher'} learning rate {purpose}", None
-    if factor < 1 and _slow(run, math.log10(factor)):  # so would this
+    ruined = (layer.activation for layer in run.now.layers)
+    dead = any(one.std == 0 or 2 * (one.dead or 0) >= one.units for one in ruined)
+    if factor < 1 and not dead and _slow(run, math.log10(factor)):  # so would this
         return f"train on; at lr {lr * factor:g} the updates would be small", None
     # far out there is no stepping back by tens, and nobody is led there
     wanted = 0.1 if factor < 1 < lr else min(float(f"{lr * factor:.1g}"), HIGHEST_LR)
+    if factor < 1 and run.now.config.get("optimizer") in ADAPTIVE and lr > ADAPTIVE_LR:
+        wanted = min(wanted, ADAPTIVE_LR)
     return f"lr {lr:g} → {wanted:g} {purpose}", {"lr": wanted} if "lr" in run.now.config else None
 
 

@@ -59,6 +59,7 @@ SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
 SAID = 10.0  # seconds for which it is told what a command did to a run that is not over
+LOOK_AGAIN = 1.0  # seconds between two full looks at a run that is held to a pace, while it waits
 KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
@@ -164,6 +165,7 @@ class Session:
         self._last_look: Iterator[None] | None = None  # once the last update is done
         self._making = Making()
         self._due = 0.0  # when the next update may begin, to keep the pace
+        self._look_again = 0.0  # when a run that is held to a pace has time to be looked at in full again
 
     @property
     def net(self) -> Watched:
@@ -213,7 +215,14 @@ class Session:
         began = time.monotonic()
         if began >= self._due:
             return False
-        self.channel.wait(min(0.05, self._due - began))
+        if self._survey is None and began < self._look_again:
+            self.channel.wait(min(0.05, self._due - began))
+        else:
+            if self._survey is None:
+                self._sample_names()
+            self._go_on_surveying()
+            if self._survey is None:
+                self._look_again = time.monotonic() + LOOK_AGAIN
         self._clock.rested(time.monotonic() - began)
         return True
 
@@ -251,14 +260,16 @@ class Session:
         n = self._slice()
         now = time.monotonic()
         probed = self._probe_due(n, now)
-        self._due = now + n / self.pace if self.pace else 0.0
+        # what was looked at in between may have held it up a little: that is made good
+        since = self._due if now - self._due < LOOK_AGAIN / 10 else now
+        self._due = since + n / self.pace if self.pace else 0.0
         self._advance(n, probed)
         self._mark_decay(self.trainer.step - n)
         if self.net.diverged and not probed and self.trainer.step < self.config.steps:
             self._advance(1, True)  # what is shown of the net is to be of what has become of it
             probed = True
         if probed:
-            with self._clock.looking("probe"):
+            with self._looking("probe"):
                 self.nets.look()
         if self.net.diverged:
             self._diverge(self.net.diverged_at)
@@ -269,7 +280,7 @@ class Session:
         if not ends and (probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES):
             self._publish()
         if probed:
-            self._budget.probed(now)
+            self._budget.probed(now, self._held())
 
     def _slice(self) -> int:
         """How many updates to run before looking up again."""
@@ -295,7 +306,8 @@ class Session:
             unknown = not self._clock.rate or self.watch.every == 1  # what one costs that is not tapped
             usual = spent if unknown else min(spent, 1 / self._clock.rate)
             self._clock.trained(1, usual)
-            self._clock.looked(spent - usual)
+            if not self._held():
+                self._clock.looked(spent - usual)
 
     def _move(self, batches: Tensor, tap: bool) -> float:
         began = time.monotonic()
@@ -380,8 +392,13 @@ class Session:
         return True
 
     def _looking(self, account: str) -> AbstractContextManager[None]:
-        """Time that is charged to looking; while nothing is trained it takes nothing away."""
-        return self._clock.looking(account) if self.state == "running" else contextlib.nullcontext()
+        """Time that is charged to looking; while nothing could be trained it takes nothing away."""
+        waits = self.state != "running" or self._held()
+        return contextlib.nullcontext() if waits else self._clock.looking(account)
+
+    def _held(self) -> bool:
+        """Whether the run waits for its pace."""
+        return time.monotonic() < self._due
 
     def _sample_names(self) -> None:
         with self._looking("sample"):

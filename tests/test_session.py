@@ -756,6 +756,19 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
+def test_a_run_that_is_held_to_a_pace_is_looked_at_while_it_waits(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "LOOK_AGAIN", 0.0)
+    watch = Watch(pace=200.0, budget=1e-9)
+    _, script = play(few_names, config=SMALL.replace({"steps": 200}), watch=watch)
+    running = [seen for seen in script.snapshots if seen.state == "running" and seen.step > 1]
+    assert len({seen.splits.step for seen in running if seen.splits}) > 3
+    assert len({seen.names_step for seen in running}) > 3
+    assert max(seen.overhead for seen in running[-3:]) < 0.05  # it took nothing away
+    assert script.losses == Trainer(SMALL, few_names).advance(200)
+
+
 def test_paused_what_is_shown_is_of_the_last_update(few_names: Dataset) -> None:
     """One that was not looked at is followed by one that is."""
     unseen = Move(lambda session: session.trainer.step not in (0, session.net.seen.layers_step), Pause())
