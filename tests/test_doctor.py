@@ -494,6 +494,57 @@ def test_a_layer_that_is_the_same_for_every_example(changes: dict[str, Value], f
     assert advice(Config().replace(changes), with_layer(foreign(), 0, std=0.0), "no-signal").fix == fix
 
 
+@pytest.mark.parametrize(("optimizer", "fix"), [("adam", {"lr": 0.005}), ("sgd", {"lr": 0.05})])
+def test_an_adaptive_optimizer_that_went_wrong_is_given_a_rate_that_suits_it(
+    optimizer: str, fix: dict[str, Value]
+) -> None:
+    config = Config(optimizer=optimizer, lr=0.5)
+    ruined = msgspec.structs.replace(foreign(state="diverged", loss=math.nan), lr=0.5)
+    assert advice(config, ruined, "diverged").fix == fix
+    assert advice(config, with_layer(ruined, 0, std=0.0), "diverged").fix == fix
+
+
+def test_beside_divergence_nothing_is_said_of_how_it_learns() -> None:
+    diverged = msgspec.structs.replace(with_all_updates(foreign(), -6.0), state="diverged", loss=math.nan)
+    assert [found.name for found in findings(diverged)] == ["diverged"]
+
+
+def test_a_rate_that_is_far_too_small_is_raised_before_the_shape_is_changed() -> None:
+    shrinking = with_all_updates(with_stds(0.6, 0.4, 0.3, 0.1), -4.5)
+
+    def names(lr: float) -> list[str]:
+        return [one.name for one in findings(msgspec.structs.replace(shrinking, lr=lr, config={"lr": lr, "gain": 1.0}))]
+
+    assert names(0.001) == ["updates-small", "activations-shrink"]
+    assert names(0.05) == ["activations-shrink", "updates-small"]  # 1.0 would be a leap
+
+
+def test_a_signal_that_was_lost_in_training_is_a_matter_of_the_rate() -> None:
+    config = Config().replace(PLAIN | {"gain": 1.0, "lr": 0.2, "optimizer": "adam"})
+    began, lost = foreign(step=1), with_layer(foreign(), 0, std=0.0)
+    assert advice(config, lost, "no-signal", [began]).fix == {"lr": 0.005}
+    assert advice(config, lost, "no-signal").fix == {"gain": 5 / 3}
+
+
+def test_weights_that_were_never_divided_come_before_the_rate() -> None:
+    config = Config().replace(PLAIN | {"fan_in": "off", "last_shrink": 1.0})
+    ruined = foreign(state="diverged", loss=math.nan, first_loss=40.0, expected_loss=3.3)
+    assert advice(config, ruined, "diverged").fix == {"fan_in": "on"}
+
+
+def test_a_flat_loss_is_given_the_rate_that_small_updates_are() -> None:
+    slow = with_all_updates(foreign(lr=0.001, losses=(3.29,), first_loss=3.3, expected_loss=3.3), -5.0)
+    config = Config(lr=0.001)
+    assert advice(config, slow, "loss-flat").fix == advice(config, slow, "updates-small").fix == {"lr": 0.1}
+
+
+def test_gradients_that_grow_through_a_great_depth_are_not_answered_by_what_makes_them_grow_more() -> None:
+    """A larger gain does, and so does BatchNorm alone."""
+    alone = diagnose(PRESETS["fifty-layers"].config(), (1,))["gradients-grow"]
+    assert alone.fix == {"norm": "batch", "norm_output": True, "residual": True}
+    assert diagnose(PRESETS["fifty-layers-batchnorm"].config(), (1,))["gradients-grow"].fix == {"residual": True}
+
+
 def test_every_title_fits_the_column_of_the_dashboard() -> None:
     shown = [
         found for name in PRESETS if not name.startswith("fifty") for found in diagnose(PRESETS[name].config()).values()
