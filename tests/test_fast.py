@@ -417,3 +417,15 @@ def test_a_compiler_that_outlives_its_program_has_not_worked_in_vain(
     assert again._compiler is None  # nothing is compiled twice
     assert again.library()
     assert [file.suffix for file in (tmp_path / "makemore-studio").iterdir()] == [".so"]
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="others are not slowed by them")
+def test_a_net_that_dies_is_not_slowed_by_numbers_next_to_0() -> None:
+    config = SMALL.replace({"optimizer": "adamw", "weight_decay": 1.0, "lr": 0.5})
+    fast_engine = engine(FastEngine, config)
+    for parameter in fast_engine.model.parameters():
+        parameter.fill_(1e-38)
+    run(fast_engine, config, 3)
+    assert not any(bool(((x != 0) & (x.abs() < 1e-38)).any()) for x in state(fast_engine))
+    assert float(torch.tensor(1e-40) * 0.5) > 0, "what runs beside it counts them as ever"
