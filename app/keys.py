@@ -34,7 +34,7 @@ KEYS: tuple[Key, ...] = (
     Key(("n",), "sample", "n", "sample names from the model", "train", "names", 10),
     Key(("N",), "temperature", "N", "names at the next temperature: 0.5, 0.75, 1, 1.5, 2", "train"),
     Key(("r",), "restart", "r", "restart from the same seed", "train", "restart", 11),
-    Key(("u",), "go_back(False)", "u", "undo a restart: back to the net that it left", "train"),
+    Key(("u",), "go_back(False)", "u", "undo a restart or a live change: back to the net before", "train"),
     Key(("U",), "go_back(True)", "U", "forth again to the net that u left", "train", "undo", 13),
     Key(("b",), "norm", "b", "BatchNorm on / off", "change", "BatchNorm", 1),
     Key(("g",), "gain(-1)", "g", "smaller gain of all weights but the last", "change"),

@@ -409,14 +409,14 @@ class Studio(App[int]):
             self.say("restarted from the seed; u undoes it")
 
     def action_go_back(self, forth: bool) -> None:
-        """To the net before a restart, or forth; the trainer says to which, or that there is none.
+        """To the net before, or forth; the trainer says to which, or that there is none.
 
-        Asks first where it was a live change that came last: that is not what would be undone.
+        Asks first where it was a change that left no net that came last: that is not what would be undone.
         """
         if not self.changes_allowed():
             return
         if not forth and (live := self.changed_live()):
-            leave = ("y", "leave this net for the one before the restart; U comes forth again")
+            leave = ("y", "leave this net for the one before it; U comes forth again")
             self.ask("undo", f"{escape(live)} was live: u does not undo it.", leave, ("esc", "stay"))
             return
         self.go_back(forth)
@@ -433,7 +433,7 @@ class Studio(App[int]):
         """Ask for it, and take what has been asked for and not been done for dropped."""
         self.send(Back(forth))
         self.drop_pending()
-        way = "forth again" if forth else "back to the net before the restart"
+        way = "forth again" if forth else "back to the net before"
         self.state = replace(self.state, message="")
         if self.state.frozen:
             self.say(f"{way}; the view is frozen")
@@ -495,7 +495,7 @@ class Studio(App[int]):
             return ", restarted from the seed"
         if not command.fresh and command.changes.keys() <= LIVE_FIELDS:
             return decayed({**snapshot.config, **command.changes}, snapshot.step) if "lr" in command.changes else ""
-        return ", applied to the live weights" if command.live else ", restarted from the seed; u undoes it"
+        return f", {'applied to the live weights' if command.live else 'restarted from the seed'}; u undoes it"
 
     def change_of(self, name: str) -> Value | None:
         """The present value of a field that a key is about to change; None, and a message, where it cannot be."""

@@ -420,6 +420,10 @@ class Session:
                 nets = self._check(command)
                 if nets is not None:
                     self._keep()
+                elif self._makes_another(command):
+                    with contextlib.suppress(ValueError):  # nothing is thrown away, but it could not be undone
+                        self._keep()
+                if nets is not None or self._makes_another(command):
                     self._publish()  # what it lost last: its curve goes on where somebody comes back to it
                 self._note(command, who)
                 self._apply(command, nets)
@@ -526,6 +530,11 @@ class Session:
         kept = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
         return self.config.changes_to(after).keys() <= kept
 
+    def _makes_another(self, command: Command) -> bool:
+        """Whether it changes the live net itself, not only what the coming updates do: one may want that net back."""
+        changed = self.config.changes_to(self.config.replace(command.changes)) if isinstance(command, Set) else {}
+        return bool(changed.keys() & LIVE_IF_ASKED_FIELDS)
+
     def _apply(self, command: Command, nets: Nets | None) -> None:
         """Raises ValueError where it could not be done after all."""
         if not isinstance(command, Look):  # views ask again and again
@@ -588,6 +597,9 @@ class Session:
         if nets is not None:
             self._restart(what, nets)
             return
+        if self._makes_another(what) and self._worth_keeping():
+            self.undo.leave(Left(self.attempt, self.trainer.step), None)
+            self.nets.origin, self.attempt = self.attempt, self.attempt + 1
         self.config = after
         self._mark(what, before)
         self.nets.reconfigure(after)

@@ -1,4 +1,4 @@
-"""What one can go back to after a restart, and forth again: as an editor undoes and does again."""
+"""What one can go back to after a restart or a live change, and forth again: as an editor undoes and does again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Undo:
         """The attempt whose net comes next that way. Raises ValueError where there is none."""
         nets = self.ahead if forth else self.behind
         if not nets:
-            raise ValueError("nothing to go forth to" if forth else "nothing to undo: no restart has left a net")
+            raise ValueError("nothing to go forth to" if forth else "nothing to undo: no other net was left")
         return nets[-1].attempt
 
     def forget(self, attempt: int | None) -> None:

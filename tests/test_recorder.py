@@ -29,7 +29,7 @@ from makemore_core.command import (
     Stop,
     Twin,
 )
-from makemore_core.config import Config, Optimizer
+from makemore_core.config import Config, Optimizer, Value
 from makemore_core.dataset import Dataset
 from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_attempt, open_run
@@ -203,6 +203,24 @@ def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Conf
     assert [(mark.step, mark.what) for mark in session.interventions] == [(0, "n_hidden 16 → 12"), (40, "back")]
 
 
+@pytest.mark.parametrize("change", [{"norm": "none"}, {"optimizer": "adam", "lr": 0.01}])
+def test_a_live_change_is_undone_bit_for_bit_and_done_again(
+    tmp_path: Path, few_names_file: Path, few_names: Dataset, change: dict[str, Value]
+) -> None:
+    live, forth = Set(change, live=True), Back(forth=True)
+    folder, other = (new_run(tmp_path / name, SMALL, few_names_file) for name in ("run", "other"))
+    session = opened(folder, Order(0, 40, live), Order(1, 70, Back()))
+    assert session.run() == "finished"
+    assert differing(session.trainer, reference(SMALL, few_names, [])) == []
+    seen = snapshots(folder)
+    assert {(s.attempt, s.origin) for s in seen} == {(0, None), (1, 0), (2, 0)}
+    assert next(s for s in seen if s.attempt == 2).step == 40
+
+    again = opened(other, Order(0, 40, live), Order(1, 70, Back()), Order(2, 50, forth))
+    assert again.run() == "finished"
+    assert differing(again.trainer, reference(SMALL, few_names, [(0, 40, live)])) == []
+
+
 def test_no_loss_of_a_net_that_was_left_is_lost(run: Callable[[Config], Path]) -> None:
     """Not even those since the last snapshot."""
     folder = run(SMALL)
@@ -286,7 +304,7 @@ def test_where_nothing_was_left_nothing_is_undone(run: Callable[[Config], Path])
     assert session.run() == "finished"
     assert session.attempt == 0
     told = [event.message for event in session.channel.drain() if isinstance(event, Snapshot)]
-    assert "nothing to undo: no restart has left a net" in told
+    assert "nothing to undo: no other net was left" in told
     assert "nothing to go forth to" in told
 
 

@@ -113,8 +113,8 @@ def test_live_or_restart(few_names: Dataset, name: str, value: Value) -> None:
     again, script = play(few_names, at(50, Set({name: value})))
 
     assert name in LIVE_IF_ASKED_FIELDS
-    assert (live.attempt, again.attempt) == (0, 1)
-    assert (live.interventions[0].attempt, again.interventions[0].attempt) == (0, 1)
+    assert (live.attempt, live.nets.origin, again.attempt, again.nets.origin) == (1, 0, 1, None)
+    assert (live.interventions[0].attempt, again.interventions[0].attempt) == (1, 1)
     assert live.interventions[0].step >= 50
     assert again.interventions[0].step == 0  # the change that began the attempt
     fresh = Trainer(SMALL.replace({name: value}), few_names)

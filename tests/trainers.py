@@ -117,8 +117,11 @@ def reference(config: Config, dataset: Dataset, changes: Sequence[tuple[int, int
             trainer.advance(step - trainer.step)
         match command:
             case Set(changes=values, live=live):
-                config = config.replace(values)
+                before, config = config, config.replace(values)
                 if live or values.keys() <= LIVE_FIELDS:
+                    if before.changes_to(config).keys() - LIVE_FIELDS:
+                        left.append(Trainer(before, dataset))
+                        left[-1].restore(trainer.tensors(), trainer.step, trainer.optimizer.count)
                     trainer.reconfigure(config)
                 else:
                     left.append(trainer)

@@ -21,7 +21,7 @@ CHANGES: tuple[Command, ...] = (
     Set({"norm": "none"}, live=True),
     Restart(),
     Set({"gain": 1.5}),
-    Back(attempt=1),
+    Back(attempt=2),
     Set({"optimizer": "adam"}, live=True),
     Set({"nonlinearity": "relu"}, live=True),
     Set({"lr": 0.01}),
@@ -31,10 +31,10 @@ CHANGES: tuple[Command, ...] = (
 ORDERS = tuple(
     Order(attempt, step, command)
     for (attempt, step), command in zip(
-        [(0, 300), (0, 500), (0, 700), (1, 400), (2, 300), (3, 600), (3, 700), (3, 800)], CHANGES, strict=True
+        [(0, 300), (0, 500), (1, 700), (2, 400), (3, 300), (4, 600), (5, 700), (6, 800)], CHANGES, strict=True
     )
 )
-END = Order(3, 1500, Stop())
+END = Order(6, 1500, Stop())
 
 
 @pytest.mark.torture
