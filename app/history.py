@@ -17,10 +17,11 @@ from app.series import Series
 from app.traces import LayerTrace, WeightTrace
 from makemore_core.config import Value
 from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
+from makemore_core.undo import MOST_LEFT
 
 MOST_GHOSTS = 4  # earlier attempts that are drawn
 MOST_PAST = 16  # that are kept, so that one gone back to goes on with its curve
-MOST_TRACES = 4  # of them with the curves of every layer
+MOST_TRACES = MOST_LEFT  # of them with the curves of every layer
 RECENT = 120  # looks at the layers: what came before so many is less than a hundredth of what is shown
 SMOOTHING = 1.2  # seconds: histograms and statistics of a running net are means of about so long
 STDS = 3  # of the median layer that a scale reaches at most: less far than was counted
@@ -160,8 +161,8 @@ class History:
         number, origin = snapshot.attempt, self.past.get(-1 if snapshot.origin is None else snapshot.origin)
         attempt = origin.copy() if origin else Attempt(number)
         attempt.number, attempt.numbers = number, attempt.numbers | {number}
-        if origin:
-            origin.layers, origin.weights = {}, {}  # which the new attempt goes on with
+        if origin and origin.number < number - 1:  # gone back to; one that was left just now may be yet
+            origin.layers, origin.weights = {}, {}
         self._show(attempt)
         self.attempt.cut(snapshot.step - len(snapshot.losses))
 

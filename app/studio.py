@@ -561,7 +561,7 @@ class Studio(App[int]):
         else:
             self.state = replace(self.state, frozen=True, history=self.history.copy())
             trains = "; training goes on" if self.run_state == "running" else ""
-            self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}")
+            self.say(f"view frozen at step {snapshot.step if snapshot else 0:,}{trains}; p lets it move")
 
     def action_log(self) -> None:
         self.state = replace(self.state, log=not self.state.log)
@@ -607,9 +607,11 @@ class Studio(App[int]):
             self.state = replace(self.state, cursor=cursor)
         self.paint()
 
+    def action_arrow(self, by: int) -> None:
+        if not self.pressed("right" if by > 0 else "left"):
+            self.action_turn(by)
+
     def action_turn(self, by: int) -> None:
-        if self.pressed("right" if by > 0 else "left"):
-            return
         names = [one.name for one in SCREENS]
         self.action_screen(names[(names.index(self.state.screen) + by) % len(names)])
 

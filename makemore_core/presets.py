@@ -175,19 +175,25 @@ def preset(name: str) -> Preset:
 
 
 def goes_by(preset: str | None, settings: Mapping[str, Value]) -> tuple[str, list[str]]:
-    """The preset that the settings of a run are by now; else the one that it began with, and what differs from it."""
+    """The preset that the settings of a run are by now, or that they are nearest to, and what differs from it.
+
+    The one that it began with is kept unless another is nearer by two settings.
+    """
     return _goes_by(preset, tuple(settings.items()))
 
 
 @functools.lru_cache(8)
 def _goes_by(preset: str | None, settings: tuple[tuple[str, Value], ...]) -> tuple[str, list[str]]:
+    if preset not in PRESETS:
+        return preset or "own settings", []
     now = dict(settings)
-    if preset in PRESETS:
-        different = [name for name, value in settings_of(preset).items() if now.get(name) != value]
-        if not different or (other := preset_of(now)) is None:
-            return preset, [f"{name} {shown(now[name])}" for name in different if name in now]
-        return other, []
-    return preset or "own settings", []
+    different = {
+        name: [one for one, value in settings_of(name).items() if now.get(one) != value] for name in (preset, *PRESETS)
+    }
+    nearest = min(different, key=lambda name: len(different[name]))
+    far = len(different[preset]) > len(different[nearest]) + 1 or not different[nearest]
+    name = nearest if far else preset
+    return name, [f"{one} {shown(now[one])}" for one in different[name] if one in now]
 
 
 def twin_changes(config: Config, words: Sequence[str]) -> dict[str, Value]:

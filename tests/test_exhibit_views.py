@@ -639,10 +639,10 @@ async def test_what_enter_applies_is_live_where_that_is_on() -> None:
         await until(pilot, lambda: "gain" in studio.history.exhibits)
         await pilot.press("up", "L", "enter")
         assert stream.sent[-1] == Set({"gain": 1.5}, live=True)
-        assert studio.state.message == "gain 1.667 → 1.5, applied to the live weights"
+        assert studio.state.message == "gain 1.667 → 1.5, applied to the live weights; u undoes it"
         await pilot.press("D", "enter")
         assert stream.sent[-1] == Set({"gain": 5 / 3}, live=True)
-        assert studio.state.message == "gain 1.5 → 1.667, applied to the live weights"
+        assert studio.state.message == "gain 1.5 → 1.667, applied to the live weights; u undoes it"
         await pilot.press("P", "down", "enter")
         assert isinstance(stream.sent[-1], Set)
         assert (stream.sent[-1].live, stream.sent[-1].fresh) == (False, True)

@@ -96,6 +96,19 @@ def test_going_back_to_an_earlier_net_goes_on_with_its_curve() -> None:
     assert history.attempt.loss.end == 2100
 
 
+def test_however_many_nets_came_in_between_a_net_that_is_gone_back_to_has_its_layers_curves() -> None:
+    """Also one that was changed live."""
+    for origins in ([None] * 5 + [0], [0, 0], [0, 1, 2, 0]):
+        history = History()
+        history.feed(canned.course(until=2000))
+        before = len(history.weights["W1"].update)
+        for attempt, origin in enumerate(origins, start=1):
+            step = 2000 if origin is not None else 50
+            since = 2000 if origin is not None else 0
+            history.feed([canned.snapshot(step=step, since=since, attempt=attempt, origin=origin)])
+        assert len(history.weights["W1"].update) == before > 3
+
+
 def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
     history = History()
     history.feed([canned.snapshot(), Exhibit("find-lr", 1000, {})])

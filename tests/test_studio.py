@@ -329,7 +329,7 @@ async def test_a_run_that_does_not_move_is_frozen_without_training_on(state: str
         stream.drain = lambda: [snapshot(step=7777, state=state)]  # type: ignore[method-assign]
         await until(pilot, lambda: app.history.snapshot.state == state)  # type: ignore[union-attr]
         await pilot.press("p")
-        assert re.fullmatch(r"view frozen at step [\d,]+", app.state.message)
+        assert re.fullmatch(r"view frozen at step [\d,]+; p lets it move", app.state.message)
 
 
 async def test_a_restart_leaves_a_ghost_and_a_mark() -> None:

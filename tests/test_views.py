@@ -120,7 +120,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     state = view(canned.course(until=20_000), findings=())
     picture = text_of(draw(state, 80, 24))
     assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,990/s  eta 0:36          training"
-    assert picture[1] == "━━──────────────  loss 2.227    val 2.218 at 20k    ln V 3.296  probes 1.1%"
+    assert picture[1] == "━──────────  loss 2.227    val 2.218 at 20k    ln V 3.296  lr 0.1  probes 1.1%"
     head = "act −1..1 mean std sat. gr ±0.006 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
@@ -140,7 +140,8 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3  2 changed  step 2,000/200,000 ")
     for run, cells, told in (
         ("deep-batchnorm-3", 72, "deep-batchnorm-3*  step"),
-        ("mine", 80, "mine  2 changed  step"),
+        ("mine", 80, "mine  norm none, gain 0.5  step"),
+        ("mine", 68, "mine  2 changed  step"),
         ("mine", 62, "mine*  step"),
     ):
         course[-1] = msgspec.structs.replace(course[-1], run=run)
@@ -224,7 +225,7 @@ def test_the_progress_bar_has_its_share_of_the_width_whatever_is_told_beside_it(
     course = canned.course(until=2000)
     for loss in (2.1, 712.123):
         course[-1] = msgspec.structs.replace(course[-1], smoothed_loss=loss)
-        assert text_of(draw(view(course), 160, 48))[1].index("  loss") == 32
+        assert text_of(draw(view(course), 160, 48))[1].index("  loss") == 22
 
 
 @pytest.mark.parametrize(("loss", "told"), [(712.123, "!712.123"), (math.nan, "!nan"), (3.4, "3.400")])

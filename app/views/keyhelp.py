@@ -41,7 +41,7 @@ LEGEND: dict[str, str] = {
     "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
     "paused, they are those of the last update",
     "*": "behind the run's name: another experiment by now, or other settings (P)",
-    "grey curves": "earlier attempts, before a restart",
+    "grey curves": "earlier attempts; each restart, live change, u and U begins one",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
     "that can be; lr restarts only a diverged run",
 }

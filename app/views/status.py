@@ -124,8 +124,10 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     for parts in (
         (run, preset, changed, where),
         (run, needed, changed, where),
+        (run, needed, changed),
         (run, needed, count, where),
         (run, needed, count),
+        (run, changed) if changed else (last,),
         (run, count) if count else (last,),
         (last,),
         (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",),
@@ -156,7 +158,7 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
         facts.append([("val ", "dim"), val, (f" at {glyph.short(splits.step):<5}", "dim")])
     if snapshot.expected_loss is not None:
         facts.append([("ln V ", "dim"), (loss_number(snapshot.expected_loss), "expected")])
-    if cells >= 110 and snapshot.lr is not None:
+    if snapshot.lr is not None:
         facts.append([("lr ", "dim"), (f"{snapshot.lr:.4g}", "")])
     if cells >= 150:
         if snapshot.params:
@@ -177,7 +179,7 @@ def _second(view: View, snapshot: Snapshot, cells: int) -> Line:
     """How far, in a share of the width that no figure changes while there is room for all, and the losses."""
     g = view.glyphs
     told: Line = [span for fact in _facts(view, snapshot, cells) for span in [("  ", ""), *fact]]
-    room = max(0, min(cells // 5, cells - cells_of(told)))
+    room = max(0, min(cells // 7, cells - cells_of(told)))
     done, left = glyph.progress(snapshot.step / snapshot.steps if snapshot.steps else 0.0, room, g)
     return fit([(done, "progress"), (left, "faint"), *told], cells, g)
 
