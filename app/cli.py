@@ -40,6 +40,17 @@ class Number(click.FloatRange):
 class Commands(click.Group):
     """`makemore` alone, or with options first, is `makemore train`."""
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A preset in the place of a command is answered by how it is started."""
+        if self.get_command(ctx, args[0]) is None:
+            from makemore_core.presets import PRESETS
+
+            if args[0] in PRESETS:
+                raise ValueError(f"{args[0]}: is a preset: makemore --preset {args[0]}")
+        return super().resolve_command(ctx, args)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args or (args[0].startswith("-") and args[0] not in ("--help", "-h", "--version")):
             args = ["train", *args]
@@ -104,7 +115,7 @@ def watching(function: Function) -> Function:
             help="Share of time for looking, after the first look at a net.",
         ),
         click.option("--pace", type=Number(0.1, 1e6), metavar="N", help="Begin in slow motion, N steps a second."),
-        click.option("--paused", is_flag=True, help="Wait after one update, to see a new net as initialised."),
+        click.option("--paused", is_flag=True, help="Begin in a pause; a new net after its first update."),
         click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII),
     ]
     return _with(options, function)
@@ -267,11 +278,14 @@ def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None)
 @cli.command()
 @click.argument(RUN, required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show(run: str | None, as_json: bool) -> int:
+@click.option("--all", "whole", is_flag=True, help="With --json: everything that was recorded, one object a line.")
+def show(run: str | None, as_json: bool, whole: bool) -> int:
     """The latest snapshot of a run, once; of live, finished and crashed runs."""
-    from app.report import show_run
+    from app.report import show_record, show_run
 
-    return show_run(run, as_json)
+    if whole and not as_json:
+        raise click.UsageError("--all goes with --json")
+    return show_record(run) if whole else show_run(run, as_json)
 
 
 @cli.command()

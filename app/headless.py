@@ -79,6 +79,8 @@ def follow(
                 if event.message and what(event.message) not in (what(newest.message if newest else ""), standing):
                     remark(f"{event.state}: {event.message}", printer)
                     standing = standing or what(event.message)
+                if event.state == "paused" and (newest is None or newest.state != "paused"):
+                    remark(f"paused; makemore ctl {event.run} resume goes on", printer)
                 newest = event
         if newest is not None and newest.state == "finished" and worker.unsaved() and not (ended or waits):
             waits = True

@@ -113,11 +113,18 @@ def show_run(run: str | None, as_json: bool) -> int:
     return Exit.DONE
 
 
+def show_record(run: str | None) -> int:
+    """`makemore show --json --all`: the snapshots as they were recorded, each with the losses since the one before."""
+    for snapshot in snapshots(RecordReader(rundir.find_run(run) / rundir.RECORD).read()):
+        click.echo(to_json(snapshot))
+    return Exit.DONE
+
+
 def list_all(as_json: bool) -> int:
     """`makemore runs`."""
     found = [run_row(folder) for folder in rundir.list_runs()]
     if not found:
-        click.echo(f"no runs in {printable(str(rundir.runs_folder()))} yet", err=True)
+        click.echo(f"no runs in {printable(str(rundir.runs_folder()))} yet; makemore begins one", err=True)
     elif as_json:
         for row in found:
             click.echo(to_json(row))

@@ -143,7 +143,8 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
             raise unsaved(folder)
         said = f"saved; to go on: makemore resume {rundir.called(folder)}"
     elif status == Exit.DONE and snapshot and snapshot.state in ("running", "paused") and not studio.absent():
-        said = f"the run goes on; to look again: makemore attach {rundir.called(folder)}"
+        goes_on = "waits, paused" if snapshot.state == "paused" else "goes on"
+        said = f"the run {goes_on}; to look again: makemore attach {rundir.called(folder)}"
     elif status == Exit.DONE and (absent := studio.absent()):
         said = f"{folder.name}: {absent}"
     if said:

@@ -726,7 +726,8 @@ class Studio(App[int]):
             self.exit(0)
             return
         waits = self.waits()
-        kept = "keep it in the background, paused" if waits else "keep training in the background"
+        fast = ", at full speed" if self.history.snapshot.pace is not None else ""
+        kept = "keep it in the background, paused" if waits else f"keep training in the background{fast}"
         choices = [("s", "stop and save"), ("k", kept), ("esc", "cancel: stay" if waits else "cancel: go on")]
         if self.detach_run is None:
             left = "leave: it waits" if waits else "leave: training goes on"

@@ -154,7 +154,7 @@ def find_run(name_or_path: str | None) -> Path:
     if name_or_path is None:
         latest = next(filter(_is_worth_showing, list_runs()), None)
         if latest is None:
-            raise ValueError(f"run: none in {runs_folder()} has been recorded yet")
+            raise ValueError(f"run: none in {runs_folder()} has been recorded yet; makemore begins one")
         return latest
     folder = _path(name_or_path)
     if is_run(folder):

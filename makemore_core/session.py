@@ -625,7 +625,8 @@ class Session:
         if nets.origin is None:
             self.state, self._pause_at = "running", 1 if waits else None  # the first update shows the net as drawn
             what = "restarted" if isinstance(command, Restart) else in_words(command, before)
-            self.message = f"{what}: a new net from the seed"
+            alike = nets.twin is not None and nets.twin.config == nets.net.config
+            self.message = f"{what}: a new net from the seed" + "; the twin is the same now" * alike
         else:
             splits = self.net.seen.splits
             over = splits is not None and splits.test is not None and splits.step == step >= self.config.steps

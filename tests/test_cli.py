@@ -322,7 +322,7 @@ def test_a_run_whose_manifest_is_damaged_is_listed_as_that(makemore: Commands) -
 
 def test_no_runs_are_told(makemore: Commands) -> None:
     ended = makemore.run("runs", env={"MAKEMORE_RUNS": "nowhere"})
-    assert (ended.status, ended.out, ended.err) == (0, "", "no runs in nowhere yet\n")
+    assert (ended.status, ended.out, ended.err) == (0, "", "no runs in nowhere yet; makemore begins one\n")
     ended = makemore.run("runs", env={"MAKEMORE_RUNS": os.devnull})
     assert (ended.status, ended.out, ended.err) == (2, "", "makemore: runs=/dev/null: Not a directory\n")
 
@@ -351,6 +351,18 @@ def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Command
     (folder / rundir.STATE).write_bytes(b"{")
     after = makemore.run("show", "stateless", "--json").out
     assert strict(after)["step"] == strict(before)["step"]  # type: ignore[index]
+
+
+def test_a_whole_record_is_given_to_programs(makemore: Commands) -> None:
+    told = [strict(line) for line in makemore.run("show", "done", "--json", "--all").out.splitlines()]
+    losses = [loss for snapshot in told for loss in snapshot["losses"]]  # type: ignore[index,union-attr]
+    assert len(losses) == told[-1]["step"]  # type: ignore[index]
+    assert makemore.run("show", "done", "--all").status == 2
+
+
+def test_a_preset_in_the_place_of_a_command_is_answered_by_how_it_is_started(makemore: Commands) -> None:
+    ended = makemore.run("deep-tanh")
+    assert (ended.status, ended.err) == (2, "makemore: deep-tanh: is a preset: makemore --preset deep-tanh\n")
 
 
 def test_the_doctor_says_what_needs_a_new_net(makemore: Commands) -> None:

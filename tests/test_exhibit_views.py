@@ -286,7 +286,7 @@ def test_batchnorms_statistics_and_company() -> None:
     shown = words(view("batchnorm"))
     assert "running statistics" in shown
     assert "its own minibatch" in shown
-    assert "↑↓ part 1 of 4  enter the whole split / part  b BatchNorm on / off  esc back" in words(
+    assert "↑↓ part 1 of 4  enter whole splits / a part  b BatchNorm on / off  esc back" in words(
         view("batchnorm"), 80, 24
     )
     assert "logits move by" in words(view("batchnorm", bn_part=1))

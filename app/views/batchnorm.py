@@ -67,7 +67,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         lines += drawn
     lines = block(lines, width, height - 1, g)
     own = {
-        "statistics": "enter the whole split / part", "company": "←→ another example",
+        "statistics": "enter whole splits / a part", "company": "←→ another example",
         "slider": "←→ move  enter next value", "spread": "←→ another scale",
     }[order[0]]  # fmt: skip
     words = "  ".join(filter(None, (f"↑↓ part {at + 1} of {len(PARTS)}", own, "b BatchNorm on / off", "esc back")))
@@ -97,7 +97,8 @@ def _part(part: str, data: BatchNorms | None, view: View, width: int, first: boo
 def _statistics(data: BatchNorms, view: View) -> list[Line]:
     """The losses each kind of statistics gives, then how far each layer's are from those of the data."""
     g = view.glyphs
-    lines: list[Line] = [[(f" {'normalised by':28s}{'train':>9s}{'val':>9s}", "axis")]]
+    over = "" if chosen(view, "bn_whole") else f"   over the first {data.examples:,} of each"
+    lines: list[Line] = [[(f" {'loss, normalised by':28s}{'train':>9s}{'val':>9s}", "axis"), (over, "dim")]]
     if data.losses is not None:
         for kind, words in (
             ("running", "running statistics"), ("calibrated", f"all of {data.examples:,} examples"),
