@@ -79,6 +79,7 @@ class History:
         self.hidden = -1  # the last of them that is not to be drawn
         self.twin: History | None = None  # of a second net in lock-step
         self.rate = 0.0
+        self._rates = 0  # that the present attempt's is a mean of
         self._seen: Snapshot | None = None  # the one that the layers are of
         self.gradient_scale = 0.0
         self.activation_scale = 0.0  # of unbounded units
@@ -119,7 +120,8 @@ class History:
             share = 1.0  # but for a rate that wanders: not that of a pause's end, nor one that is held
             if before is not None and self.rate and not still and before.pace is None and snapshot.pace is None:
                 share = _share(before, snapshot, RATE)
-            self.rate += (snapshot.steps_per_second - self.rate) * share
+            self._rates += 1
+            self.rate += (snapshot.steps_per_second - self.rate) * max(share, 1 / self._rates)
         seen = self._seen
         if _looked(snapshot) and (still or seen is None or seen_at(seen) != seen_at(snapshot)):
             share = 1.0 if still or seen is None else _share(seen, snapshot, SMOOTHING)
@@ -167,7 +169,8 @@ class History:
         self.attempt.cut(snapshot.step - len(snapshot.losses))
 
     def _show(self, attempt: Attempt) -> None:
-        self.attempt, self._seen, self.rate, self.exhibits = attempt, None, 0.0, {}
+        self.attempt, self._seen, self.exhibits = attempt, None, {}
+        self.rate, self._rates = 0.0, 0
         self.gradient_scale = self.activation_scale = 0.0
 
     @property

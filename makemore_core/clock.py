@@ -21,14 +21,14 @@ class Clock:
 
     def __init__(self) -> None:
         self.training = self.resting = 0.0
-        self.rate = 0.0  # updates a second of training, smoothed over about a second
+        self.rate = 0.0  # updates a second of training, smoothed over about a second; at first the mean
         self._looking: dict[str, float] = {}
 
     def trained(self, n: int, seconds: float) -> None:
         """`n` updates took so long."""
         self.training += seconds
         rate = n / max(seconds, 1e-9)
-        weight = min(1.0, seconds) if self.rate else 1.0
+        weight = min(1.0, seconds / min(1.0, self.training or 1.0)) if self.rate else 1.0
         self.rate += weight * (rate - self.rate)
 
     def looked(self, seconds: float, account: str = "probe") -> None:
@@ -83,6 +83,10 @@ class Budget:
         cost = self._clock.spent(account) + self._usual.get(account, 0.0)
         return self._clock.elapsed > FIRST_LOOK and cost <= earned
 
+    def in_credit(self) -> bool:
+        """Whether probes may still be taken that are not earned yet."""
+        return self._clock.spent("probe") < CREDIT["probe"]
+
     def probe_due(self, now: float) -> bool:
         """Whether it is time for the next probe."""
         return now >= self._next_probe
@@ -91,7 +95,7 @@ class Budget:
         """A probe was taken in the slice that began `now`; `free`: it took nothing away from training."""
         cost = self.settle("probe")
         pause = 0.0 if free else cost / (SHARES["probe"] * self._watch.budget)
-        if self._clock.spent("probe") < CREDIT["probe"]:  # at twice the age each: most happens to a net at first
+        if self.in_credit():  # at twice the age each: most happens to a net at first
             pause = min(pause, EARLY, self._clock.elapsed)
         self._next_probe = now + max(1 / self._watch.per_second, pause)
 

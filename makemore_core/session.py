@@ -58,6 +58,7 @@ from makemore_core.watched import Watched
 SLICE = 0.03  # seconds of updates between two looks at the commands
 LONGEST_SLICE = 4096
 MOST_LOSSES = 20_000  # that wait for a probe: what is published has to stay small enough for a line of the record
+SHORT, LOOKS_AT_SHORT = 5_000, 50  # updates in a run that may be over in a moment, and how often it is looked at then
 SAID = 10.0  # seconds for which it is told what a command did to a run that is not over
 LOOK_AGAIN = 1.0  # seconds between two full looks at a run that is held to a pace, while it waits
 KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
@@ -288,6 +289,8 @@ class Session:
         limits = [self.config.steps - step, LONGEST_SLICE, max(1, int(self._clock.rate * SLICE))]
         if every:
             limits.append(every - step % every)
+        if part := self._part():
+            limits.append(part - step % part)
         if self.pace:
             limits.append(max(1, int(self.pace * SLICE)))
         if self._pause_at is not None:
@@ -319,7 +322,14 @@ class Session:
         ends = after >= self.config.steps or (self._pause_at is not None and after >= self._pause_at)
         if self.watch.every:
             return ends or after % self.watch.every == 0
-        return ends or self._budget.probe_due(now)
+        part = self._part()
+        return ends or (part > 0 and after % part == 0) or self._budget.probe_due(now)
+
+    def _part(self) -> int:
+        """After how many updates a run is looked at that is over before its next look is due; 0 for a longer one."""
+        by_time = self.watch.every is None and self.watch.per_second >= 1
+        short = by_time and self.config.steps <= SHORT and self._budget.in_credit()
+        return -(-self.config.steps // LOOKS_AT_SHORT) if short else 0
 
     def _diverge(self, since: int | None) -> None:
         self.state, self._pause_at = "diverged", None

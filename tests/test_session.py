@@ -732,6 +732,7 @@ def test_what_is_told_at_the_end_is_of_the_end(few_names: Dataset, monkeypatch: 
 
 def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     SlowMotion(monkeypatch, {"tap": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
+    monkeypatch.setattr(session, "SHORT", 0)
     config = SMALL.replace({"steps": 2000, "n_layer": 1, "n_hidden": 4, "engine": "fast"})  # two seconds
 
     _, script = play(few_names, config=config, watch=Watch(per_second=10.0))
@@ -754,6 +755,12 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
     assert slow.now - began == pytest.approx(0.02 + 20 / 10 + 50 / 100 + (SMALL.steps - 90) * 0.001, abs=0.15)
     assert {snapshot.pace for snapshot in script.snapshots} == {None, 10.0, 100.0}
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
+
+
+def test_a_run_that_is_over_in_a_moment_is_looked_at_all_along_it(few_names: Dataset) -> None:
+    _, script = play(few_names, config=SMALL.replace({"steps": 1000}), watch=Watch())
+    looks = sorted({seen.layers_step for seen in script.snapshots if seen.layers_step})
+    assert max(b - a for a, b in itertools.pairwise([0, *looks, 1000])) <= 20
 
 
 def test_a_run_that_is_held_to_a_pace_is_looked_at_while_it_waits(

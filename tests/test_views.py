@@ -119,7 +119,7 @@ def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> No
 def test_the_dashboard_at_80_by_24_is_this() -> None:
     state = view(canned.course(until=20_000), findings=())
     picture = text_of(draw(state, 80, 24))
-    assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,990/s  eta 0:36          training"
+    assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,980/s  eta 0:36          training"
     assert picture[1] == "━──────────  loss 2.227    val 2.218 at 20k    ln V 3.296  lr 0.1  probes 1.1%"
     head = "act −1..1 mean std sat. gr ±0.006 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
