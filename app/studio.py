@@ -422,7 +422,7 @@ class Studio(App[int]):
         self.go_back(forth)
 
     def changed_live(self) -> str:
-        """What somebody has changed on this net since the restart that it comes from, the latest; empty for nothing."""
+        """The latest change of this net that left no other one behind; empty for none."""
         snapshot = self.history.snapshot
         if snapshot is None or not snapshot.attempt:
             return ""
