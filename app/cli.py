@@ -44,7 +44,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """A preset in the place of a command is answered by how it is started."""
-        if self.get_command(ctx, args[0]) is None:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
             from makemore_core.presets import PRESETS
 
             if args[0] in PRESETS:
@@ -328,8 +328,8 @@ def settings(as_json: bool) -> int:
 def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
     """Control a run from a script; returns when the command has been applied.
 
-    pace N holds it to so many steps a second; pace full lets it go. back undoes a restart: the run goes on with the net
-    that was left; forth undoes that.
+    pace N holds it to so many steps a second; pace full lets it go. back undoes a restart or a live change: the run
+    goes on with the net that was left; forth undoes that.
     """
     from app.report import control_run
 

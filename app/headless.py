@@ -47,7 +47,7 @@ def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool |
     with stopped_by_signals(channel) as caught:
         worker.start()
         try:
-            newest = follow(channel, worker, printer, before, lost)
+            newest = follow(folder, channel, worker, printer, before, lost)
         except BaseException:
             channel.send(Stop())
             worker.join(SAVING)
@@ -62,7 +62,12 @@ def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool |
 
 
 def follow(
-    channel: Channel, worker: Worker, printer: JsonLines | Lines, before: Snapshot | None, lost: list[OSError]
+    folder: Path,
+    channel: Channel,
+    worker: Worker,
+    printer: JsonLines | Lines,
+    before: Snapshot | None,
+    lost: list[OSError],
 ) -> Snapshot | None:
     """Show what comes until the training has ended; the last snapshot. `lost`: why something could not be shown."""
     newest: Snapshot | None = None
@@ -80,7 +85,7 @@ def follow(
                     remark(f"{event.state}: {event.message}", printer)
                     standing = standing or what(event.message)
                 if event.state == "paused" and (newest is None or newest.state != "paused"):
-                    remark(f"paused; makemore ctl {event.run} resume goes on", printer)
+                    remark(f"paused; makemore ctl {rundir.called(folder)} resume goes on", printer)
                 newest = event
         if newest is not None and newest.state == "finished" and worker.unsaved() and not (ended or waits):
             waits = True

@@ -299,7 +299,8 @@ def examine_run(run: str | None, as_json: bool) -> int:
         click.echo(msgspec.json.encode(told))
         return Exit.TROUBLE if found else Exit.DONE
     if not found:
-        say(f"{folder.name}: nothing to report" + " so far" * (not all(check.seen for check in checks)))
+        so_far = " so far" * (not all(check.seen for check in checks))
+        say(f"{folder.name}: nothing to report{so_far}" + "; of its twin there is" * bool(twin and twin.findings))
     for finding in found:
         wanted = finding.suggestion + ("; from the seed" if finding.fix and finding.fresh else "")
         for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {wanted}"):
@@ -307,6 +308,8 @@ def examine_run(run: str | None, as_json: bool) -> int:
     say_checks("looked at", checks)
     if twin:
         say_checks("its twin", twin.checks)
+        for finding in twin.findings:
+            say(f"of its twin: {finding.what}: {finding.evidence}")
     return Exit.TROUBLE if found else Exit.DONE
 
 

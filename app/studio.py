@@ -110,6 +110,7 @@ class Studio(App[int]):
         self.asked_at: dict[str, float] = {}
         self.asked: dict[str, list[Look]] = {}  # by name, what no answer has come to yet and the newest
         self.examined = -math.inf
+        self.last: Snapshot | None = None  # that came
         self.placed = self.twinned = False
         self.awaited = 0  # changes that were asked for here and have not been answered yet
         self.stopped = False  # whether the run is to stop, once the terminal is given back
@@ -132,11 +133,10 @@ class Studio(App[int]):
 
     def tick(self) -> None:
         """Take in what came, and repaint if it shows."""
-        version, before = self.history.version, self.history.snapshot
+        version = self.history.version
         self.history.feed(self.came())
         if self.history.version != version:
             self.place_cursor()
-            self.heed(before)
             self.point_at_twin()
         self.settle_pending()
         self.tell_state()
@@ -171,7 +171,8 @@ class Studio(App[int]):
         """Say once, when a twin appears, where it is to be seen; once it is gone nothing is there to be seen."""
         if (self.history.twin is not None) != self.twinned:
             self.twinned = not self.twinned
-            if self.twinned and self.state.screen != "twin" and not self.absent():
+            told = self.last is not None and self.last.message
+            if self.twinned and self.state.screen != "twin" and not (told or self.absent()):
                 self.say("a twin is trained beside this run: 7 shows both")
             if not self.twinned and self.state.screen == "twin" and not self.state.frozen:
                 self.action_screen("dashboard")
@@ -197,6 +198,8 @@ class Studio(App[int]):
         try:
             for event in self.stream.drain():
                 if isinstance(event, Snapshot):
+                    self.heed(self.last, event)
+                    self.last = event
                     self.chart.see(event)
                     self.unexamined = True
                 elif not self.is_own(event):
@@ -220,11 +223,8 @@ class Studio(App[int]):
         self.awaited += isinstance(command, CHANGES) and not isinstance(command, Back)
         self.stream.send(command)
 
-    def heed(self, before: Snapshot | None) -> None:
+    def heed(self, before: Snapshot | None, now: Snapshot) -> None:
         """What the trainer has to say comes at once, but for an answer that was given here as the key was pressed."""
-        now = self.history.snapshot
-        if now is None:
-            return
         if before is None:  # it was said of a run that had not begun
             self.state = replace(self.state, message="")
             return
@@ -240,12 +240,12 @@ class Studio(App[int]):
             self.state = replace(self.state, message="")
             if self.state.frozen:  # what is shown has stopped before it
                 self.say(now.message)
-        self.awaited = max(0, self.awaited - max(1, now.heard - before.heard))
+        self.awaited = max(0, self.awaited - 1)
 
     def examine(self) -> None:
         """Read the doctor's chart where anything came, once a second at most: findings do not come faster."""
         now = self.clock()
-        if not self.unexamined or self.state.frozen or now - self.examined < 1.0:
+        if not self.unexamined or self.state.frozen or (now - self.examined < 1.0 and self.run_state not in STILL):
             return
         self.examined, self.unexamined = now, False
         self.state = examined(self.state, self.chart.examine(), self.chart.twin.examine() if self.chart.twin else None)

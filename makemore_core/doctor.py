@@ -176,10 +176,11 @@ def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
     """
     run = _run_of(snapshot, recent)
     found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
+    checks = tuple(_checks(run, found))
     if any(finding.name == "diverged" for finding in found):  # what is small or flat now says nothing
         found = [one for one in found if one.past or one.name == "diverged" or (one.fix and one.name not in _LEARNING)]
     found.sort(key=lambda one: (one.past, one.severity != "serious", not _only_slow(one)))
-    return Examination(tuple(found), tuple(_checks(run, found)))
+    return Examination(tuple(found), checks)
 
 
 def _only_slow(finding: Finding) -> bool:
@@ -198,22 +199,24 @@ def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
 
 
 class Chart:
-    """What of a run's past the findings need, kept as its snapshots come: how each net began, and the latest few.
-
-    `twin` is the chart of the run's twin, while there is one.
-    """
+    """What of a run's past the findings need, kept as its snapshots come: how each net began, and the latest few."""
 
     def __init__(self) -> None:
-        self.twin: Chart | None = None
+        self._twin: Chart | None = None
         self._start: Snapshot | None = None
         self._starts: dict[int, Snapshot] = {}  # by attempt, for nets that are gone back to
         self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
 
+    @property
+    def twin(self) -> Chart | None:
+        """That of the run's twin, while there is one."""
+        return self._twin if self._recent and self._recent[-1].twin else None
+
     def see(self, snapshot: Snapshot) -> None:
         """The next snapshot of the run, or the latest once more."""
-        self.twin = None if snapshot.twin is None else self.twin or Chart()
-        if self.twin and snapshot.twin:
-            self.twin.see(snapshot.twin)
+        if snapshot.twin:
+            self._twin = self._twin or Chart()
+            self._twin.see(snapshot.twin)
         before = self._recent[-1] if self._recent else None
         at = snapshot.attempt, snapshot.layers_step
         if not snapshot.layers and before is not None and (before.attempt, before.layers_step) == at:
@@ -411,9 +414,11 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
     end = layers[-max(1, len(layers) // 4) :] if len(layers) >= DEEP else layers[-1:]
     first, last = layers[0].activation.std, median([layer.activation.std for layer in end])
     ends = f"{first:.2g} → {last:.2g}"
-    if len(layers) < 3 or first <= 0 or _one_step(layers) or _stream(run):
+    if first <= 0:
         return _Course(None, ends)
     ratio = last / first
+    if len(layers) < 3 or _one_step(layers) or _stream(run):
+        return _Course(None, ends, ratio)
     shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"]
     if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"]:
         return _Course(None, ends, ratio)
@@ -456,15 +461,24 @@ def _one_step(layers: Sequence[Layer]) -> bool:
 
 
 def _last_layer(run: _Run) -> Iterator[Finding]:
-    weights = [weight for weight in run.now.weights if weight.name in run.updates]
-    if len(weights) < 3 or run.now.step < 1000 or weights[-1].layer is not None:
-        return
-    last, next_fastest = run.updates[weights[-1].name], max(run.updates[weight.name] for weight in weights[:-1])
-    ahead = last - next_fastest
-    if LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"] < ahead < math.inf:
-        evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {next_fastest:.1f} in the others"
+    ahead, weights = _ahead(run), run.now.weights
+    if ahead is not None and _most_ahead(run) < ahead < math.inf:
+        last = run.updates[weights[-1].name]
+        evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {last - ahead:.1f} in the others"
         yield _finding("last-layer-fast", f"last layer {10**ahead:,.0f}× too fast", evidence,
                        "train on: a last layer that began small catches up", None)  # fmt: skip
+
+
+def _ahead(run: _Run) -> float | None:
+    """By how much, log10, the last layer's update:data is above the next largest; None where that says nothing."""
+    weights = [weight for weight in run.now.weights if weight.name in run.updates]
+    if len(weights) < 3 or run.now.step < 1000 or weights[-1].layer is not None or weights[-1] != run.now.weights[-1]:
+        return None
+    return run.updates[weights[-1].name] - max(run.updates[weight.name] for weight in weights[:-1])
+
+
+def _most_ahead(run: _Run) -> float:
+    return LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"]
 
 
 def _judged(run: _Run) -> list[Weight]:
@@ -623,10 +637,11 @@ def _looked_at(run: _Run) -> Iterator[tuple[str, ...]]:
     yield "loss", fallen, f"falls by {LIMITS['flat']:g}", "diverged", "loss-flat"
     yield from _looked_at_in_layers(run)
     ratios = sorted(_ratios(run))
-    ends = (median(ratios), ratios[0], ratios[-1]) if ratios else (None,)
-    limit = f"{LIMITS['updates_slow']:g} to {LIMITS['updates_large']:g}"
-    of = "updates-small", "updates-large", "last-layer-fast"
-    yield "update:data", _told("median {:.1f}, {:.1f} to {:.1f}", *ends), limit, *of
+    ends = (median(ratios), ratios[-1]) if ratios else (None,)
+    limit = f"{LIMITS['updates_slow']:g} to {LIMITS['updates_large']:g}"  # of the median, of the largest
+    yield "update:data", _told("median {:.1f}, largest {:.1f}", *ends), limit, "updates-small", "updates-large"
+    if (ahead := _ahead(run)) is not None:
+        yield "last layer", f"update:data {ahead:+.1f} to the next", f"{_most_ahead(run):+g} at most", "last-layer-fast"
     if now.config.get("norm") == "batch":
         both = _told("{:.2f} evaluated, {:.2f} minibatches", splits.train, splits.minibatches)
         yield "running statistics", both, f"{LIMITS['statistics_gap']:g} apart", "running-statistics", "tiny-batch"
@@ -652,7 +667,9 @@ def _looked_at_in_layers(run: _Run) -> Iterator[tuple[str, ...]]:
     yield "spread", seen, f"× {least:g} to {greatest:g}", "activations-shrink", "activations-grow"
     a_layer = gradients.ratio and gradients.ratio ** (1 / (len(layers) - 1))
     seen = gradients.ends + _told(", × {:.2f} a layer", a_layer)
-    yield "gradients", seen, f"× {LIMITS['gradient_layer']:g} a layer", "gradients-shrink", "gradients-grow"
+    total, depth = (LIMITS[name] ** (1 / (len(layers) - 1)) for name in ("gradient_total", "gradient_depth"))
+    most = min(max(LIMITS["gradient_layer"], total), depth)  # whichever binds
+    yield "gradients", seen, f"× {1 / most:.2f} to {most:.2f}", "gradients-shrink", "gradients-grow"
 
 
 def _told(words: str, *numbers: float | None) -> str:
@@ -784,6 +801,8 @@ def _slower(run: _Run) -> Advice:
             if found.fix and not found.name.endswith("shrink"):
                 return found.suggestion, found.fix
     config, first, expected = run.now.config, run.now.first_loss, run.now.expected_loss
+    if isinstance(lr := config.get("lr"), int | float) and lr > HIGHEST_LR:
+        return _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")
     undivided = config.get("fan_in") == "off" and config.get("norm") == "none"
     if undivided and first is not None and expected is not None and first > 3 * expected:
         return "divide the weights by the square root of fan-in", _divided(config)

@@ -56,10 +56,9 @@ class Nets:
         """Losses over the splits and the dead units, a slice at a time; `whole`: the test split too."""
         return chain(*(net.survey(whole) for net in self))
 
-    def sample(self, seed: int, temperature: float) -> None:
-        """Fresh names."""
-        for net in self:
-            net.sample(seed, temperature)
+    def sample(self, seed: int, temperature: float) -> Iterator[None]:
+        """Fresh names, one at a time."""
+        return chain(*(net.sample(seed, temperature) for net in self))
 
     def check(self, config: Config) -> None:
         """Raises ValueError where the two could not go on in lock-step with that."""

@@ -235,7 +235,7 @@ class RecordWriter:
         """Go on thinning for about `most` bytes, where the record has grown towards its budget."""
         if self._thinning is None:
             # two segments, and what comes while it is put onto the disk, early
-            room = 3 * self._segment + 4 * most
+            room = 3 * self._segment + min(4 * most, 4 * self._segment)
             due = self._used() + room > self._budget and time.monotonic() >= self._thin_at
             dense = self._densest() if due else []
             if not dense:

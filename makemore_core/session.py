@@ -7,10 +7,10 @@ read without it. Nothing here waits for anybody who watches.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import msgspec
@@ -151,6 +151,7 @@ class Session:
         self._published = 0.0
         self._said = time.monotonic()  # when somebody was told what became of a command
         self._over = False  # somebody has ended it
+        self._unkept = ""  # why the net that is changed live cannot be had back
         self._sampling_seed, self._temperature = SAMPLING_SEED, 1.0
         self._begin(self.fresh(config, twin or {}))
 
@@ -166,7 +167,9 @@ class Session:
         self._last_look: Iterator[None] | None = None  # once the last update is done
         self._making = Making()
         self._due = 0.0  # when the next update may begin, to keep the pace
-        self._look_again = 0.0  # when a run that is held to a pace has time to be looked at in full again
+        self._meanwhile: Iterator[None] | None = None  # a look at a run that is held to a pace
+        self._look_again = 0.0  # when the next one may begin
+        self._part_takes = 0.0  # seconds, at least
 
     @property
     def net(self) -> Watched:
@@ -216,16 +219,23 @@ class Session:
         began = time.monotonic()
         if began >= self._due:
             return False
-        if self._survey is None and began < self._look_again:
-            self.channel.wait(min(0.05, self._due - began))
+        if began >= self._look_again and self._part_takes <= self._due - began:
+            self._look_meanwhile()
+            self._part_takes = min(time.monotonic() - began, self._part_takes or math.inf)
         else:
-            if self._survey is None:
-                self._sample_names()
-            self._go_on_surveying()
-            if self._survey is None:
-                self._look_again = time.monotonic() + LOOK_AGAIN
-        self._clock.rested(time.monotonic() - began)
+            self.channel.wait(min(0.05, self._due - began))
+        self._clock.rested(min(time.monotonic(), self._due) - began)
         return True
+
+    def _look_meanwhile(self) -> None:
+        """A part of a look at a run that is held to a pace: the losses over its splits, dead units, names."""
+        if self._meanwhile is None:
+            names = self.nets.sample(self._sampling_seed, self._temperature)
+            self._meanwhile = itertools.chain(self.nets.survey(whole=False), names)
+        with self._looking("survey"):
+            done = next(self._meanwhile, "done") == "done"
+        if done:
+            self._meanwhile, self._look_again = None, time.monotonic() + LOOK_AGAIN
 
     def _tell_news(self) -> None:
         """Publish what came up since the last snapshot without an update: the end, or trouble with the disk.
@@ -281,7 +291,7 @@ class Session:
         if not ends and (probed or late or self.state != "running" or len(self.net.losses) >= MOST_LOSSES):
             self._publish()
         if probed:
-            self._budget.probed(now, self._held())
+            self._budget.probed(now, free=time.monotonic() < self._due)
 
     def _slice(self) -> int:
         """How many updates to run before looking up again."""
@@ -309,8 +319,7 @@ class Session:
             unknown = not self._clock.rate or self.watch.every == 1  # what one costs that is not tapped
             usual = spent if unknown else min(spent, 1 / self._clock.rate)
             self._clock.trained(1, usual)
-            if not self._held():
-                self._clock.looked(spent - usual)
+            self._clock.looked(max(0.0, min(spent - usual, time.monotonic() - self._due)))
 
     def _move(self, batches: Tensor, tap: bool) -> float:
         began = time.monotonic()
@@ -343,7 +352,7 @@ class Session:
         A net that only the last update has ruined is found out here; one whose running statistics are no numbers has
         learnt, and is kept.
         """
-        self._survey = None  # one that is under way is of an earlier step
+        self._survey = self._meanwhile = None  # what is under way is of an earlier step
         if self._last_look is None:
             self._last_look = self._look_at_all()
         if next(self._last_look, "done") == "done":
@@ -360,7 +369,7 @@ class Session:
         """The losses over the whole splits, the dead units, fresh names."""
         for net in self.nets:
             yield from net.survey(whole=True)
-            net.sample(self._sampling_seed, self._temperature)
+            yield from net.sample(self._sampling_seed, self._temperature)
 
     def _save(self) -> None:
         """A checkpoint now. Raises nothing: what went wrong is the recorder's trouble, and shown until it is over."""
@@ -391,6 +400,7 @@ class Session:
         splits, step = self.net.seen.splits, self.trainer.step
         if self.state != "paused":
             return False
+        self._meanwhile = None  # of an earlier step
         if self.net.seen.names_step != step:
             self._sample_names()
         elif self._survey is not None or splits is None or splits.step != step:
@@ -401,18 +411,22 @@ class Session:
             self._publish()
         return True
 
-    def _looking(self, account: str) -> AbstractContextManager[None]:
-        """Time that is charged to looking; while nothing could be trained it takes nothing away."""
-        waits = self.state != "running" or self._held()
-        return contextlib.nullcontext() if waits else self._clock.looking(account)
-
-    def _held(self) -> bool:
-        """Whether the run waits for its pace."""
-        return time.monotonic() < self._due
+    @contextlib.contextmanager
+    def _looking(self, account: str) -> Iterator[None]:
+        """Time that is charged to looking, but for that in which nothing would be trained: in a pause, or before the
+        next update is due.
+        """
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            if self.state == "running":
+                self._clock.looked(max(0.0, time.monotonic() - max(began, self._due)), account)
 
     def _sample_names(self) -> None:
         with self._looking("sample"):
-            self.nets.sample(self._sampling_seed, self._temperature)
+            for _ in self.nets.sample(self._sampling_seed, self._temperature):
+                pass
 
     # -- commands
 
@@ -428,11 +442,11 @@ class Session:
                 command = self._aimed(command)
                 self._refuse(command)
                 nets = self._check(command)
+                self._unkept = ""
                 if nets is not None:
                     self._keep()
                 elif self._makes_another(command):
-                    with contextlib.suppress(ValueError):  # nothing is thrown away, but it could not be undone
-                        self._keep()
+                    self._try_keep()
                 if nets is not None or self._makes_another(command):
                     self._publish()  # what it lost last: its curve goes on where somebody comes back to it
                 self._note(command, who)
@@ -472,8 +486,26 @@ class Session:
             if self._clock.elapsed > KEPT:
                 raise ValueError(f"this net is not left, for {error}") from None
 
+    def _try_keep(self) -> None:
+        """Save the net that is about to be changed live; why it could not be saved is told with what is done."""
+        if self._worth_keeping():
+            try:
+                self.recorder.checkpoint(self)
+            except ValueError as error:
+                self._unkept = f"; it cannot be undone: {error}"
+
     def _worth_keeping(self) -> bool:
-        return self.trainer.step > 0 and self.state != "diverged"
+        return self._own_updates() > 0 and self.state != "diverged"
+
+    def _own_updates(self) -> int:
+        """Updates of the net; where it began as a live change, those since."""
+        since = 0
+        if self.nets.origin == self.attempt - 1:
+            since = next((mark.step for mark in self.interventions if mark.attempt == self.attempt), 0)
+        return self.trainer.step - since
+
+    def _left(self) -> Left:
+        return Left(self.attempt, self.trainer.step, self._own_updates())
 
     def _note(self, command: Command, who: str) -> None:
         """Have a command written down before it is applied.
@@ -572,11 +604,12 @@ class Session:
                 self._restart(Twin(nets.twin_changes), nets)
             case Twin():
                 self.nets.untwin()
-                self._survey = self._last_look = None
+                self._survey = self._last_look = self._meanwhile = None
                 self._mark(command, self.config.as_dict())
                 self.message = "the twin is gone"
             case Sample(temperature=temperature):
                 self._sampling_seed, self._temperature = self._sampling_seed + 1, temperature
+                self._meanwhile = None
                 self._sample_names()
             case Checkpoint():
                 self.message = self.recorder.checkpoint(self)
@@ -608,15 +641,16 @@ class Session:
             self._restart(what, nets)
             return
         if self._makes_another(what) and self._worth_keeping():
-            self.undo.leave(Left(self.attempt, self.trainer.step), None)
+            self.undo.leave(None if self._unkept else self._left(), None)
             self.nets.origin, self.attempt = self.attempt, self.attempt + 1
         self.config = after
         self._mark(what, before)
         self.nets.reconfigure(after)
-        self._survey, self._last_look, self._making = None, None, Making()  # of the net as it was
+        self._survey = self._last_look = self._meanwhile = None  # of the net as it was
+        self._making = Making()
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
-        self.message = in_words(what, before)
+        self.message = in_words(what, before) + self._unkept
         if self.state == "paused" and not changed.keys() <= LIVE_FIELDS:
             self.state, self._pause_at = "running", self.trainer.step + 1  # one update, to see what became of the net
         if self.state == "finished" and self.trainer.step < after.steps:
@@ -626,7 +660,7 @@ class Session:
         assert nets is not None
         before = self.config.as_dict()
         waits = self.state == "paused" or self._pause_at is not None
-        left = Left(self.attempt, self.trainer.step) if self._worth_keeping() else None
+        left = self._left() if self._worth_keeping() else None
         self.undo.leave(left, command if isinstance(command, Back) else None)
         self.attempt += 1
         self._begin(nets)
@@ -638,8 +672,7 @@ class Session:
             alike = nets.twin is not None and nets.twin.config == nets.net.config
             self.message = f"{what}: a new net from the seed" + "; the twin is the same now" * alike
         else:
-            splits = self.net.seen.splits
-            over = splits is not None and splits.test is not None and splits.step == step >= self.config.steps
+            over = step >= self.config.steps and all(map(Watched.was_surveyed, nets))
             self.state = "finished" if over else "paused" if waits else "running"
             self._pause_at = None
             changed = {name: value for name, value in self.config.as_dict().items() if value != before[name]}

@@ -11,10 +11,13 @@ MOST_LEFT = 10  # nets that one can go back to
 
 
 class Left(NamedTuple):
-    """A net that was left for another one, as its last checkpoint has it: its attempt, and its step then."""
+    """A net that was left for another one, as its last checkpoint has it: its attempt, its step then, and how many
+    updates of its own it had: those since it was changed live, if it began so.
+    """
 
     attempt: int
     step: int
+    own: int
 
 
 class Undo:
@@ -49,4 +52,4 @@ class Undo:
         if left is not None:
             (self.behind if back is None or back.forth else self.ahead).append(left)
         if len(self.behind) > MOST_LEFT:  # the one that took the least to train goes, but for the last
-            self.behind.remove(min(self.behind[:-1], key=lambda one: one.step))
+            self.behind.remove(min(self.behind[:-1], key=lambda one: one.own))

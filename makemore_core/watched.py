@@ -107,17 +107,25 @@ class Watched:
         means = train / len(trainer.train.y), val / len(trainer.val.y)
         self.see(splits=Splits(*means, test, step, minibatches))
 
+    def was_surveyed(self) -> bool:
+        """Whether what is shown of it is of its last step, as after the last update of all."""
+        splits, step = self.seen.splits, self.trainer.step
+        return splits is not None and splits.test is not None and splits.step == self.seen.names_step == step
+
     def ruined(self) -> bool:
         """Whether the net gives no numbers as it is trained, whatever its running statistics are."""
         trainer = self.trainer
         x, y = trainer.train.x[: self.config.batch_size], trainer.train.y[: self.config.batch_size]
         return not bool(torch.isfinite(F.cross_entropy(trainer.model.clone()(x), y)))
 
-    def sample(self, seed: int, temperature: float) -> None:
-        """Fresh names."""
-        net = self.trainer.model, self.dataset, self.config.block_size
-        names = tuple(sample(*net, NAMES, seed, temperature, longest=LONGEST_SHOWN))
-        self.see(names=names, names_step=self.trainer.step, names_temperature=temperature)
+    def sample(self, seed: int, temperature: float) -> Iterator[None]:
+        """Fresh names, of a copy of the net as it is now, one at a time."""
+        net, step = (self.trainer.model.clone(), self.dataset, self.config.block_size), self.trainer.step
+        names = list[str]()
+        for name in sample(*net, NAMES, seed, temperature, longest=LONGEST_SHOWN):
+            names.append(name)
+            yield
+        self.see(names=tuple(names), names_step=step, names_temperature=temperature)
 
     def snapshot(self, run: str, state: State, attempt: int, origin: int | None = None) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""

@@ -613,6 +613,19 @@ def test_a_finding_of_the_start_marks_nothing_of_now_but_the_first_loss() -> Non
     assert [check.name for check in examine(now, [then]).checks if check.found] == ["first loss"]
 
 
+def test_a_twin_that_is_gone_back_to_is_judged_by_how_it_began() -> None:
+    chart = doctor.Chart()
+
+    def twin(step: int, attempt: int, origin: int | None, saturated: float) -> Snapshot:
+        return with_layer(foreign(step, attempt=attempt, origin=origin), 1, saturated=saturated)
+
+    chart.see(foreign(1, twin=twin(1, 0, None, 0.9)))
+    chart.see(foreign(1, attempt=1))  # a restart without it
+    chart.see(foreign(6000, attempt=2, origin=0, twin=twin(6000, 2, 0, 0.4)))
+    assert chart.twin
+    assert [finding.name for finding in chart.twin.examine().findings] == ["saturated"]
+
+
 def test_a_diverged_run_is_told_by_its_first_bad_loss() -> None:
     chart = doctor.Chart()
     last = foreign(step=20, state="diverged", loss=math.nan, losses=(3.0, 3.1, math.inf, math.nan))

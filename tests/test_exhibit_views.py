@@ -465,11 +465,12 @@ def test_the_twin_is_looked_at_beside_it() -> None:
     assert "75 % at most, twin 30 % at most" in wide
     assert "!3 % of layer 2 Tanh" in wide
     assert "2.34 evaluated" in wide
-    narrow = [line.rstrip() for line in words(state, 80, 12).splitlines()]
-    assert narrow[4:6] == [
-        "  looked at           seen                               twin  limit",
-        "  saturation          41 % of layer 1 Tanh beyond 0.97  !      75 % at most",
-    ]
+    assert "nothing to report so far of the run; of its twin there is" in wide
+    narrow = [line.rstrip() for line in words(state, 80, 14).splitlines()]
+    assert narrow[4] == "  looked at    seen                              limit"
+    assert narrow[8] == " !twin: saturation 3 % of layer 2 Tanh beyond 0.97"
+    healthy = tuple(msgspec.structs.replace(one, found=False) for one in twin)
+    assert " twin: nothing to report" in words(replace(state, twin_checks=healthy), 80, 14)
 
 
 def test_where_something_is_wrong_the_checks_stand_below_it_while_there_is_room() -> None:

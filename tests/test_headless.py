@@ -478,7 +478,7 @@ def test_a_notice_that_stands_is_remarked_once(capsys: pytest.CaptureFixture[str
     for step, message in enumerate(("no GPU", "lr 0.1 → 0.05", "no GPU", "lr 0.05 → 0.1", "no GPU"), 1):
         channel.publish(canned.snapshot(step=step, message=message))
     worker = cast(launch.Worker, SimpleNamespace(join=lambda _: next(states), unsaved=lambda: False))
-    follow(channel, worker, Lines(), None, [])
+    follow(Path("runs/one"), channel, worker, Lines(), None, [])
     assert capsys.readouterr().err.splitlines() == [
         "running: no GPU", "running: lr 0.1 → 0.05", "running: lr 0.05 → 0.1",
     ]  # fmt: skip

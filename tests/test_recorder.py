@@ -221,6 +221,41 @@ def test_a_live_change_is_undone_bit_for_bit_and_done_again(
     assert differing(again.trainer, reference(SMALL, few_names, [(0, 40, live)])) == []
 
 
+def test_changes_one_after_the_other_of_a_net_that_is_not_trained_meanwhile_push_no_other_one_out(
+    run: Callable[[Config], Path],
+) -> None:
+    folder = run(SMALL)
+    session = opened(folder, watch=Watch(every=1))
+    asked, turns = session.recorder.asked, iter(["relu", "tanh"] * 10)
+
+    def moves(one: Session) -> list[Request]:
+        if one.attempt == 0 and one.trainer.step == 30:
+            return [*asked(one), _request(Restart())]
+        change = next(turns, None) if one.attempt and one.trainer.step >= 40 else None
+        return [*asked(one), *([_request(Set({"nonlinearity": change}, live=True))] if change else [])]
+
+    session.recorder.asked = moves  # type: ignore[method-assign]
+    session.run()
+    assert [left[1:] for left in session.undo.behind[:2]] == [(30, 30), (40, 40)]
+    assert len(session.undo.behind) <= MOST_LEFT
+    assert {saved.attempt for saved in rundir.checkpoints(folder)} >= {0, 1}
+
+
+def test_a_net_that_cannot_be_saved_is_changed_live_all_the_same_and_that_is_told(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(run(SMALL), Order(0, 40, Set({"gain": 3.0}, live=True)), Order(1, 60, Stop()))
+
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    session.run()
+    told = {snapshot.message for snapshot in snapshots(session.recorder.folder)}  # type: ignore[attr-defined]
+    assert any("gain 1 → 3; it cannot be undone: the checkpoint could not be saved: No space" in one for one in told)
+    assert session.undo.behind == []
+
+
 def test_no_loss_of_a_net_that_was_left_is_lost(run: Callable[[Config], Path]) -> None:
     """Not even those since the last snapshot."""
     folder = run(SMALL)
@@ -279,7 +314,7 @@ def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], fe
     assert session.attempt == 1  # the last checkpoint is of the net that was left by going back
     assert session.run() == "finished"
     assert (session.attempt, session.nets.origin) == (2, 0)
-    assert (session.undo.behind, session.undo.ahead) == ([], [(1, 30)])
+    assert (session.undo.behind, session.undo.ahead) == ([], [(1, 30, 30)])
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
 
 
@@ -295,7 +330,7 @@ def test_the_net_that_took_longest_stays_however_many_are_left(run: Callable[[Co
     session.recorder.asked = moves  # type: ignore[method-assign]
     session.run()
     assert len(session.undo.behind) == MOST_LEFT
-    assert session.undo.behind[0] == (0, left)
+    assert session.undo.behind[0] == (0, left, left)
     assert {saved.attempt for saved in rundir.checkpoints(folder)} >= session.undo.attempts
 
 

@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from app import glyphs as glyph
 from app.glyphs import width_of
-from app.views.lines import Line, Span, block, fit, heading
+from app.views.lines import Line, Span, block, cells_of, fit, heading
 from app.views.state import Pressed, View, chosen, hint, keep, listed, style_of
 from makemore_core.command import Set, in_words
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS
 from makemore_core.doctor import Check, Examination, Finding
+
+LIVE = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
 
 
 def press(view: View, key: str) -> Pressed | None:
@@ -51,7 +54,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
         def row(at: int) -> list[Line]:
             here = found[at] is chosen_one
-            title = glyph.escape(found[at].what, ascii=g.ascii)
+            title = glyph.escape(g.text(found[at].what), ascii=g.ascii)
             return [[(f"{g.cursor if here else ' '}!{title}", "cursor" if here else style_of(found[at]))]]
 
         lines += listed(len(found), found.index(chosen_one), max(1, room - len(about)), row, g)
@@ -71,38 +74,50 @@ def all_well(view: View) -> Line:
     if not any(check.seen for check in view.checks):
         return [(" nothing seen yet", "dim")]
     so_far = "" if all(check.seen for check in view.checks) else " so far"
-    return [(f" nothing to report{so_far}", "good")]
+    twin = any(check.found for check in view.twin_checks)
+    return [(f" nothing to report{so_far}", "good"), (" of the run; of its twin there is" if twin else "", "sick")]
 
 
 def _checks(view: View, width: int) -> list[Line]:
-    """Everything that is looked at, in columns; where there is no room for the twin, whether it is wrong there."""
-    for brief in (False, True):
-        rows = [[(glyph.escape(view.glyphs.text(text)), style) for text, style in row] for row in _table(view, brief)]
-        widths = [max(map(width_of, texts)) for texts in zip(*([text for text, _ in row] for row in rows), strict=True)]
-        if sum(widths) + 2 * len(widths) <= width:
-            break
+    """Everything that is looked at, in columns; where there is no room for the twin's, what is wrong with it below."""
+    g = view.glyphs
+    lines = _in_columns(_table(view, with_twin=bool(view.twin_checks)), g)
+    if max(map(cells_of, lines)) <= width or not view.twin_checks:
+        return lines
+    wrong = "; ".join(f"{check.name} {check.seen}" for check in view.twin_checks if check.found)
+    words, style = (f"!twin: {wrong}", "sick") if wrong else ("twin: nothing to report", "dim")
+    told: list[Line] = [
+        [(" " + line, style)] for line in glyph.wrap(glyph.escape(g.text(words), ascii=g.ascii), width - 1)
+    ]
+    return [*_in_columns(_table(view, with_twin=False), g), *told]
+
+
+def _in_columns(rows: list[Line], g: glyph.Glyphs) -> list[Line]:
+    """The same, every cell as wide as its column and a gap."""
+    rows = [[(glyph.escape(g.text(text), ascii=g.ascii), style) for text, style in row] for row in rows]
+    widths = [max(width_of(text) for text, _ in column) for column in zip(*rows, strict=True)]
     gap: Span = ("  ", "")
     return [
-        [part for cell, cells in zip(row, widths, strict=True) for part in (*fit([cell], cells, view.glyphs), gap)]
+        [part for cell, cells in zip(row, widths, strict=True) for part in (*fit([cell], cells, g), gap)][:-1]
         for row in rows
     ]
 
 
-def _table(view: View, brief: bool) -> list[Line]:
+def _table(view: View, *, with_twin: bool) -> list[Line]:
     """Names, what is seen, in the twin too, and the limit; `!` is wrong."""
     none = Check(name="", seen=" ", limit="")
     runs, twins = ({check.name: check for check in checks} for checks in (view.checks, view.twin_checks))
     rows: list[Line] = [[("  looked at", "axis"), ("seen", "axis"), (" twin", "axis"), ("limit", "axis")]]
-    for name in {**runs, **twins}:
+    for name in {**runs, **twins} if with_twin else runs:
         run, twin = runs.get(name, none), twins.get(name, none)
         mark, style = _mark(twin)
-        in_twin = (mark if brief else mark + (twin.seen or "not judged yet"), style)
+        in_twin = mark + (twin.seen or "not judged yet"), style
         limit = run.limit or twin.limit
-        if not brief and twin.limit not in ("", limit):
+        if with_twin and twin.limit not in ("", limit):
             limit += f", twin {twin.limit}"
         mark, style = _mark(run)
         rows.append([(f" {mark}{name}", style), (run.seen or "not judged yet", style), in_twin, (limit, "dim")])
-    return rows if twins else [[*row[:2], row[3]] for row in rows]
+    return rows if with_twin else [[*row[:2], row[3]] for row in rows]
 
 
 def _mark(check: Check) -> Span:
@@ -113,7 +128,8 @@ def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line
     """In so many lines; where they are too few, what `enter` does and what to try come before the reasons."""
     snapshot = view.history.snapshot
     change = in_words(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
-    change += ", from the seed" if finding.fix and finding.fresh else ""
+    if finding.fix and (finding.fresh or not finding.fix.keys() <= (LIVE if view.live else LIVE_FIELDS)):
+        change += ", from the seed"
     rows = [
         ("seen", finding.evidence, style_of(finding)),
         ("why", finding.why, ""),

@@ -127,7 +127,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         (run, needed, changed),
         (run, needed, count, where),
         (run, needed, count),
-        (run, changed) if changed else (last,),
+        (run, changed if not needed or preset == snapshot.preset else count) if count else (last,),
         (run, count) if count else (last,),
         (last,),
         (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",),
@@ -230,7 +230,7 @@ def message_line(view: View, cells: int) -> Line:
     style = view.message_style
     snapshot = view.history.snapshot
     if not text and snapshot is not None and (snapshot.heard, snapshot.message) != view.told:
-        text = glyph.escape(snapshot.message, ascii=view.glyphs.ascii)
+        text = snapshot.message
         style = "note"
     return fit([(glyph.escape(view.glyphs.text(text), ascii=view.glyphs.ascii), style)], cells, view.glyphs)
 
