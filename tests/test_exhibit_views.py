@@ -476,6 +476,7 @@ def test_the_twin_is_looked_at_beside_it() -> None:
 def test_where_something_is_wrong_the_checks_stand_below_it_while_there_is_room() -> None:
     state = replace(view("doctor"), checks=CHECKS)
     assert "looked at" in words(state, 80, 30)
+    assert "within their limits: saturation" in words(state, 80, 12)
     small = words(state, 80, 10)
     assert "looked at" not in small
     assert "try " in small

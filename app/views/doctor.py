@@ -59,6 +59,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 
         lines += listed(len(found), found.index(chosen_one), max(1, room - len(about)), row, g)
         checks = _checks(view, width)
+        if len(lines) + len(checks) + len(about) > height - 2:
+            fine = ", ".join(check.name for check in view.checks if check.seen and not check.found)
+            checks = [[(" " + line, "dim")] for line in glyph.wrap(f"within their limits: {fine}", width - 2) if fine]
         if len(lines) + len(checks) + len(about) <= height - 2:
             lines += [[], *checks]
         lines += [[]] * (len(lines) + len(about) < height - 1)
