@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from makemore_core.watch import Watch
 
 # How the budget for looking is shared out, with a reserve for what cannot be charged (drawing snapshots out of the
@@ -42,15 +38,6 @@ class Clock:
     def spent(self, account: str) -> float:
         """Seconds of looking, by what for."""
         return self._looking.get(account, 0.0)
-
-    @contextmanager
-    def looking(self, account: str) -> Iterator[None]:
-        """A `with` block whose time is charged to looking."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.looked(time.monotonic() - began, account)
 
     @property
     def speed(self) -> float:

@@ -659,8 +659,7 @@ class SlowMotion:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, prices: dict[str, float]) -> None:
         self.now = 1000.0
         self.prices = prices
-        for module in (session, clock):
-            monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(session.time, "monotonic", lambda: self.now)
         advance, look, survey, sample = Watched.advance, Watched.look, Watched.survey, Watched.sample
 
         def slow_advance(net: Watched, batches: torch.Tensor, tap: bool) -> None:
