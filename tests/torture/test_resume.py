@@ -22,7 +22,7 @@ CHANGES: tuple[Command, ...] = (
     Restart(),
     Set({"gain": 1.5}),
     Back(attempt=2),
-    Set({"optimizer": "adam"}, live=True),
+    Set({"optimizer": "adam", "gain": 2.0}, live=True),  # a change whatever the optimiser was
     Set({"nonlinearity": "relu"}, live=True),
     Set({"lr": 0.01}),
 )
