@@ -271,7 +271,7 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     check(command)
     reply = ask(folder, command, timeout)
     fresh = isinstance(command, Restart) or (
-        isinstance(command, Set) and reply.step == 0 and not set(command.changes) <= settings.LIVE_FIELDS
+        isinstance(command, Set) and reply.step == 0 and not settings.keeps_weights(command.changes, live=False)
     )
     undone = f"; makemore ctl {rundir.called(folder)} back undoes it"
     begun = f"a new net begins from the seed{undone}" if fresh else f"applied before step {reply.step or 0:,}"

@@ -42,7 +42,7 @@ from makemore_core.command import (
     Twin,
     in_words,
 )
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Nonlinearity, Value, decayed, shown
+from makemore_core.config import Config, Nonlinearity, Value, decayed, keeps_weights, shown
 from makemore_core.doctor import GAINS, Chart, division
 from makemore_core.presets import twin_changes
 from makemore_core.snapshot import AS_PLANNED, ENDED, Event, Exhibit, Snapshot
@@ -472,7 +472,7 @@ class Studio(App[int]):
 
     def put(self, command: Set) -> None:
         """Ask for settings to be changed, on the live weights where that is on and can be, and say what that does."""
-        live = self.state.live and not command.fresh and command.changes.keys() <= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
+        live = self.state.live and not command.fresh and keeps_weights(command.changes, live=True)
         asked, before = Set(command.changes, live, command.fresh), self.settings()
         if not asked.fresh and asked.changes.items() <= before.items():
             already = ", ".join(f"{name} is {shown(value)} already" for name, value in asked.changes.items())
@@ -493,7 +493,7 @@ class Studio(App[int]):
         assert snapshot is not None
         if snapshot.state == "diverged":
             return ", restarted from the seed"
-        if not command.fresh and command.changes.keys() <= LIVE_FIELDS:
+        if not command.fresh and keeps_weights(command.changes, live=False):
             return decayed({**snapshot.config, **command.changes}, snapshot.step) if "lr" in command.changes else ""
         return f", {'applied to the live weights' if command.live else 'restarted from the seed'}; u undoes it"
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -143,6 +143,11 @@ LIVE_FIELDS = frozenset(
 )
 # Fields that can also be applied to weights that have been trained already; all others need a new net.
 LIVE_IF_ASKED_FIELDS = frozenset({"norm", "gain", "fan_in", "nonlinearity", "optimizer"})
+
+
+def keeps_weights(fields: Collection[str], live: bool) -> bool:
+    """Whether a net goes on with its weights where these fields change; `live`: that is asked for."""
+    return set(fields) <= (LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if live else LIVE_FIELDS)
 
 
 @functools.cache

@@ -42,6 +42,7 @@ from makemore_core.config import (
     Config,
     Value,
     field,
+    keeps_weights,
     parse,
     shown,
 )
@@ -442,12 +443,12 @@ class Session:
                 command = self._aimed(command)
                 self._refuse(command)
                 nets = self._check(command)
-                self._unkept = ""
+                another, self._unkept = self._makes_another(command), ""
                 if nets is not None:
                     self._keep()
-                elif self._makes_another(command):
+                elif another:
                     self._try_keep()
-                if nets is not None or self._makes_another(command):
+                if nets is not None or another:
                     self._publish()  # what it lost last: its curve goes on where somebody comes back to it
                 self._note(command, who)
                 self._apply(command, nets)
@@ -569,8 +570,7 @@ class Session:
     def _keeps_weights(self, after: Config, command: Set) -> bool:
         if command.fresh or self.state == "diverged":  # whose weights are worth nothing
             return False
-        kept = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS if command.live else LIVE_FIELDS
-        return self.config.changes_to(after).keys() <= kept
+        return keeps_weights(self.config.changes_to(after), command.live)
 
     def _makes_another(self, command: Command) -> bool:
         """Whether it changes the live net itself, not only what the coming updates do: one may want that net back."""
@@ -651,7 +651,7 @@ class Session:
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
         self.message = in_words(what, before) + self._unkept
-        if self.state == "paused" and not changed.keys() <= LIVE_FIELDS:
+        if self.state == "paused" and not keeps_weights(changed, live=False):
             self.state, self._pause_at = "running", self.trainer.step + 1  # one update, to see what became of the net
         if self.state == "finished" and self.trainer.step < after.steps:
             self.state = "running"

@@ -127,12 +127,12 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
 
     `losses` are those of the updates `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part
     of a long record was thinned, they are only the extremes, in order, of the last `losses_span` updates, whose mean is
-    `losses_mean`. `attempt` counts the restarts; `origin` is the attempt whose net this one goes on from, None for one
-    from the seed. `overhead` is the share (0..1) of the time that went into looking: probes, evaluations, samples;
-    `pace` the steps a second that the run is held to, if it is. `expected_loss` is that of the uniform guess, ln V.
-    `message` is what there is to be said, `heard` how many commands had been answered by then.
-    `time` is seconds since the epoch. A snapshot taken before the first update has no layers, nor has one in a record
-    whose layers are those of the one before.
+    `losses_mean`. `attempt` counts restarts, live changes of the net and going back; `origin` is the attempt whose net
+    this one goes on from, None for one from the seed. `overhead` is the share (0..1) of the time that went into
+    looking: probes, evaluations, samples; `pace` the steps a second that the run is held to, if it is. `expected_loss`
+    is that of the uniform guess, ln V. `message` is what there is to be said, `heard` how many commands had been
+    answered by then. `time` is seconds since the epoch. A snapshot taken before the first update has no layers, nor has
+    one in a record whose layers are those of the one before.
     """
 
     run: str

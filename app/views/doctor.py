@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from app import glyphs as glyph
-from app.glyphs import width_of
 from app.views.lines import Line, Span, block, cells_of, fit, heading
 from app.views.state import Pressed, View, chosen, hint, keep, listed, style_of
 from makemore_core.command import Set, in_words
-from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS
+from makemore_core.config import keeps_weights
 from makemore_core.doctor import Check, Examination, Finding
-
-LIVE = LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
 
 
 def press(view: View, key: str) -> Pressed | None:
@@ -98,7 +95,7 @@ def _checks(view: View, width: int) -> list[Line]:
 def _in_columns(rows: list[Line], g: glyph.Glyphs) -> list[Line]:
     """The same, every cell as wide as its column and a gap."""
     rows = [[(glyph.escape(g.text(text), ascii=g.ascii), style) for text, style in row] for row in rows]
-    widths = [max(width_of(text) for text, _ in column) for column in zip(*rows, strict=True)]
+    widths = [max(glyph.width_of(text) for text, _ in column) for column in zip(*rows, strict=True)]
     gap: Span = ("  ", "")
     return [
         [part for cell, cells in zip(row, widths, strict=True) for part in (*fit([cell], cells, g), gap)][:-1]
@@ -131,7 +128,7 @@ def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line
     """In so many lines; where they are too few, what `enter` does and what to try come before the reasons."""
     snapshot = view.history.snapshot
     change = in_words(Set(finding.fix), snapshot.config if snapshot else None) if finding.fix else "nothing to press"
-    if finding.fix and (finding.fresh or not finding.fix.keys() <= (LIVE if view.live else LIVE_FIELDS)):
+    if finding.fix and (finding.fresh or not keeps_weights(finding.fix, view.live)):
         change += ", from the seed"
     rows = [
         ("seen", finding.evidence, style_of(finding)),
