@@ -17,6 +17,7 @@ import pytest
 from rich.color import Color
 from textual.pilot import Pilot
 
+from app import studio
 from app.keys import KEYS
 from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
@@ -29,6 +30,12 @@ from makemore_core.snapshot import AS_PLANNED, Event, Exhibit, Intervention
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
 DEADLINE = 20.0
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said is there until it is asked for, however busy the machine is."""
+    monkeypatch.setattr(studio, "MESSAGE_SECONDS", 10 * DEADLINE)
 
 
 class Clock:
@@ -231,6 +238,7 @@ async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not
         await pilot.press("r")
         await told("restarted: a new net from the seed", mark)
         assert "restarted from the seed; u undoes it" in picture(app)
+        app.message_until = app.clock()
         await until(pilot, lambda: not app.state.message)
         assert "a new net from the seed" not in picture(app)
         await pilot.press("r")
@@ -388,7 +396,7 @@ async def test_what_is_said_is_gone_after_some_seconds() -> None:
     async with running() as (pilot, app, _):
         await pilot.press("y")
         said = app.clock()
-        for later, shown in ((3.0, True), (10.0, False)):
+        for later, shown in ((DEADLINE, True), (11 * DEADLINE, False)):
             app.clock = lambda now=said + later: now  # type: ignore[misc]
             app.tick()
             assert bool(app.state.message) == shown
