@@ -41,7 +41,6 @@ class Attempt:
     numbers: frozenset[int] = frozenset()
     loss: Series = field(default_factory=Series)
     val: list[tuple[int, float]] = field(default_factory=list)
-    train: list[tuple[int, float]] = field(default_factory=list)
     layers: dict[tuple[int, str], LayerTrace] = field(default_factory=dict)
     weights: dict[str, WeightTrace] = field(default_factory=dict)
 
@@ -51,7 +50,6 @@ class Attempt:
             self,
             loss=self.loss.copy(),
             val=list(self.val),
-            train=list(self.train),
             layers={key: trace.copy() for key, trace in self.layers.items()},
             weights={key: trace.copy() for key, trace in self.weights.items()},
         )
@@ -64,7 +62,6 @@ class Attempt:
         for weight in self.weights.values():
             weight.cut(step)
         self.val = [point for point in self.val if point[0] <= step]
-        self.train = [point for point in self.train if point[0] <= step]
 
 
 class History:
@@ -114,7 +111,7 @@ class History:
         elif before is None:
             self.attempt.number, self.attempt.numbers = snapshot.attempt, frozenset({snapshot.attempt})
         self._take_losses(snapshot)
-        self._take_splits(snapshot)
+        self._take_val(snapshot)
         still = snapshot.state in STILL
         if snapshot.steps_per_second > 0:
             share = 1.0  # but for a rate that wanders: not that of a pause's end, nor one that is held
@@ -198,15 +195,12 @@ class History:
         else:
             self.attempt.loss.extend(snapshot.step - len(losses), losses)
 
-    def _take_splits(self, snapshot: Snapshot) -> None:
-        splits = snapshot.splits
-        if splits is None:
-            return
-        for points, value in ((self.attempt.val, splits.val), (self.attempt.train, splits.train)):
-            if value is not None and (not points or points[-1][0] < splits.step):
-                points.append((splits.step, value))
-                if len(points) > 1024:
-                    del points[1::2]
+    def _take_val(self, snapshot: Snapshot) -> None:
+        splits, points = snapshot.splits, self.attempt.val
+        if splits and splits.val is not None and (not points or points[-1][0] < splits.step):
+            points.append((splits.step, splits.val))
+            if len(points) > 1024:
+                del points[1::2]
 
     def _take_layers(self, snapshot: Snapshot, share: float, recent: bool) -> None:
         before = _numbered_anew(self.layers, [(layer.index, layer.kind) for layer in snapshot.layers])

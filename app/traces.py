@@ -121,7 +121,6 @@ class WeightTrace:
     """A weight's numbers as drawn, and the course of its update:data and grad:data."""
 
     weight: Weight
-    newest: Weight
     smooth: list[float]
     seen: int = 0
     step: int = 0
@@ -132,7 +131,7 @@ class WeightTrace:
     @classmethod
     def of(cls, weight: Weight) -> WeightTrace:
         """A row that begins with this weight."""
-        return cls(weight, weight, list(_weight_numbers(weight)))
+        return cls(weight, list(_weight_numbers(weight)))
 
     def see(self, weight: Weight, step: int, share: float, recent: bool) -> None:
         """Take in the weight, as `LayerTrace.see` does a layer."""
@@ -147,7 +146,6 @@ class WeightTrace:
             ]
             before, self.weight = self.weight, Weight(weight.name, weight.shape, weight.layer, *shown)
             self.version += self.weight != before
-            self.newest = weight
         else:
             self.seen = 0
         self.step = step

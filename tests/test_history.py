@@ -215,7 +215,7 @@ def test_the_newest_layers_are_shown_however_long_ago_they_were_looked_at() -> N
     for key, layer in live.layers.items():
         assert (replayed.layers[key].layer, replayed.layers[key].smooth) == (layer.layer, layer.smooth)
     for name, weight in live.weights.items():
-        assert (replayed.weights[name].weight, replayed.weights[name].newest) == (weight.weight, weight.newest)
+        assert (replayed.weights[name].weight, replayed.weights[name].smooth) == (weight.weight, weight.smooth)
 
 
 def test_what_lay_outside_a_histogram_stays_in_its_edge_bins_when_its_reach_moves() -> None:
