@@ -168,10 +168,7 @@ class Channel:
         self._called = threading.Event()
 
     def drain(self) -> list[Event]:
-        events = []
-        while self._events:
-            events.append(self._events.popleft())
-        return events
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     def send(self, command: Command) -> None:
         self._commands.append(command)
@@ -183,10 +180,7 @@ class Channel:
 
     def commands(self) -> list[Command]:
         """What was asked since the last call, oldest first."""
-        asked = []
-        while self._commands:
-            asked.append(self._commands.popleft())
-        return asked
+        return [self._commands.popleft() for _ in range(len(self._commands))]
 
     def wake(self) -> None:
         """End a `wait`: something was asked in another way."""
