@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parent.parent
 
@@ -152,3 +152,12 @@ def commands(cwd: Path, *loaded: str) -> Iterator[Commands]:
         assert server.stdin is not None
         server.stdin.close()
         server.wait(60)
+
+
+def strict(text: str | bytes) -> Any:
+    """Parse JSON that knows no NaN."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from makemore_core.command import Channel, Command, Stop
 from makemore_core.config import Config, Value
 from makemore_core.dataset import Dataset
-from makemore_core.recorder import FolderRecorder
 from makemore_core.session import Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Snapshot
 from makemore_core.watch import Watch
@@ -99,20 +98,3 @@ def play(
     session = Session(config, dataset, Channel(), twin=twin, watch=watch, recorder=script, stay=stay)
     session.run()
     return session, script
-
-
-class ScriptedFolder(FolderRecorder):
-    """Records in a run's folder, and gives the moves of a script; `leave_at`: a step at which the process dies.
-
-    Dying is an exception here: it leaves what a kill leaves, but for the lock, which the test's own process holds.
-    """
-
-    moves: tuple[Move, ...] = ()
-
-    def asked(self, session: Session) -> list[Request]:
-        requests = super().asked(session)
-        if self.moves and self.moves[0].when(session):
-            move, *rest = self.moves
-            self.moves = tuple(rest)
-            requests.append(Request(move.command, "a script", lambda _: None))
-        return requests

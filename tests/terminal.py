@@ -271,10 +271,6 @@ class Terminal:
             pass
         return status
 
-    def is_stopped(self) -> bool:
-        """Whether the command is stopped, as ctrl-z does."""
-        return self._stat()[0] == "T"
-
     def cpu_seconds(self) -> float:
         """Processor time used so far, by all threads."""
         user, system = self._stat()[11:13]

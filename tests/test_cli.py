@@ -12,7 +12,6 @@ import sys
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import NoReturn
 
 import msgspec
 import pytest
@@ -29,7 +28,7 @@ from makemore_core.presets import PRESETS
 from makemore_core.recorder import load_attempt
 from makemore_core.snapshot import to_json
 from tests import canned
-from tests.commands import ROOT, Commands, commands
+from tests.commands import ROOT, Commands, commands, strict
 from tests.trainers import Order, new_run, opened, trainer_process, wait_for
 
 SMALL = Config(n_layer=2, n_hidden=16, n_embd=4, batch_size=8, steps=60, lr=0.02, engine="plain")
@@ -65,15 +64,6 @@ def trained(place: Path) -> Iterator[Commands]:
     """Commands that need torch, with it in memory already."""
     with commands(place, "makemore_core.recorder") as started:
         yield started
-
-
-def strict(text: str) -> object:
-    """Parse JSON that knows no NaN."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise AssertionError(f"{constant} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 # Bad input

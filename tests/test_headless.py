@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import signal
@@ -25,15 +24,13 @@ from makemore_core import checkpoint, control, rundir
 from makemore_core.command import Channel
 from makemore_core.config import Config
 from makemore_core.dataset import read
-from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_attempt
 from makemore_core.session import Session
-from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.watch import Watch
 from tests import canned
-from tests.commands import ROOT, Commands, commands
+from tests.commands import ROOT, Commands, commands, strict
 from tests.terminal import Terminal
-from tests.trainers import differing, reference, wait_for
+from tests.trainers import differing, reference, snapshots, wait_for
 
 SMALL = ["--set", "n_layer=1", "--set", "n_hidden=16", "--set", "batch_size=8", "--engine", "plain"]
 ENDLESS = [*SMALL, "--steps", "1000000000", "--engine", "fast"]
@@ -55,11 +52,7 @@ def train(*more: str, run: str) -> list[str]:
 
 def objects(text: str) -> list[dict[str, object]]:
     """Every line as an object of strict JSON."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise AssertionError(f"{constant} is no JSON")
-
-    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    return [strict(line) for line in text.splitlines()]
 
 
 def test_a_loss_has_four_decimals_and_a_vast_one_a_power_of_ten() -> None:
@@ -395,13 +388,6 @@ def test_a_run_can_be_resumed_in_the_background(makemore: Commands) -> None:
     ended = makemore.run("resume", "again", "--detach")
     assert (ended.status, ended.out, ended.err) == (0, "", "finished already: --steps N trains on up to there\n")
     assert makemore.run("resume", "again", "--steps", "", "--detach").status == 2
-
-
-def snapshots(folder: Path) -> list[Snapshot]:
-    """The snapshots in a run's record."""
-    payloads = RecordReader(folder / rundir.RECORD).read()
-    events = [from_json(payload) for payload in payloads if payload.startswith(b'{"type":"snapshot"')]
-    return [event for event in events if isinstance(event, Snapshot)]
 
 
 # Nobody listens, nothing can be written

@@ -34,10 +34,10 @@ from makemore_core.dataset import Dataset
 from makemore_core.record import RecordReader
 from makemore_core.recorder import later_changes, load_attempt, open_run
 from makemore_core.session import Request, Session
-from makemore_core.snapshot import Snapshot, from_json
+from makemore_core.snapshot import Snapshot
 from makemore_core.undo import MOST_LEFT
 from makemore_core.watch import Watch
-from tests.trainers import Order, differing, new_run, opened, reference, trainer_process, wait_for
+from tests.trainers import Order, differing, new_run, opened, reference, snapshots, trainer_process, wait_for
 
 SMALL = Config(n_layer=1, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.02, engine="plain")
 
@@ -46,13 +46,6 @@ SMALL = Config(n_layer=1, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.0
 def run(tmp_path: Path, few_names_file: Path) -> Callable[[Config], Path]:
     """Makes a run that nobody has trained yet."""
     return lambda config: new_run(tmp_path / "run", config, few_names_file)
-
-
-def snapshots(folder: Path) -> list[Snapshot]:
-    """The snapshots in a run's record."""
-    payloads = RecordReader(folder / rundir.RECORD).read()
-    events = [from_json(payload) for payload in payloads if payload.startswith(b'{"type":"snapshot"')]
-    return [event for event in events if isinstance(event, Snapshot)]
 
 
 def entries(folder: Path) -> list[dict[str, object]]:

@@ -24,18 +24,10 @@ from makemore_core.snapshot import (
     from_json,
     to_json,
 )
+from tests.commands import strict
 
 NAN, INF = math.nan, math.inf
 LINE = {"type": "snapshot", "run": "r", "state": "running", "step": 3, "steps": 9, "time": 1.5}
-
-
-def strict(line: bytes) -> object:
-    """What a strict reader finds in the line: NaN and Infinity are no JSON."""
-
-    def refuse(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    return json.loads(line, parse_constant=refuse)
 
 
 def same(a: object, b: object) -> bool:

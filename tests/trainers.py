@@ -19,7 +19,9 @@ from makemore_core import recorder, rundir
 from makemore_core.command import Back, Channel, Command, Restart, Set, Stop
 from makemore_core.config import LIVE_FIELDS, Config
 from makemore_core.dataset import Dataset, read
+from makemore_core.record import RecordReader
 from makemore_core.session import Request, Session
+from makemore_core.snapshot import Snapshot, from_json
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 
@@ -99,6 +101,13 @@ def opened(
 
     session.recorder.asked = also_orders  # type: ignore[method-assign]
     return session
+
+
+def snapshots(folder: Path) -> list[Snapshot]:
+    """The snapshots in a run's record."""
+    payloads = RecordReader(folder / rundir.RECORD).read()
+    events = [from_json(payload) for payload in payloads if payload.startswith(b'{"type":"snapshot"')]
+    return [event for event in events if isinstance(event, Snapshot)]
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
