@@ -15,34 +15,16 @@ from torch import Tensor
 from makemore_core.dataset import Dataset, read
 from makemore_core.model import sample
 from makemore_core.presets import preset
-from makemore_core.snapshot import Layer, Weight
+from makemore_core.published import DEEP_LAYERS, DEEP_WEIGHTS, DeepWeight
+from makemore_core.snapshot import Weight
 from makemore_core.trainer import Trainer
 
 SEED = 2147483647
 
-# layer, tanh mean, tanh std, saturated, gradient std at the tanh output
-PUBLISHED_LAYERS = [
-    (2, "-0.00", "0.63", "2.78%", "2.640702e-03"),
-    (5, "+0.00", "0.64", "2.56%", "2.245584e-03"),
-    (8, "-0.00", "0.65", "2.25%", "2.045742e-03"),
-    (11, "+0.00", "0.65", "1.69%", "1.983134e-03"),
-    (14, "+0.00", "0.65", "1.88%", "1.952382e-03"),
-]
-# shape, gradient std, grad:data ratio
-PUBLISHED_WEIGHTS = [
-    ((27, 10), "8.020534e-03", "8.012630e-03"),
-    ((30, 100), "9.241077e-03", "4.881091e-02"),
-    ((100, 100), "7.132879e-03", "6.964619e-02"),
-    ((100, 100), "6.234305e-03", "6.073741e-02"),
-    ((100, 100), "5.742187e-03", "5.631483e-02"),
-    ((100, 100), "5.672205e-03", "5.570125e-02"),
-    ((100, 27), "1.209416e-02", "1.160106e-01"),
-]
 
-
-def digits(number: float | str) -> str:
+def digits(number: float) -> str:
     """Five significant digits: what is promised of published numbers that are printed with seven."""
-    return f"{float(number):.4e}"
+    return f"{number:.4e}"
 
 
 # ---- the notebook, cell by cell, sharing no code with the program -------------------------------------------------
@@ -349,23 +331,16 @@ def test_the_six_layer_table(lecture: Dataset) -> None:
     assert f"{losses[0]:.4f}" == "3.2870"
     statistics = deep.probe({})
 
-    def row(layer: Layer) -> tuple[int, str, str, str, str]:
-        activation = layer.activation
-        return (
-            layer.index,
-            f"{activation.mean:+.2f}",
-            f"{activation.std:.2f}",
-            f"{activation.saturated:.2%}",
-            digits(layer.gradient.std),
-        )
+    def printed(index: int, mean: float, std: float, saturated: float, gradient_std: float) -> tuple[object, ...]:
+        return index, f"{mean:+.2f}", f"{std:.2f}", f"{saturated:.2%}", digits(gradient_std)
 
-    def line(weight: Weight) -> tuple[tuple[int, ...], str, str]:
+    def line(weight: Weight | DeepWeight) -> tuple[object, ...]:
         return weight.shape, digits(weight.grad_std), digits(weight.grad_data_ratio)
 
-    assert [row(layer) for layer in statistics.layers] == [(*r[:4], digits(r[4])) for r in PUBLISHED_LAYERS]
-    assert [line(weight) for weight in statistics.weights] == [
-        (r[0], digits(r[1]), digits(r[2])) for r in PUBLISHED_WEIGHTS
-    ]
+    tanhs = [(layer.index, layer.activation, layer.gradient) for layer in statistics.layers]
+    measured = [printed(index, out.mean, out.std, out.saturated, gradient.std) for index, out, gradient in tanhs]
+    assert measured == [printed(*published) for published in DEEP_LAYERS]
+    assert list(map(line, statistics.weights)) == list(map(line, DEEP_WEIGHTS))
 
 
 @pytest.mark.parametrize(
