@@ -37,7 +37,6 @@ class Glyphs(NamedTuple):
     cursor: str
     point: str
     mark: str
-    mark_head: str
     above: str
     below: str
     ellipsis: str
@@ -58,14 +57,14 @@ class Glyphs(NamedTuple):
 UNICODE = Glyphs(
     ascii=False, ramp=" ▁▂▃▄▅▆▇█", meter=" ▏▎▍▌▋▊▉█", rule="─",
     bar="│", corner="└", tick="┤", junction="┬", guide="─", dashes="┄", low_line="▁",
-    progress="━", progress_left="─", cursor="▸", point="●", mark="┊", mark_head="▾", above="▴", below="▾", ellipsis="…",
+    progress="━", progress_left="─", cursor="▸", point="●", mark="┊", above="▴", below="▾", ellipsis="…",
     minus="−", times="×", arrow="→", plus_minus="±", box="┌─┐│└┘",
     shade="░", dot="·",
 )  # fmt: skip
 ASCII = Glyphs(
     ascii=True, ramp=" .:-=+*#@", meter=" .:-=+*##", rule="-",
     bar="|", corner="+", tick="|", junction="+", guide="_", dashes="-", low_line="_",
-    progress="=", progress_left=".", cursor=">", point="o", mark=":", mark_head="v", above="^", below="v", ellipsis="~",
+    progress="=", progress_left=".", cursor=">", point="o", mark=":", above="^", below="v", ellipsis="~",
     minus="-", times="x", arrow="->", plus_minus="+-", box="+-+|++",
     shade=":", dot=".",
 )  # fmt: skip

@@ -487,11 +487,11 @@ def _put_labels(canvas: Canvas, marks: Sequence[Intervention], frame: Frame, tak
         left, right = at - free[row], cells - at - 1
         if len(text) <= right or left <= right:
             text = glyph.clip(text, right, g)
-            canvas.put(row, at, g.mark_head + text, "mark")
+            canvas.put(row, at, g.below + text, "mark")
             free[row] = at + len(text) + 2
         else:
             text = glyph.clip(text, left, g)
-            canvas.put(row, at - len(text), text + g.mark_head, "mark")
+            canvas.put(row, at - len(text), text + g.below, "mark")
             free[row] = cells
 
 
