@@ -744,9 +744,7 @@ class Studio(App[int]):
             self.stopped = True
             self.exit(0)
         elif key == "k" and key in offered:
-            if self.detach_run is not None:
-                self.detach_run(self.waits())
-            self.exit(0)
+            self.action_detach()
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
             if key == "y" and self.obeyed():
