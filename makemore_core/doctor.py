@@ -693,7 +693,7 @@ def _right_gain(run: _Run) -> Advice:
     nonlinearity = str(config.get("nonlinearity", ""))
     gain, right = config.get("gain"), GAINS.get(nonlinearity)
     if config.get("fan_in") == "off":
-        return "divide the weights by the square root of fan-in", _divided(config)
+        return _divided(config)
     if config.get("norm") == "none" and right is not None and not _close(gain, right):
         return f"gain {_number(right)} keeps the spread for {nonlinearity}", {"gain": right}
     if config.get("norm") == "none":
@@ -759,10 +759,10 @@ def _smaller(run: _Run) -> Advice:
     return advice, fix
 
 
-def _divided(config: Mapping[str, Value]) -> dict[str, Value]:
+def _divided(config: Mapping[str, Value]) -> Advice:
     right = GAINS.get(str(config.get("nonlinearity")), "auto")
     gain: dict[str, Value] = {"gain": right} if config.get("norm") == "none" else {}
-    return {"fan_in": division(config.get("last_shrink"))} | gain
+    return "divide the weights by the square root of fan-in", {"fan_in": division(config.get("last_shrink"))} | gain
 
 
 def division(last_shrink: Value | None) -> Value:
@@ -779,7 +779,7 @@ def _larger_updates(run: _Run) -> Advice:
     if not suits_all or median(ratios) >= LIMITS["updates_slow"]:  # then it is no matter of the rate
         return _right_gain(run)
     if config.get("fan_in") == "off" and config.get("norm") == "none":
-        return "divide the weights by the square root of fan-in", _divided(config)
+        return _divided(config)
     return _rate(run, 10.0 ** round(min(wanted, 2.0)), "to bring it near -3")
 
 
@@ -789,7 +789,7 @@ def _smaller_updates(run: _Run) -> Advice:
     if config.get("norm") != "none" and isinstance(gain, int | float) and gain < 0.5:
         return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
     if config.get("fan_in") == "off" and config.get("norm") == "none":
-        return "divide the weights by the square root of fan-in", _divided(config)
+        return _divided(config)
     return _rate(run, 0.1, "to bring it near -3")
 
 
@@ -801,14 +801,15 @@ def _slower(run: _Run) -> Advice:
             if found.fix and not found.name.endswith("shrink"):
                 return found.suggestion, found.fix
     config, first, expected = run.now.config, run.now.first_loss, run.now.expected_loss
+    rate = _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
     if isinstance(lr := config.get("lr"), int | float) and lr > HIGHEST_LR:
-        return _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")
+        return rate
     undivided = config.get("fan_in") == "off" and config.get("norm") == "none"
     if undivided and first is not None and expected is not None and first > 3 * expected:
-        return "divide the weights by the square root of fan-in", _divided(config)
+        return _divided(config)
     if config.get("norm") == "batch" and _few(config):
         return "batches of 32: alike examples leave BatchNorm nothing to divide by", {"batch_size": 32}
-    return _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
+    return rate
 
 
 def _faster(run: _Run) -> Advice:
