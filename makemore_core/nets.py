@@ -67,9 +67,10 @@ class Nets:
     def try_batch(self, batch_size: int) -> None:
         """Raises ValueError where so large a minibatch does not fit: an update that fails midway cannot be undone."""
         with _fitting(f"batch_size={batch_size}: does not fit here"):
-            for net in self:
-                _find_room(net.config.replace({"batch_size": batch_size}), vocabulary=net.dataset.vocabulary)
-                train_pass(net.trainer.model.clone(), *present_batch(net.trainer, batch_size))
+            for trainer in (net.trainer for net in self):
+                config = trainer.config.replace({"batch_size": batch_size})
+                _find_room(config, vocabulary=trainer.dataset.vocabulary)
+                train_pass(trainer.model.clone(), *present_batch(trainer, batch_size))
 
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""

@@ -161,7 +161,7 @@ class Session:
         return Nets.fresh(config, self.dataset, twin_changes)
 
     def _begin(self, nets: Nets) -> None:
-        self.nets, self.config = nets, nets.net.config
+        self.nets = nets
         self._clock = Clock()
         self._budget = Budget(self._clock, self.watch)
         self._survey: Iterator[None] | None = None
@@ -181,6 +181,11 @@ class Session:
     def trainer(self) -> Trainer:
         """Of the run's own net."""
         return self.net.trainer
+
+    @property
+    def config(self) -> Config:
+        """Of the run's own net."""
+        return self.trainer.config
 
     # -- the loop
 
@@ -643,7 +648,6 @@ class Session:
         if self._makes_another(what) and self._worth_keeping():
             self.undo.leave(None if self._unkept else self._left(), None)
             self.nets.origin, self.attempt = self.attempt, self.attempt + 1
-        self.config = after
         self._mark(what, before)
         self.nets.reconfigure(after)
         self._survey = self._last_look = self._meanwhile = None  # of the net as it was
@@ -669,7 +673,7 @@ class Session:
         if nets.origin is None:
             self.state, self._pause_at = "running", 1 if waits else None  # the first update shows the net as drawn
             what = "restarted" if isinstance(command, Restart) else in_words(command, before)
-            alike = nets.twin is not None and nets.twin.config == nets.net.config
+            alike = nets.twin is not None and nets.twin.trainer.config == self.config
             self.message = f"{what}: a new net from the seed" + "; the twin is the same now" * alike
         else:
             over = step >= self.config.steps and all(map(Watched.was_surveyed, nets))

@@ -27,7 +27,6 @@ class Watched:
     """Everything that a snapshot says of one net."""
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
-        self.config, self.dataset = config, dataset
         self.trainer = Trainer(config, dataset)
         self.seen = Seen()
         self.diverged_at: int | None = None  # the first update, counted from 0, whose loss was no number
@@ -58,11 +57,6 @@ class Watched:
         """Whether the loss is no longer a number."""
         return self.seen.loss is not None and not math.isfinite(self.seen.loss)
 
-    @property
-    def params(self) -> int:
-        """How many numbers the net learns."""
-        return sum(parameter.numel() for parameter in self.trainer.model.parameters())
-
     def see(self, **what: object) -> None:
         """Keep what is new, by its names in a snapshot."""
         self.seen = msgspec.structs.replace(self.seen, **what)
@@ -75,7 +69,6 @@ class Watched:
     def reconfigure(self, config: Config) -> None:
         """Go on with other settings on the weights as they are."""
         before = self.trainer.model
-        self.config = config
         self.trainer.reconfigure(config)
         self.tapped = False
         if self.trainer.model is not before:  # what was known is of another net
@@ -97,7 +90,7 @@ class Watched:
             train += part
             yield
         if whole:
-            split, test = trainer.split(self.dataset.test), 0.0
+            split, test = trainer.split(trainer.dataset.test), 0.0
             for part in evaluation(model, distinct(split)):
                 test += part / len(split.y)
                 yield
@@ -114,13 +107,14 @@ class Watched:
 
     def ruined(self) -> bool:
         """Whether the net gives no numbers as it is trained, whatever its running statistics are."""
-        trainer = self.trainer
-        x, y = trainer.train.x[: self.config.batch_size], trainer.train.y[: self.config.batch_size]
+        trainer, size = self.trainer, self.trainer.config.batch_size
+        x, y = trainer.train.x[:size], trainer.train.y[:size]
         return not bool(torch.isfinite(F.cross_entropy(trainer.model.clone()(x), y)))
 
     def sample(self, seed: int, temperature: float) -> Iterator[None]:
         """Fresh names, of a copy of the net as it is now, one at a time."""
-        net, step = (self.trainer.model.clone(), self.dataset, self.config.block_size), self.trainer.step
+        trainer, step = self.trainer, self.trainer.step
+        net = trainer.model.clone(), trainer.dataset, trainer.config.block_size
         names = list[str]()
         for name in sample(*net, NAMES, seed, temperature, longest=LONGEST_SHOWN):
             names.append(name)
@@ -134,15 +128,15 @@ class Watched:
             run=run,
             state=state,
             step=self.trainer.step,
-            steps=self.config.steps,
+            steps=self.trainer.config.steps,
             time=time.time(),
             attempt=attempt,
             origin=origin,
             losses=losses,
-            expected_loss=math.log(self.dataset.vocabulary),
-            lr=self.config.lr_at(self.trainer.step),
-            params=self.params,
-            config=self.config.as_dict(),
+            expected_loss=math.log(self.trainer.dataset.vocabulary),
+            lr=self.trainer.config.lr_at(self.trainer.step),
+            params=sum(parameter.numel() for parameter in self.trainer.model.parameters()),
+            config=self.trainer.config.as_dict(),
             device=self.trainer.device.type,
             engine=self.trainer.engine.name,
             **msgspec.structs.asdict(self.seen),

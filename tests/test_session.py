@@ -121,7 +121,7 @@ def test_live_or_restart(few_names: Dataset, name: str, value: Value) -> None:
     assert script.losses == fresh.advance(SMALL.steps)
     assert_same(weights(again), fresh.tensors())
     for ran in (live, again):
-        assert ran.net.params == sum(parameter.numel() for parameter in ran.trainer.model.parameters())
+        assert ran.snapshot().params == sum(parameter.numel() for parameter in ran.trainer.model.parameters())
 
 
 def test_dead_units_are_not_carried_over_to_a_net_with_other_rows(few_names: Dataset) -> None:
