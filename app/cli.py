@@ -443,12 +443,10 @@ def main() -> None:
         status = complain(error.format_message(), error.exit_code)
     except ValueError as error:
         status = complain(str(error))
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         status = 130
     except SystemExit as ended:  # click's way out when whoever read has had enough; it leaves a wrapper as stdout
         status = ended.code if isinstance(sys.stdout, io.TextIOBase) else Exit.DONE
-    except KeyboardInterrupt:
-        status = 130
     except Exception as error:
         status = failed(error)
     leave(int(status or 0))

@@ -275,10 +275,8 @@ def write_state(folder: Path, snapshot: bytes) -> bool:
     try:
         replace_file(folder / STATE, msgspec.json.encode(beat) + b"\n", sync=False)
     except OSError:
-        try:
+        with contextlib.suppress(OSError):
             os.utime(folder / STATE)
-        except OSError:
-            return False
         return False
     return True
 
