@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from makemore_core.snapshot import Json
+from makemore_core.snapshot import Json, to_json
 
 KEPT_LOSSES = 64  # of a thinned snapshot
 
@@ -114,7 +114,7 @@ def _merged(a: Fields, b: Fields) -> Fields | None:
         merged["losses_mean"] = _mean([(_mean_of(a, a_losses), a_span), (_mean_of(b, b_losses), b_span)])
     else:
         losses = a_losses + b_losses
-    merged.update(_raw_losses(losses))
+    merged |= _fields(to_json({"losses": [*losses]}))
     if twin := _merged(_fields(a.get("twin", _NULL)), _fields(b.get("twin", _NULL))):
         merged["twin"] = msgspec.Raw(msgspec.json.encode(twin))
     return merged
@@ -161,12 +161,3 @@ def _losses(fields: Fields) -> list[float]:
     kinds = kinds if isinstance(kinds, dict) else {}
     values = [kinds.get(str(i)) if value is None else value for i, value in enumerate(raw)]
     return [float(v) for v in values if v in ("nan", "inf", "-inf") or (isinstance(v, float | int) and v is not True)]
-
-
-def _raw_losses(losses: list[float]) -> Fields:
-    """The members `losses` and, where one is not finite, `losses_kind`, as a snapshot writes them."""
-    odd = {str(i): repr(value) for i, value in enumerate(losses) if not math.isfinite(value)}
-    plain = [value if math.isfinite(value) else None for value in losses]
-    return {"losses": msgspec.Raw(msgspec.json.encode(plain))} | (
-        {"losses_kind": msgspec.Raw(msgspec.json.encode(odd))} if odd else {}
-    )
