@@ -16,7 +16,6 @@ from typing import get_args
 import msgspec
 from textual import events
 from textual.app import App, ComposeResult
-from textual.driver import Driver
 
 from app.glyphs import ASCII, UNICODE, clip, escape
 from app.history import STILL, History
@@ -84,10 +83,9 @@ class Studio(App[int]):
         absent: Callable[[], str] = lambda: "",
         pictures: Path | None = None,
         waiting: str = "loading torch and the data",
-        driver_class: type[Driver] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(driver_class=driver_class, ansi_color=True)
+        super().__init__(ansi_color=True)
         self.stream, self.start, self.detach_run = stream, start, detach
         self.fps, self.clock, self.absent = fps, clock, absent
         self.pictures = pictures or Path.cwd()
