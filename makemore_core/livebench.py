@@ -19,7 +19,7 @@ import tempfile
 import termios
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -111,11 +111,7 @@ class Run:
         self._newest: Snapshot | None = None
 
     def __enter__(self) -> Self:
-        deadline = time.monotonic() + PATIENCE
-        while self.snapshot() is None or self.snapshot().step < 1:  # type: ignore[union-attr]
-            if time.monotonic() > deadline:
-                raise ValueError(f"the run {self._folder.name} did not begin within {PATIENCE:.0f} s")
-            time.sleep(0.05)
+        self._wait_for(lambda snapshot: snapshot.step >= 1, "did not begin")
         self.pause()
         return self
 
@@ -152,15 +148,9 @@ class Run:
         self._ask(Resume(), "running")
 
     def _ask(self, command: Pause | Resume, state: str) -> None:
-        snapshot = self.snapshot()
         assert self._stream is not None
         self._stream.send(command)
-        deadline = time.monotonic() + PATIENCE
-        while snapshot is None or snapshot.state != state:
-            if time.monotonic() > deadline:
-                raise ValueError(f"the run {self._folder.name} was not {state} within {PATIENCE:.0f} s")
-            time.sleep(0.01)
-            snapshot = self.snapshot()
+        self._wait_for(lambda snapshot: snapshot.state == state, f"was not {state}")
 
     def speed(self, seconds: float) -> float:
         """Steps per second over so long, by the snapshots' own clock."""
@@ -174,12 +164,17 @@ class Run:
 
     def fresh(self) -> Snapshot:
         """The next snapshot to come."""
-        before, deadline = self.snapshot(), time.monotonic() + PATIENCE
-        while (now := self.snapshot()) is before or now is None:
+        before = self.snapshot()
+        return self._wait_for(lambda snapshot: snapshot is not before, "told nothing")
+
+    def _wait_for(self, condition: Callable[[Snapshot], bool], otherwise: str) -> Snapshot:
+        """The first snapshot of which that is so. Raises ValueError where there is none in time."""
+        deadline = time.monotonic() + PATIENCE
+        while (snapshot := self.snapshot()) is None or not condition(snapshot):
             if time.monotonic() > deadline:
-                raise ValueError(f"no snapshot of the run {self._folder.name} within {PATIENCE:.0f} s")
-            time.sleep(0.002)
-        return now
+                raise ValueError(f"the run {self._folder.name} {otherwise} within {PATIENCE:.0f} s")
+            time.sleep(0.005)
+        return snapshot
 
 
 def measure(effort: Effort, notes: list[str]) -> Iterator[Figure]:
