@@ -7,7 +7,6 @@ read without it. Nothing here waits for anybody who watches.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -236,8 +235,7 @@ class Session:
     def _look_meanwhile(self) -> None:
         """A part of a look at a run that is held to a pace: the losses over its splits, dead units, names."""
         if self._meanwhile is None:
-            names = self.nets.sample(self._sampling_seed, self._temperature)
-            self._meanwhile = itertools.chain(self.nets.survey(whole=False), names)
+            self._meanwhile = self._look_at_all(whole=False)
         with self._looking("survey"):
             done = next(self._meanwhile, "done") == "done"
         if done:
@@ -360,7 +358,7 @@ class Session:
         """
         self._survey = self._meanwhile = None  # what is under way is of an earlier step
         if self._last_look is None:
-            self._last_look = self._look_at_all()
+            self._last_look = self._look_at_all(whole=True)
         if next(self._last_look, "done") == "done":
             self._last_look = None
             if self.net.ruined():
@@ -371,11 +369,10 @@ class Session:
         elif not self.watch.every and time.monotonic() - self._published > TOLD_EVERY:
             self._publish()
 
-    def _look_at_all(self) -> Iterator[None]:
-        """The losses over the whole splits, the dead units, fresh names."""
-        for net in self.nets:
-            yield from net.survey(whole=True)
-            yield from net.sample(self._sampling_seed, self._temperature)
+    def _look_at_all(self, whole: bool) -> Iterator[None]:
+        """The losses over the splits, the dead units, fresh names; `whole`: the test split too."""
+        yield from self.nets.survey(whole)
+        yield from self.nets.sample(self._sampling_seed, self._temperature)
 
     def _save(self) -> None:
         """A checkpoint now. Raises nothing: what went wrong is the recorder's trouble, and shown until it is over."""
