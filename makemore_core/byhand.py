@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ def _by_brick(net: Model, twin: Model, x: Tensor, y: Tensor) -> tuple[float, lis
                 gradients.append(_row(compared, *behind[index]))
             names = ["weight", "bias"] if hasattr(brick, "weight") else ["gamma", "beta"]
             for name, formula, (parameter, autograd) in zip(
-                names, form.parameters, _as_many(parameters, len(brick.parameters())), strict=False
+                names, form.parameters, islice(parameters, len(brick.parameters())), strict=False
             ):
                 compared = _compare(f"{label} {name}", gradient_of(parameter), autograd)
                 gradients.append(_row(compared, formula, form.place))
@@ -107,10 +107,6 @@ def _behind(net: Model) -> list[tuple[str, str]]:
             behind[first - 1] = (f"{formula} + d({last} {leaves[last].kind} out)", place)
         first = last + 1
     return behind
-
-
-def _as_many(pairs: Iterator[tuple[Tensor, Tensor]], count: int) -> list[tuple[Tensor, Tensor]]:
-    return [next(pairs) for _ in range(count)]
 
 
 def _compare(name: str, by_hand: Tensor, autograd: Tensor) -> part4.Comparison:
