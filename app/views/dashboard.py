@@ -20,7 +20,9 @@ def dashboard(view: View, width: int, height: int) -> list[Line]:
     tall = tallest(view, height)
     least_below = 0 if height < 8 else 4 if height < 14 else 8 if height < 22 else 14
     top = min(needed(view, tall), height - least_below)
-    lines = table(view, width, top, tall) if view.history.layers or view.history.weights else _no_layers()
+    lines: list[Line] = [[(" no layer in this snapshot yet: statistics come with the first update", "dim")]]
+    if view.history.layers or view.history.weights:
+        lines = table(view, width, top, tall)
     below = height - len(lines)
     if below >= 3:
         lines += _below(view, width, below)
@@ -32,10 +34,6 @@ def waiting(view: View, width: int, height: int) -> list[Line]:
     text = view.waiting
     left = max(0, (width - len(text)) // 2)
     return [[] for _ in range(height // 2)] + [[(" " * left, ""), (view.glyphs.text(text), "dim")]]
-
-
-def _no_layers() -> list[Line]:
-    return [[(" no layer in this snapshot yet: statistics come with the first update", "dim")]]
 
 
 def _below(view: View, width: int, height: int) -> list[Line]:

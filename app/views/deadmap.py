@@ -90,7 +90,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     ])  # fmt: skip
     followed = _followed(data, view, width, height >= 16)
     room = height - len(lines) - len(followed) - (5 if height >= 12 else 3)
-    across, down = _cell(len(data.map), data.examples, width - 2, room)
+    across, down = (1 if len(data.map) <= width - 2 else 2), (1 if data.examples <= room else 2)  # to a cell
     seen = min(data.examples, max(1, room) * down)
     of = f"{seen} of {data.examples}" if seen < data.examples else f"{seen}"
     notes = [
@@ -112,11 +112,6 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines += followed
     lines = block(lines, width, height - 1, g)
     return [*lines, *block([hint("←→ unit  ↑↓ layer  enter enlarges it  esc back", view)], width, 1, g)]
-
-
-def _cell(units: int, examples: int, cells: int, rows: int) -> tuple[int, int]:
-    """Units and examples to a cell."""
-    return (1 if units <= cells else 2), (1 if examples <= rows else 2)
 
 
 def _first(unit: int, units: int, room: int) -> int:
