@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from types import FrameType
+from typing import Any
 
 from makemore_core.command import Channel, Stop
 from makemore_core.config import printable
@@ -174,14 +175,9 @@ def without_terminal_if_lost(lost: list[OSError] | None = None) -> Iterator[None
             lost.append(error)
 
 
-def sane(attributes: list[int | list[bytes | int]]) -> list[int | list[bytes | int]]:
+def sane(attributes: list[Any]) -> list[Any]:
     """Terminal attributes after which lines are read, echoed and ended as usual; the rest is kept."""
     iflag, oflag, cflag, lflag, input_speed, output_speed, characters = attributes
-    assert isinstance(iflag, int)
-    assert isinstance(oflag, int)
-    assert isinstance(cflag, int)
-    assert isinstance(lflag, int)
-    assert isinstance(characters, list)
     iflag = iflag & ~(termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXOFF) | termios.ICRNL | termios.IXON
     lflag |= termios.ISIG | termios.ICANON | termios.IEXTEN
     lflag |= termios.ECHO | termios.ECHOE | termios.ECHOK | termios.ECHOCTL | termios.ECHOKE
