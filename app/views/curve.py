@@ -10,6 +10,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import NamedTuple, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -117,12 +118,9 @@ class Canvas:
         self.glyphs = g
         size = grain(g)
         styles = tuple(trail.style for trail in trails)
-        none: tuple[Reach, ...] = (None,) * len(trails)
         dots = width * size.across
-        columns = [none] * dots
-        longest = max((len(trail.reaches) for trail in trails), default=0)
-        padded = [[*trail.reaches, *([None] * (longest - len(trail.reaches)))] for trail in trails]
-        columns[: min(longest, dots)] = list(zip(*padded, strict=True))[:dots]
+        columns: list[tuple[Reach, ...]] = list(zip_longest(*(trail.reaches for trail in trails)))[:dots]
+        columns += [(None,) * len(trails)] * (dots - len(columns))
         cells = [
             _column(tuple(columns[at : at + size.across]), styles, height, size)
             for at in range(0, dots, size.across)
