@@ -43,10 +43,6 @@ def trainer(dataset: Dataset, **changes: Value) -> Trainer:
     return Trainer(Config().replace(SMALL | {"engine": "plain"} | changes), dataset)
 
 
-def train(trainer: Trainer, steps: int, tap: bool = False) -> list[float]:
-    return trainer.advance(steps, tap)
-
-
 def doubled(
     config: Config, dataset: Dataset, kind: type[PlainEngine] | type[ManualEngine]
 ) -> PlainEngine | ManualEngine:
@@ -88,7 +84,7 @@ def test_cross_entropys_derivative_in_one_expression() -> None:
 @pytest.mark.parametrize("engine", ["plain", "manual"])
 def test_the_taps_are_of_the_last_update(engine: str, dataset: Dataset) -> None:
     watched = trainer(dataset, engine=engine)
-    train(watched, 5)
+    watched.advance(5)
     before = [p.clone() for p in watched.model.parameters()]
     batch = watched.draw(1)
     watched.advance(1, tap=True, batches=batch)
@@ -109,7 +105,7 @@ def test_parameters_stay_where_they_are(engine: str, dataset: Dataset) -> None:
     moving = trainer(dataset, engine=engine, optimizer="adam")
     tensors = [*moving.model.parameters(), *moving.model.buffers(), *itertools.chain(*moving.optimizer.state)]
     places = [tensor.data_ptr() for tensor in tensors]
-    train(moving, 3, tap=True)
+    moving.advance(3, tap=True)
     assert [tensor.data_ptr() for tensor in tensors] == places
     assert not any(tensor.requires_grad for tensor in tensors)
 
@@ -119,9 +115,9 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
     alone, watched = (trainer(dataset, n_layer=1, norm=norm, optimizer=optimizer) for _ in range(2))
     losses: list[float] = []
     for round_ in range(20):
-        losses += train(watched, 20)
+        losses += watched.advance(20)
         for _ in range(5):
-            losses += train(watched, 1, tap=True)
+            losses += watched.advance(1, tap=True)
             watched.probe({})
         if round_ % 4 == 0:
             evaluate(watched.model, watched.val)
@@ -130,7 +126,7 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
             dead.look(watched.train.x)
             copy = watched.model.clone()
             copy(watched.train.x)
-    assert losses == train(alone, 500)
+    assert losses == alone.advance(500)
     assert watched.step == alone.step == 500
     for name, tensor in alone.tensors().items():
         assert torch.equal(tensor, watched.tensors()[name]), name
@@ -139,7 +135,7 @@ def test_watching_leaves_the_losses_bit_identical(norm: str, optimizer: str, dat
 @pytest.mark.filterwarnings("ignore:var")
 def test_batchnorm_with_a_batch_of_one_is_seen_to_diverge(dataset: Dataset) -> None:
     alone = trainer(dataset, batch_size=1, norm="batch")
-    assert all(math.isnan(loss) for loss in train(alone, 3, tap=True))
+    assert all(math.isnan(loss) for loss in alone.advance(3, tap=True))
     assert math.isnan(alone.probe({}).layers[0].activation.std)
 
 
@@ -149,12 +145,12 @@ def test_batchnorm_with_a_batch_of_one_is_seen_to_diverge(dataset: Dataset) -> N
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_trainer_goes_on_bit_for_bit_where_another_left_off(optimizer: str, dataset: Dataset) -> None:
     first = trainer(dataset, optimizer=optimizer)
-    train(first, 30)
+    first.advance(30)
     kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
     second = trainer(dataset, optimizer=optimizer)
     second.restore(kept, 30, first.optimizer.count)
     assert second.step == 30
-    assert train(first, 20) == train(second, 20)
+    assert first.advance(20) == second.advance(20)
 
 
 def test_tensors_of_another_net_are_refused(dataset: Dataset) -> None:
@@ -172,10 +168,10 @@ def test_tensors_of_another_net_are_refused(dataset: Dataset) -> None:
 )
 def test_a_generator_that_is_none_is_refused_before_anything_is_changed(state: Tensor, dataset: Dataset) -> None:
     first, second = trainer(dataset), trainer(dataset)
-    train(first, 3)
+    first.advance(3)
     with pytest.raises(ValueError, match="generator"):
         second.restore(first.tensors() | {"generator": state}, 3, 3)
-    assert train(second, 5) == train(trainer(dataset), 5)
+    assert second.advance(5) == trainer(dataset).advance(5)
 
 
 def test_no_gpu_is_one_line(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +179,7 @@ def test_no_gpu_is_one_line(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -
     without = trainer(dataset, device="cuda")
     assert without.device.type == "cpu"
     assert without.notice == "no GPU that torch can use on this machine: training on the CPU"
-    assert train(without, 3) == train(trainer(dataset), 3)
+    assert without.advance(3) == trainer(dataset).advance(3)
 
 
 def test_what_a_gpu_draws_does_not_depend_on_how_many_are_drawn_at_once() -> None:
@@ -203,50 +199,50 @@ def test_what_a_gpu_draws_does_not_depend_on_how_many_are_drawn_at_once() -> Non
 def test_the_learning_rate_decays_at_its_step(dataset: Dataset) -> None:
     """Whatever the slices are in which the updates are run."""
     decayed, still = trainer(dataset, lr_decay_at=10), trainer(dataset, lr_decay_at=0)
-    assert train(decayed, 11) == train(still, 11)  # the loss of update 10 is taken before it
-    assert train(decayed, 1) != train(still, 1)
+    assert decayed.advance(11) == still.advance(11)  # the loss of update 10 is taken before it
+    assert decayed.advance(1) != still.advance(1)
 
 
 def test_a_live_change_of_the_rate_keeps_the_net_the_optimiser_and_the_taps(dataset: Dataset) -> None:
     live = trainer(dataset, optimizer="adam")
-    train(live, 10, tap=True)
+    live.advance(10, tap=True)
     model, state, seen = live.model, live.optimizer.state, live.probe({})
     live.reconfigure(live.config.replace({"lr": 0.5, "norm_momentum": 0.5, "steps": 5}))
     assert live.model is model
     assert live.optimizer.state is state
     assert live.probe({}) == seen
     assert [leaf.momentum for leaf in live.model.leaves() if hasattr(leaf, "momentum")] == [0.5] * 3
-    train(live, 1)
+    live.advance(1)
     assert live.optimizer.count == 11
 
 
 def test_a_live_change_of_the_optimiser_begins_its_state_anew(dataset: Dataset) -> None:
     live = trainer(dataset, optimizer="momentum")
-    train(live, 10)
+    live.advance(10)
     model = live.model
     live.reconfigure(live.config.replace({"optimizer": "adam"}))
     assert live.model is model
     assert (live.optimizer.count, len(live.optimizer.state[0])) == (0, 2)
-    train(live, 10)
+    live.advance(10)
 
 
 def test_a_live_change_that_leaves_the_weights_keeps_what_the_optimiser_knows(dataset: Dataset) -> None:
     for change, kept in (({"nonlinearity": "relu"}, True), ({"gain": 2.0}, False), ({"norm": "none"}, False)):
         live = trainer(dataset, optimizer="adam")
-        train(live, 10)
+        live.advance(10)
         state = live.optimizer.state
         live.reconfigure(live.config.replace(change))
         assert (live.optimizer.count, live.optimizer.state is state) == ((10, True) if kept else (0, False))
-        train(live, 1)
+        live.advance(1)
 
 
 def test_a_live_change_trains_on_with_the_same_minibatches(dataset: Dataset) -> None:
     live, other = trainer(dataset), trainer(dataset)
-    train(live, 10)
-    train(other, 10)
+    live.advance(10)
+    other.advance(10)
     live.reconfigure(live.config.replace({"norm": "none", "gain": 2.0, "nonlinearity": "relu"}))
     assert torch.equal(live.draw(5), other.draw(5))
-    assert all(loss == loss for loss in train(live, 10))
+    assert all(loss == loss for loss in live.advance(10))
 
 
 @pytest.mark.parametrize(
@@ -263,4 +259,4 @@ def test_what_needs_a_new_net_cannot_be_changed_live(changes: dict[str, Value], 
 def test_the_examples_of_a_file_with_any_alphabet_train(tmp_path: Path) -> None:
     path = tmp_path / "items.txt"
     path.write_text("жук\nkäse\n🐈\n", "utf-8")
-    assert len(train(trainer(read(path)), 3)) == 3
+    assert len(trainer(read(path)).advance(3)) == 3

@@ -247,10 +247,6 @@ def cells(names: Dataset) -> Notebook:
     return Notebook(names.path)
 
 
-def train(trainer: Trainer, steps: int, tap: bool = False) -> list[float]:
-    return trainer.advance(steps, tap)
-
-
 def trainer(name: str, dataset: Dataset, **changes: int | float | bool | str) -> Trainer:
     return Trainer(preset(name).config().replace({"engine": "plain", "device": "cpu"} | changes), dataset)
 
@@ -262,7 +258,7 @@ def test_the_deep_nets_losses_and_names_are_the_notebooks_bit_for_bit(
     net = DeepNet(cells.begin(), batchnorm=name == "deep-batchnorm")
     losses = net.train()
     ours = trainer(name, names)
-    assert train(ours, 100) + train(ours, 200, tap=True) == [next(losses) for _ in range(300)]
+    assert ours.advance(100) + ours.advance(200, tap=True) == [next(losses) for _ in range(300)]
 
     statistics = ours.probe({})
     outs = {i: layer.out for i, layer in enumerate(net.layers) if isinstance(layer, Tanh)}
@@ -285,7 +281,7 @@ def test_the_deep_nets_losses_and_names_are_the_notebooks_bit_for_bit(
 @pytest.mark.parametrize("name", ["mlp-original", "mlp-softmax", "mlp-tanh"])
 def test_the_one_layer_nets_losses_are_the_notebooks_bit_for_bit(name: str, names: Dataset, cells: Notebook) -> None:
     losses = one_hidden_layer(cells.begin(), name)
-    assert train(trainer(name, names), 200) == [next(losses) for _ in range(200)]
+    assert trainer(name, names).advance(200) == [next(losses) for _ in range(200)]
 
 
 @pytest.mark.parametrize("name", ["mlp-kaiming", "mlp-batchnorm"])
@@ -294,12 +290,12 @@ def test_the_one_layer_nets_written_in_another_order_agree_within_rounding(
 ) -> None:
     # the notebook multiplies by 5/3 before it divides by sqrt(fan_in), and its first BatchNorm has no epsilon
     losses = one_hidden_layer(cells.begin(), name)
-    assert train(trainer(name, names), 100) == pytest.approx([next(losses) for _ in range(100)], abs=1e-4)
+    assert trainer(name, names).advance(100) == pytest.approx([next(losses) for _ in range(100)], abs=1e-4)
 
 
 def test_how_the_updates_are_grouped_makes_no_difference(names: Dataset) -> None:
     one_by_one, at_once = trainer("deep-batchnorm", names), trainer("deep-batchnorm", names)
-    assert [loss for _ in range(64) for loss in train(one_by_one, 1)] == train(at_once, 64)
+    assert [loss for _ in range(64) for loss in one_by_one.advance(1)] == at_once.advance(64)
 
 
 # ---- the published numbers, on the lectures' names ----------------------------------------------------------------
@@ -327,7 +323,7 @@ def test_the_split_is_the_notebooks(lecture: Dataset) -> None:
 def test_the_six_layer_table(lecture: Dataset) -> None:
     deep = trainer("deep-batchnorm", lecture)
     assert count(deep) == 47_024
-    losses = train(deep, 1001, tap=True)
+    losses = deep.advance(1001, tap=True)
     assert f"{losses[0]:.4f}" == "3.2870"
     statistics = deep.probe({})
 
@@ -354,7 +350,7 @@ def test_the_six_layer_table(lecture: Dataset) -> None:
     ],
 )
 def test_first_losses_of_one_hidden_layer(name: str, first: float, within: float, lecture: Dataset) -> None:
-    assert train(trainer(name, lecture), 1)[0] == pytest.approx(first, abs=within)
+    assert trainer(name, lecture).advance(1)[0] == pytest.approx(first, abs=within)
 
 
 def test_parameters_of_the_one_layer_nets(lecture: Dataset) -> None:
