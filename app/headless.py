@@ -5,7 +5,6 @@ It is the smallest front end: a loop over the stream, which ends when the run do
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from app.terminal import (
 from makemore_core import rundir
 from makemore_core.command import Channel, Stop
 from makemore_core.config import printable
-from makemore_core.snapshot import Snapshot, to_json
+from makemore_core.snapshot import Snapshot, gist, to_json
 from makemore_core.watch import Watch
 
 LINE = 5.0  # seconds between two plain lines
@@ -58,7 +57,8 @@ def train_headless(folder: Path, as_json: bool, watch: Watch, ascii_only: bool |
         return by_signal(caught[0])
     if lost:
         raise lost[-1]
-    return Exit.TROUBLE if worker.unsaved() or (newest is not None and newest.state == "diverged") else Exit.DONE
+    incomplete = worker.unsaved() or worker.lost()
+    return Exit.TROUBLE if incomplete or (newest is not None and newest.state == "diverged") else Exit.DONE
 
 
 def follow(
@@ -71,7 +71,7 @@ def follow(
 ) -> Snapshot | None:
     """Show what comes until the training has ended; the last snapshot. `lost`: why something could not be shown."""
     newest: Snapshot | None = None
-    standing = ""  # the first remark comes back whenever a later one lapses
+    standing = gist("")  # the first remark comes back whenever a later one lapses
     ended = waits = False
     while not ended:
         ended = worker.join(TICK)
@@ -81,9 +81,9 @@ def follow(
                     remark(how_it_begins(event, before), printer)
                 with without_terminal_if_lost(lost):
                     printer.show(event)
-                if event.message and what(event.message) not in (what(newest.message if newest else ""), standing):
+                if gist(event.message) - gist(newest.message if newest else "") - standing:
                     remark(f"{event.state}: {event.message}", printer)
-                    standing = standing or what(event.message)
+                    standing = standing or gist(event.message)
                 if event.state == "paused" and (newest is None or newest.state != "paused"):
                     remark(f"paused; makemore ctl {rundir.called(folder)} resume goes on", printer)
                 newest = event
@@ -102,11 +102,6 @@ def how_it_begins(first: Snapshot, before: Snapshot | None) -> str:
     if first.state == "finished":
         return FINISHED
     return f"going on from step {first.step:,}" if first.step or first.attempt else ""
-
-
-def what(message: str) -> str:
-    """A message without the number that grows while it lasts."""
-    return re.sub(r"[\d,]+ records? (?=lost)", "", message)
 
 
 def remark(text: str, printer: JsonLines | Lines) -> None:

@@ -35,10 +35,17 @@ Trace = TypeVar("Trace")
 
 @dataclass(eq=False)
 class Attempt:
-    """One run from its seed to a restart: its curves. One that was gone back to has the number of each of its lives."""
+    """One run from its seed to a restart: its curves. One that was gone back to has the number of each of its lives.
+
+    `began` is the step from which on it is another than the one it goes on from, `took` how many updates it had since
+    when it was left; `again`: it was gone back to, and its curves are a later one's too.
+    """
 
     number: int
     numbers: frozenset[int] = frozenset()
+    began: int = 0
+    took: int = 0
+    again: bool = False
     loss: Series = field(default_factory=Series)
     val: list[tuple[int, float]] = field(default_factory=list)
     layers: dict[tuple[int, str], LayerTrace] = field(default_factory=dict)
@@ -74,7 +81,7 @@ class History:
         self.attempt = Attempt(0, frozenset({0}))
         self.past: dict[int, Attempt] = {}  # attempts before this one, by number
         self.hidden = -1  # the last of them that is not to be drawn
-        self.twin: History | None = None  # of a second net in lock-step
+        self._twin: History | None = None
         self.rate = 0.0
         self._rates = 0  # that the present attempt's is a mean of
         self._seen: Snapshot | None = None  # the one that the layers are of
@@ -86,7 +93,7 @@ class History:
         """A copy that stays as it is while this one goes on: what a frozen view is drawn from."""
         other = copy.copy(self)
         other.exhibits, other.attempt, other.past = dict(self.exhibits), self.attempt.copy(), dict(self.past)
-        other.twin = self.twin.copy() if self.twin else None
+        other._twin = self.twin.copy() if self.twin else None
         return other
 
     # --- in ---
@@ -104,7 +111,7 @@ class History:
     def _take(self, snapshot: Snapshot, recent: bool) -> None:
         before = self.snapshot
         if before is not None and (snapshot.attempt > before.attempt or snapshot.run != before.run):
-            self._leave()
+            self._leave(before.step)
             self._begin(snapshot)
         elif before is not None and (snapshot.attempt, snapshot.step) < (before.attempt, before.step):
             self._go_back(snapshot)
@@ -126,16 +133,14 @@ class History:
             self._take_weights(snapshot, share, recent)
             self._rescale()
             self._seen = snapshot
-        if snapshot.twin is None:
-            self.twin = None
-        else:
-            self.twin = self.twin or History()
-            self.twin._take(snapshot.twin, recent)
+        if snapshot.twin is not None:
+            twin = self._twin = self._twin or History()
+            twin._take(snapshot.twin, recent)
             for name in ("gradient_scale", "activation_scale"):
-                small, large = sorted((getattr(self, name), getattr(self.twin, name)))
+                small, large = sorted((getattr(self, name), getattr(twin, name)))
                 if large <= COMPARABLE * small:
                     setattr(self, name, small)  # beyond which nothing may have been counted of the one
-                    setattr(self.twin, name, small)
+                    setattr(twin, name, small)
         self.snapshot = snapshot
 
     def _go_back(self, snapshot: Snapshot) -> None:
@@ -148,10 +153,15 @@ class History:
             self.attempt = self.attempt.copy()  # what was drawn of the earlier life is not this one's
         self.attempt.cut(snapshot.step)
 
-    def _leave(self) -> None:
-        """Keep the present attempt among the past ones: the latest, and of most of these no more than the losses."""
+    def _leave(self, step: int) -> None:
+        """Keep the present attempt, at `step` now, among the past ones, and of most of these no more than the losses.
+
+        Those go first that nobody comes back to: what was gone back to, then what was trained least, but for the last.
+        """
+        self.attempt.took = step - self.attempt.began
         self.past[self.attempt.number] = self.attempt
-        self.past = dict(list(self.past.items())[-MOST_PAST:])
+        if len(self.past) > MOST_PAST:
+            del self.past[min([*self.past.values()][:-1], key=lambda one: (not one.again, one.took)).number]
         for attempt in [past for past in self.past.values() if past.layers][:-MOST_TRACES]:
             attempt.layers, attempt.weights = {}, {}
 
@@ -161,7 +171,9 @@ class History:
         attempt = origin.copy() if origin else Attempt(number)
         attempt.number, attempt.numbers = number, attempt.numbers | {number}
         if origin and origin.number < number - 1:  # gone back to; one that was left just now may be yet
-            origin.layers, origin.weights = {}, {}
+            origin.layers, origin.weights, origin.again = {}, {}, True
+        elif origin:
+            attempt.began = snapshot.step - len(snapshot.losses)
         self._show(attempt)
         self.attempt.cut(snapshot.step - len(snapshot.losses))
 
@@ -169,6 +181,11 @@ class History:
         self.attempt, self._seen, self.exhibits = attempt, None, {}
         self.rate, self._rates = 0.0, 0
         self.gradient_scale = self.activation_scale = 0.0
+
+    @property
+    def twin(self) -> History | None:
+        """That of a second net in lock-step, while there is one."""
+        return self._twin if self.snapshot and self.snapshot.twin else None
 
     @property
     def layers(self) -> dict[tuple[int, str], LayerTrace]:

@@ -194,6 +194,10 @@ class Worker:
         """Whether the last attempt to save the run failed."""
         return self.session is not None and self.session.recorder.unsaved()
 
+    def lost(self) -> int:
+        """How many records could not be written."""
+        return self.session.recorder.lost() if self.session is not None else 0
+
     def ended(self) -> bool:
         """Whether the training was begun and is over."""
         return self._thread.ident is not None and not self._thread.is_alive()

@@ -17,6 +17,7 @@ from app.glyphs import clip, short, width_of
 from app.terminal import Exit
 from makemore_core import config as settings
 from makemore_core import rundir
+from makemore_core.attach import recorded
 from makemore_core.command import (
     MOST_STEPS,
     Back,
@@ -49,8 +50,12 @@ def newest(folder: Path) -> Snapshot:
     rundir.read_manifest(folder)
     snapshot = rundir.read_state(folder) or last_recorded(folder)
     if snapshot is None:
-        raise ValueError(f"{printable(folder.name)}: nothing has been recorded yet")
+        raise ValueError(_unrecorded(folder))
     return msgspec.structs.replace(snapshot, state=rundir.liveness(folder))
+
+
+def _unrecorded(folder: Path) -> str:
+    return f"{printable(folder.name)}: nothing has been recorded yet"
 
 
 def last_recorded(folder: Path) -> Snapshot | None:
@@ -115,8 +120,13 @@ def show_run(run: str | None, as_json: bool) -> int:
 
 def show_record(run: str | None) -> int:
     """`makemore show --json --all`: the snapshots as they were recorded, each with the losses since the one before."""
-    for snapshot in snapshots(RecordReader(rundir.find_run(run) / rundir.RECORD).read()):
+    folder = rundir.find_run(run)
+    nothing = True
+    for snapshot in recorded(RecordReader(folder / rundir.RECORD), folder.name):
         click.echo(to_json(snapshot))
+        nothing = False
+    if nothing:
+        raise ValueError(_unrecorded(folder))
     return Exit.DONE
 
 
@@ -269,10 +279,12 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     folder = rundir.find_run(run)
     command = command_of(words, live)
     check(command)
+    before = rundir.read_state(folder)
     reply = ask(folder, command, timeout)
-    fresh = isinstance(command, Restart) or (
-        isinstance(command, Set) and reply.step == 0 and not settings.keeps_weights(command.changes, live=False)
-    )
+    fresh = isinstance(command, Restart)
+    if isinstance(command, Set) and reply.step == 0:
+        ruined = before is not None and before.state == "diverged"
+        fresh = ruined or not settings.keeps_weights(command.changes, command.live)
     undone = f"; makemore ctl {rundir.called(folder)} back undoes it"
     begun = f"a new net begins from the seed{undone}" if fresh else f"applied before step {reply.step or 0:,}"
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):

@@ -44,7 +44,7 @@ from makemore_core.command import (
 from makemore_core.config import Config, Nonlinearity, Value, decayed, keeps_weights, shown
 from makemore_core.doctor import GAINS, Chart, division
 from makemore_core.presets import twin_changes
-from makemore_core.snapshot import AS_PLANNED, ENDED, Event, Exhibit, Snapshot
+from makemore_core.snapshot import AS_PLANNED, ENDED, Event, Exhibit, Snapshot, gist
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -226,19 +226,17 @@ class Studio(App[int]):
         if before is None:  # it was said of a run that had not begun
             self.state = replace(self.state, message="")
             return
-        answer = now.heard, now.message
         changed = now.interventions[-1:] != before.interventions[-1:]
-        if answer == (before.heard, before.message) or not (now.message or changed):
-            return
-        if self.awaited and changed:
-            self.state = replace(self.state, told=answer)
-        else:
-            if self.awaited:  # it was refused
+        answer = now.answered != before.answered and bool(now.message or changed)
+        if answer and self.awaited and changed:
+            self.state = replace(self.state, told=(now.answered, gist(now.message)))
+        elif answer or gist(now.message) - gist(before.message):
+            if answer and self.awaited:  # it was refused
                 self.drop_pending()
             self.state = replace(self.state, message="")
             if self.state.frozen:  # what is shown has stopped before it
                 self.say(now.message)
-        self.awaited = max(0, self.awaited - 1)
+        self.awaited = max(0, self.awaited - answer)
 
     def examine(self) -> None:
         """Read the doctor's chart where anything came, once a second at most: findings do not come faster."""

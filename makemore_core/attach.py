@@ -64,7 +64,8 @@ class Attached:
         self._exhibited = 0  # when an exhibit was last put into its folder
         self._seen: dict[str, tuple[int, int]] = {}
         self._damaged = 0  # records that could not be read
-        self._remark, self._remarked = "", 0.0  # what this view alone is told, and since when
+        self._remark, self._remarked_at = "", 0.0  # what this view alone is told, and since when
+        self._refused = 0  # commands of this view, whose refusals the trainer does not count
 
     def drain(self) -> Iterator[Event]:
         """Everything new since the last call, one by one."""
@@ -72,32 +73,38 @@ class Attached:
         if self._replaced():
             return
         heard = self._heard
+        anew = self._listen()
         for snapshot in recorded(self._reader, self._folder.name):
             self._newest, self._told, self._heard = snapshot, snapshot.state, time.monotonic()
-            yield snapshot
-        yield from self._remarks(heard)
+            yield self._remarked(snapshot)
+        if self._newest is not None and (self._skipped() or (anew and heard == self._heard)):
+            yield self._remarked(msgspec.structs.replace(self._newest, losses=()))
         yield from self._exhibits()
         yield from self._turn()
 
-    def _remarks(self, heard: float) -> Iterator[Event]:
-        """The newest snapshot once more with what this view alone has to be told, where it came after `heard`.
+    def _listen(self) -> bool:
+        """Hear why commands were refused, which this view alone is told, for a while; whether that is news."""
+        refused = [reply.error for reply in self._client.replies() if not reply.ok]
+        if refused:
+            self._refused += len(refused)
+            return self._say(refused[-1])
+        return bool(self._remark) and time.monotonic() > self._remarked_at + NOTICE and self._say("")
 
-        Records that had to be skipped, or why a command was refused: for a while only, and at once where there is more.
-        """
-        now, damaged = time.monotonic(), self._reader.damaged
-        said = [reply.error for reply in self._client.replies() if not reply.ok]
-        if damaged > self._damaged:
-            self._damaged = damaged
-            said.append(f"{damaged:,} damaged {'record' if damaged == 1 else 'records'} skipped")
-        if said:
-            self._remark, self._remarked, heard = said[-1], now, -1.0
-        elif self._remark and now > self._remarked + NOTICE:
-            self._remark, heard = "", -1.0
-        elif not self._remark:
-            return
-        if self._newest is not None and heard < self._heard:
-            message = "; ".join(filter(None, (self._remark, self._newest.message)))
-            yield msgspec.structs.replace(self._newest, losses=(), message=message)
+    def _skipped(self) -> bool:
+        """Whether more records had to be skipped, which is told as a refusal is."""
+        damaged = self._reader.damaged
+        if damaged == self._damaged:
+            return False
+        self._damaged = damaged
+        return self._say(f"{damaged:,} damaged {'record' if damaged == 1 else 'records'} skipped")
+
+    def _say(self, remark: str) -> bool:
+        self._remark, self._remarked_at = remark, time.monotonic()
+        return True
+
+    def _remarked(self, snapshot: Snapshot) -> Snapshot:
+        message = "; ".join(filter(None, (self._remark, snapshot.message)))
+        return msgspec.structs.replace(snapshot, message=message, answered=snapshot.answered + self._refused)
 
     def _exhibits(self) -> Iterator[Event]:
         """What was taken from the net on somebody's request, oldest first; each question has one file."""
@@ -133,7 +140,7 @@ class Attached:
                 steps_per_second=0.0,
                 message=self._word(look.state) or self._newest.message,
             )
-            yield self._newest
+            yield self._remarked(self._newest)
 
     def _word(self, state: State) -> str:
         """What there is to say of a trainer that is silent."""

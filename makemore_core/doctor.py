@@ -204,7 +204,7 @@ class Chart:
     def __init__(self) -> None:
         self._twin: Chart | None = None
         self._start: Snapshot | None = None
-        self._starts: dict[int, Snapshot] = {}  # by attempt, for nets that are gone back to
+        self._starts: dict[int, tuple[int, Snapshot]] = {}  # with the step each came to, by attempt
         self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
 
     @property
@@ -227,11 +227,14 @@ class Chart:
             snapshot = msgspec.structs.replace(snapshot, losses=())
         start = self._start
         if start is not None and start.attempt != snapshot.attempt:
-            self._starts[start.attempt] = start
-            self._starts = dict(list(self._starts.items())[-STARTS:])
-            origin = self._starts.get(-1 if snapshot.origin is None else snapshot.origin)
-            if origin is not None:
+            self._starts[start.attempt] = (before.step if before else 0), start
+            if len(self._starts) > STARTS:  # the one that was trained least goes, but for the last
+                del self._starts[min([*self._starts][:-1], key=lambda attempt: self._starts[attempt][0])]
+            if snapshot.origin in self._starts:
+                _, origin = self._starts[snapshot.origin]
                 start = self._start = msgspec.structs.replace(origin, attempt=snapshot.attempt)
+                if snapshot.origin < snapshot.attempt - 1:  # gone back to: nobody comes back to it by that number
+                    del self._starts[snapshot.origin]
         another = start is None or start.attempt != snapshot.attempt or _drawn(start) != _drawn(snapshot)
         # the past may come after the present
         if start is None or another or not start.layers or (snapshot.layers and snapshot.step < start.step):

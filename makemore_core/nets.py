@@ -21,13 +21,15 @@ from makemore_core.watched import Watched
 class Nets:
     """`twin` differs from `net` in the settings of `twin_changes`, and sees the same minibatches.
 
-    `origin`: the attempt at whose end they were as they began here; None where they were drawn from the seed.
+    `origin`: the attempt at whose end they were as they began here; None where they were drawn from the seed. `since`:
+    the step at which they were changed live last.
     """
 
     net: Watched
     twin: Watched | None
     twin_changes: dict[str, Value]
     origin: int | None = None
+    since: int = 0
 
     @classmethod
     def fresh(cls, config: Config, dataset: Dataset, twin_changes: Mapping[str, Value]) -> Nets:

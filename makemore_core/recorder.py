@@ -74,6 +74,7 @@ class Kept(msgspec.Struct):
     origin: int | None = None
     undo: list[Left] = []
     redo: list[Left] = []
+    since: int = 0
 
 
 class FolderRecorder(Recorder):
@@ -207,6 +208,9 @@ class FolderRecorder(Recorder):
     def unsaved(self) -> bool:
         return bool(self._unsaved)
 
+    def lost(self) -> int:
+        return self._record.dropped if self._record is not None else 0
+
     def checkpoint(self, session: Session) -> str:
         if self._gone():
             self._unsaved = GONE
@@ -219,7 +223,7 @@ class FolderRecorder(Recorder):
             session.nets.twin_changes,
             [KeptNet(net.trainer.optimizer.count, net.seen) for net in session.nets],
             list(session.interventions),
-            *(session.nets.origin, list(session.undo.behind), list(session.undo.ahead)),
+            *(session.nets.origin, list(session.undo.behind), list(session.undo.ahead), session.nets.since),
         )
         tensors = {
             prefix + name: tensor
@@ -328,6 +332,7 @@ def _restore(nets: Nets, kept: Kept, loaded: checkpoint.Loaded) -> None:
         net.trainer.restore(_with(prefix, loaded.tensors), kept.step, own.count)
         net.seen = own.seen
         net.dead = {row.index: row.activation.dead for row in net.seen.layers if row.activation.dead is not None}
+    nets.since = kept.since
 
 
 def _with(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -111,6 +111,10 @@ class Recorder:
         """Whether the last attempt to save failed; it is made again."""
         return False
 
+    def lost(self) -> int:
+        """How much of what happened could not be written down."""
+        return 0
+
     def close(self, session: Session) -> None:
         """The run ends here."""
 
@@ -144,14 +148,13 @@ class Session:
         self.replay: list[tuple[int, int, Command]] = []  # attempt, step and command of an earlier life of the run
         self.changes = 0  # made so far, so that a resumed run knows which are in its checkpoint
         self.message = ""
-        self.heard = 0  # commands that were answered, in words or by being carried out
+        self.answered = 0  # commands that were answered, in words or by being carried out
         self.pace = self.watch.pace  # steps a second, where the run is held back
         self._pause_at: int | None = None
         self._told = self._news()
         self._published = 0.0
         self._said = time.monotonic()  # when somebody was told what became of a command
         self._over = False  # somebody has ended it
-        self._unkept = ""  # why the net that is changed live cannot be had back
         self._sampling_seed, self._temperature = SAMPLING_SEED, 1.0
         self._begin(self.fresh(config, twin or {}))
 
@@ -253,10 +256,10 @@ class Session:
 
     def _answer(self, message: str) -> None:
         self.message, self._said = message, time.monotonic()
-        self.heard += 1
+        self.answered += 1
 
     def _news(self) -> tuple[object, ...]:
-        return self.state, self.message, self.heard, bool(self.recorder.trouble())
+        return self.state, self.message, self.answered, bool(self.recorder.trouble())
 
     def _alive(self) -> bool:
         if self._over:
@@ -445,15 +448,9 @@ class Session:
                 command = self._aimed(command)
                 self._refuse(command)
                 nets = self._check(command)
-                another, self._unkept = self._makes_another(command), ""
-                if nets is not None:
-                    self._keep()
-                elif another:
-                    self._try_keep()
-                if nets is not None or another:
-                    self._publish()  # what it lost last: its curve goes on where somebody comes back to it
+                left = self._leave(command, nets)
                 self._note(command, who)
-                self._apply(command, nets)
+                self._apply(command, nets, left)
                 tell(None)
             except ValueError as error:
                 if not who:  # given here: nobody but whoever asked is to be told
@@ -466,7 +463,8 @@ class Session:
     def _repeat(self, command: Command) -> None:
         """Make a change of an earlier life of the run again."""
         try:
-            self._apply(command, self._check(command))
+            nets = self._check(command)
+            self._apply(command, nets, self._leave(command, nets))
             self.changes += 1
         except ValueError as error:  # what follows it would not be the same either
             self.replay.clear()
@@ -479,36 +477,31 @@ class Session:
             return Back(command.forth, self.undo.aim(command.forth))
         return command
 
-    def _keep(self) -> None:
-        """Save the net that is about to be left. Raises ValueError where that fails and somebody has waited for it."""
-        if not self._worth_keeping():
-            return
-        try:
-            self.recorder.checkpoint(self)
-        except ValueError as error:
-            if self._clock.elapsed > KEPT:
-                raise ValueError(f"this net is not left, for {error}") from None
+    def _leave(self, command: Command, nets: Nets | None) -> Left | None:
+        """Save the net that a command leaves, or changes live; None where there is nothing to come back to.
 
-    def _try_keep(self) -> None:
-        """Save the net that is about to be changed live; why it could not be saved is told with what is done."""
-        if self._worth_keeping():
+        Raises ValueError where it cannot be saved, but somebody has waited for it and it would be left.
+        """
+        if nets is None and not self._makes_another(command):
+            return None
+        left = None
+        if own := self._own_updates():
             try:
                 self.recorder.checkpoint(self)
+                left = Left(self.attempt, own)
             except ValueError as error:
-                self._unkept = f"; it cannot be undone: {error}"
-
-    def _worth_keeping(self) -> bool:
-        return self._own_updates() > 0 and self.state != "diverged"
+                if nets is not None and self._clock.elapsed > KEPT:
+                    raise ValueError(f"this net is not left, for {error}") from None
+        self._publish()  # what it lost last: its curve goes on where somebody comes back to it
+        return left
 
     def _own_updates(self) -> int:
-        """Updates of the net; where it began as a live change, those since."""
-        since = 0
-        if self.nets.origin == self.attempt - 1:
-            since = next((mark.step for mark in self.interventions if mark.attempt == self.attempt), 0)
-        return self.trainer.step - since
+        """Those of the net that are worth coming back to, since it was changed live if it was."""
+        return 0 if self.state == "diverged" else self.trainer.step - self.nets.since
 
-    def _left(self) -> Left:
-        return Left(self.attempt, self.trainer.step, self._own_updates())
+    def _lost(self, left: Left | None) -> str:
+        """What there is to add where the net could not be saved before it was left or changed."""
+        return "; it cannot be undone" if left is None and self._own_updates() else ""
 
     def _note(self, command: Command, who: str) -> None:
         """Have a command written down before it is applied.
@@ -579,7 +572,7 @@ class Session:
         changed = self.config.changes_to(self.config.replace(command.changes)) if isinstance(command, Set) else {}
         return bool(changed.keys() & LIVE_IF_ASKED_FIELDS)
 
-    def _apply(self, command: Command, nets: Nets | None) -> None:
+    def _apply(self, command: Command, nets: Nets | None, left: Left | None) -> None:
         """Raises ValueError where it could not be done after all."""
         if not isinstance(command, Look):  # views ask again and again
             self._answer("")
@@ -599,11 +592,11 @@ class Session:
             case Pace(per_second=pace):
                 self.pace, self._due = pace, 0.0
             case Set():
-                self._set(command, nets)
+                self._set(command, nets, left)
             case Restart() | Back():
-                self._restart(command, nets)
+                self._restart(command, nets, left)
             case Twin() if nets is not None:
-                self._restart(Twin(nets.twin_changes), nets)
+                self._restart(Twin(nets.twin_changes), nets, left)
             case Twin():
                 self.nets.untwin()
                 self._survey = self._last_look = self._meanwhile = None
@@ -632,7 +625,7 @@ class Session:
         if self.state == "stopped" or self.recorder.unsaved():
             self._save()
 
-    def _set(self, command: Set, nets: Nets | None) -> None:
+    def _set(self, command: Set, nets: Nets | None, left: Left | None) -> None:
         after = self.config.replace(command.changes)
         before, changed = self.config.as_dict(), self.config.changes_to(after)
         if not changed and nets is None:
@@ -640,28 +633,29 @@ class Session:
             return
         what = Set(changed, command.live, command.fresh)
         if nets is not None:
-            self._restart(what, nets)
+            self._restart(what, nets, left)
             return
-        if self._makes_another(what) and self._worth_keeping():
-            self.undo.leave(None if self._unkept else self._left(), None)
-            self.nets.origin, self.attempt = self.attempt, self.attempt + 1
+        lost = ""
+        if self._makes_another(what):
+            lost = self._lost(left)
+            self.undo.leave(left, None)
+            self.nets.origin, self.nets.since, self.attempt = self.attempt, self.trainer.step, self.attempt + 1
         self._mark(what, before)
         self.nets.reconfigure(after)
         self._survey = self._last_look = self._meanwhile = None  # of the net as it was
         self._making = Making()
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for
-        self.message = in_words(what, before) + self._unkept
+        self.message = in_words(what, before) + lost
         if self.state == "paused" and not keeps_weights(changed, live=False):
             self.state, self._pause_at = "running", self.trainer.step + 1  # one update, to see what became of the net
         if self.state == "finished" and self.trainer.step < after.steps:
             self.state = "running"
 
-    def _restart(self, command: Command, nets: Nets | None) -> None:
+    def _restart(self, command: Command, nets: Nets | None, left: Left | None) -> None:
         assert nets is not None
         before = self.config.as_dict()
-        waits = self.state == "paused" or self._pause_at is not None
-        left = self._left() if self._worth_keeping() else None
+        waits, lost = self.state == "paused" or self._pause_at is not None, self._lost(left)
         self.undo.leave(left, command if isinstance(command, Back) else None)
         self.attempt += 1
         self._begin(nets)
@@ -671,7 +665,7 @@ class Session:
             self.state, self._pause_at = "running", 1 if waits else None  # the first update shows the net as drawn
             what = "restarted" if isinstance(command, Restart) else in_words(command, before)
             alike = nets.twin is not None and nets.twin.trainer.config == self.config
-            self.message = f"{what}: a new net from the seed" + "; the twin is the same now" * alike
+            self.message = f"{what}: a new net from the seed" + "; the twin is the same now" * alike + lost
         else:
             over = step >= self.config.steps and all(map(Watched.was_surveyed, nets))
             self.state = "finished" if over else "paused" if waits else "running"
@@ -679,6 +673,9 @@ class Session:
             changed = {name: value for name, value in self.config.as_dict().items() if value != before[name]}
             what = in_words(Set(changed), before) if changed else "the same settings"
             self.message = f"{in_words(command)} to the net at step {step:,}: {what}"
+            if over:  # what is finished is saved
+                with contextlib.suppress(ValueError):
+                    self.recorder.checkpoint(self)
 
     def _mark(self, command: Command, before: Mapping[str, Value]) -> None:
         """Mark it on the curves, which the number of steps does nothing to."""
@@ -726,7 +723,7 @@ class Session:
             overhead=self._clock.share,
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
-            heard=self.heard,
+            answered=self.answered,
             twin=twin.snapshot(in_words(Twin(self.nets.twin_changes)), *which) if twin else None,
         )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeAlias
 
@@ -130,7 +131,7 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
     `losses_mean`. `attempt` counts restarts, live changes of the net and going back; `origin` is the attempt whose net
     this one goes on from, None for one from the seed. `overhead` is the share (0..1) of the time that went into
     looking: probes, evaluations, samples; `pace` the steps a second that the run is held to, if it is. `expected_loss`
-    is that of the uniform guess, ln V. `message` is what there is to be said, `heard` how many commands had been
+    is that of the uniform guess, ln V. `message` is what there is to be said, `answered` how many commands had been
     answered by then. `time` is seconds since the epoch. A snapshot taken before the first update has no layers, nor has
     one in a record whose layers are those of the one before.
     """
@@ -157,7 +158,7 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
     overhead: float = 0.0
     interventions: tuple[Intervention, ...] = ()
     message: str = ""
-    heard: int = 0
+    answered: int = 0
     twin: Snapshot | None = None
 
 
@@ -194,6 +195,11 @@ def from_json(line: bytes) -> Event:
         return msgspec.convert(_whole(msgspec.json.decode(line)), Snapshot | Exhibit)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a snapshot: {error}") from None
+
+
+def gist(message: str) -> frozenset[str]:
+    """What a message says, one by one, without the number that grows while it lasts."""
+    return frozenset(re.sub(r"^[\d,]+ records? (?=lost)", "", part) for part in message.split("; ") if part)
 
 
 def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:

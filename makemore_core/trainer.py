@@ -27,7 +27,7 @@ def _examples(dataset: Dataset, items: tuple[str, ...], block_size: int, device:
     return Split(split.x.to(device), split.y.to(device))
 
 
-@functools.lru_cache(2)  # both splits of a run: a restart need not make them anew
+@functools.lru_cache(4)  # both splits of a run and of its twin: a restart need not make them anew
 def _prepared(
     dataset: Dataset, items: tuple[str, ...], block_size: int, device: torch.device
 ) -> tuple[Split, Distinct]:

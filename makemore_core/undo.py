@@ -11,12 +11,11 @@ MOST_LEFT = 10  # nets that one can go back to
 
 
 class Left(NamedTuple):
-    """A net that was left for another one, as its last checkpoint has it: its attempt, its step then, and how many
-    updates of its own it had: those since it was changed live, if it began so.
+    """A net that was left for another one, by the attempt whose last checkpoint has it, and how many updates of its own
+    it had: those since it was changed live, if it began so.
     """
 
     attempt: int
-    step: int
     own: int
 
 

@@ -132,6 +132,17 @@ def test_a_live_run_is_seen_controlled_and_its_end_told(
     assert sum(s.losses_span or len(s.losses) for s in one.snapshots) >= one.newest.step
 
 
+def test_a_refusal_is_told_with_every_snapshot_and_counted_once(live: tuple[Path, ForkServerProcess]) -> None:
+    """What would come and go with each of them would be news each time."""
+    one = Viewer(live[0])
+    answered = one.wait(lambda s: s.step > 0, "training").answered
+    one.stream.send(Set({"gain": 0.5, "n_hidden": 8}, live=True))
+    one.wait(lambda s: "n_hidden" in s.message, "a refusal")
+    first = next(at for at, s in enumerate(one.snapshots) if "n_hidden" in s.message)
+    one.wait(lambda _: len(one.snapshots) > first + 5, "going on for a while")
+    assert {("n_hidden" in s.message, s.answered) for s in one.snapshots[first:]} == {(True, answered + 1)}
+
+
 def test_two_people_at_once_get_an_outcome_that_both_see(live: tuple[Path, ForkServerProcess]) -> None:
     folder, _ = live
     one, other = Viewer(folder), Viewer(folder)

@@ -343,11 +343,18 @@ def test_a_run_without_its_state_file_is_shown_from_its_record(makemore: Command
     assert strict(after)["step"] == strict(before)["step"]  # type: ignore[index]
 
 
-def test_a_whole_record_is_given_to_programs(makemore: Commands) -> None:
+def test_a_whole_record_is_given_to_programs(makemore: Commands, few_names_file: Path) -> None:
     told = [strict(line) for line in makemore.run("show", "done", "--json", "--all").out.splitlines()]
     losses = [loss for snapshot in told for loss in snapshot["losses"]]  # type: ignore[index,union-attr]
     assert len(losses) == told[-1]["step"]  # type: ignore[index]
     assert makemore.run("show", "done", "--all").status == 2
+    (makemore.cwd / "runs/done").rename(makemore.cwd / "runs/renamed")
+    again = [strict(line) for line in makemore.run("show", "renamed", "--json", "--all").out.splitlines()]
+    assert again == [snapshot | {"run": "renamed"} for snapshot in told]  # type: ignore[operator]
+    (makemore.cwd / "runs/renamed").rename(makemore.cwd / "runs/done")
+    new_run(makemore.cwd / "runs/empty", SMALL, few_names_file)
+    ended = makemore.run("show", "empty", "--json", "--all")
+    assert (ended.status, ended.err) == (2, "makemore: empty: nothing has been recorded yet\n")
 
 
 def test_a_preset_in_the_place_of_a_command_is_answered_by_how_it_is_started(makemore: Commands) -> None:
@@ -442,6 +449,7 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
         wait_for(lambda: rundir.liveness(folder) == "diverged", "its end")
         ended = trained.run("sample", "refuses", "-n", "1")
         asked = trained.run("ctl", "refuses", "checkpoint")
+        set_lr = trained.run("ctl", "refuses", "set", "lr=0.01")
     finally:
         trainer.kill()
         trainer.join()
@@ -451,6 +459,7 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
     assert first == f"not as it is now but as it was last saved: {refused}"
     assert re.fullmatch(r"of step 3\d, attempt 0; the run was last seen at step [34]\d, attempt 0", second)
     assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
+    assert set_lr.out == "set lr=0.01: a new net begins from the seed; makemore ctl refuses back undoes it\n"
 
 
 def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:

@@ -425,7 +425,7 @@ def test_a_full_stdout_does_not_end_the_training(makemore: Commands) -> None:
 def test_a_record_that_finds_no_room_is_told(makemore: Commands) -> None:
     ended = makemore.run(*train("--steps", "120", "--probe-every", "1", run="noroom"), most=100_000)
 
-    assert ended.status == 0
+    assert ended.status == 1
     assert re.search(r"^running: 1 record lost: (No space left on device|File too large)$", ended.err, re.MULTILINE)
     assert ended.err.count("\n") <= 3
     folder = makemore.cwd / "runs/noroom"

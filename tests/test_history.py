@@ -109,6 +109,31 @@ def test_however_many_nets_came_in_between_a_net_that_is_gone_back_to_has_its_la
         assert len(history.weights["W1"].update) == before > 3
 
 
+def test_the_curve_of_the_net_that_took_longest_is_there_however_often_one_restarts_and_goes_back() -> None:
+    history = History()
+    history.feed(canned.course(until=2000))
+    for attempt in range(1, 41):
+        history.feed([canned.snapshot(step=50, since=0, attempt=attempt)])
+    for attempt in range(41, 50):  # to those one after the other
+        origin = 81 - attempt
+        history.feed([canned.snapshot(step=50, since=50, attempt=attempt, origin=origin)])
+    history.feed([canned.snapshot(step=2000, since=2000, attempt=50, origin=0)])
+    assert history.attempt.loss.end == 2000
+    assert len(history.attempt.loss) > 1000
+
+
+def test_a_twin_that_comes_back_has_its_curve() -> None:
+    history, alone = History(), canned.snapshot(step=60, since=40, attempt=1)
+    both = [msgspec.structs.replace(one, twin=one) for one in canned.course(until=2000)]
+    history.feed([*both, alone])
+    assert history.twin is None
+    back = canned.snapshot(step=2000, since=2000, attempt=2, origin=0)
+    history.feed([msgspec.structs.replace(back, twin=back)])
+    assert history.twin is not None
+    assert history.twin.attempt.loss.end == history.attempt.loss.end == 2000
+    assert len(history.twin.attempt.loss) == len(history.attempt.loss) > 1000
+
+
 def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
     history = History()
     history.feed([canned.snapshot(), Exhibit("find-lr", 1000, {})])

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -229,7 +230,7 @@ def test_changes_one_after_the_other_of_a_net_that_is_not_trained_meanwhile_push
 
     session.recorder.asked = moves  # type: ignore[method-assign]
     session.run()
-    assert [left[1:] for left in session.undo.behind[:2]] == [(30, 30), (40, 40)]
+    assert [left.own for left in session.undo.behind[:2]] == [30, 40]
     assert len(session.undo.behind) <= MOST_LEFT
     assert {saved.attempt for saved in rundir.checkpoints(folder)} >= {0, 1}
 
@@ -245,8 +246,66 @@ def test_a_net_that_cannot_be_saved_is_changed_live_all_the_same_and_that_is_tol
     monkeypatch.setattr(checkpoint, "save", full)
     session.run()
     told = {snapshot.message for snapshot in snapshots(session.recorder.folder)}  # type: ignore[attr-defined]
-    assert any("gain 1 → 3; it cannot be undone: the checkpoint could not be saved: No space" in one for one in told)
+    assert any("gain 1 → 3; it cannot be undone; the checkpoint could not be saved: No space" in one for one in told)
     assert session.undo.behind == []
+
+
+def test_a_change_made_again_after_a_kill_can_be_undone_though_the_net_could_not_be_saved_in_the_first_life(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch, few_names: Dataset
+) -> None:
+    folder, full = run(SMALL), [False]
+    save = checkpoint.save
+
+    def sometimes(*what: Any) -> Path:
+        if full[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(*what)
+
+    monkeypatch.setattr(checkpoint, "save", sometimes)
+    session = opened(folder, Order(0, 20, Checkpoint()), Order(0, 40, Set({"gain": 3.0}, live=True)))
+    asked = session.recorder.asked
+
+    def fills(one: Session) -> list[Request]:
+        full[0] = one.trainer.step >= 30
+        return asked(one)
+
+    session.recorder.asked = fills  # type: ignore[method-assign]
+    crash(session, 1, 60)
+    full[0] = False
+    again = opened(folder, Order(1, 70, Back()))
+    assert again.run() == "finished"
+    assert "back to the net at step 40" in {one.message.partition(":")[0] for one in snapshots(folder)}
+    assert differing(again.trainer, reference(SMALL, few_names, [])) == []
+
+
+def test_two_live_changes_at_one_step_are_two_nets_and_one_going_back(run: Callable[[Config], Path]) -> None:
+    session = opened(run(SMALL), Order(2, 60, Back()), watch=Watch(every=1))
+    asked, changes = session.recorder.asked, [Set({"norm": "none"}, live=True), Set({"gain": 3.0}, live=True)]
+
+    def both(one: Session) -> list[Request]:
+        due = [_request(changes.pop(0)) for _ in range(len(changes))] if one.trainer.step >= 40 else []
+        return [*asked(one), *due]
+
+    session.recorder.asked = both  # type: ignore[method-assign]
+    assert session.run() == "finished"
+    seen = snapshots(session.recorder.folder)  # type: ignore[attr-defined]
+    assert {(one.attempt, one.origin) for one in seen} >= {(0, None), (2, 1), (3, 0)}
+    assert (session.config.norm, session.config.gain) == (SMALL.norm, SMALL.gain)
+
+
+def test_what_is_gone_back_to_and_finished_is_what_is_found_on_the_disk(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    session, moves = opened(folder, Order(1, 80, Back()), stay=True), [Restart(), Stop()]
+    asked = session.recorder.asked
+
+    def once_finished(one: Session) -> list[Request]:
+        return [*asked(one), *([_request(moves.pop(0))] if one.state == "finished" else [])]
+
+    session.recorder.asked = once_finished  # type: ignore[method-assign]
+    assert session.run() == "finished"
+    assert (session.attempt, session.trainer.step) == (2, SMALL.steps)
+    trainer, attempt = load_attempt(folder)
+    assert (attempt, trainer.step) == (2, SMALL.steps)
 
 
 def test_no_loss_of_a_net_that_was_left_is_lost(run: Callable[[Config], Path]) -> None:
@@ -307,7 +366,7 @@ def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], fe
     assert session.attempt == 1  # the last checkpoint is of the net that was left by going back
     assert session.run() == "finished"
     assert (session.attempt, session.nets.origin) == (2, 0)
-    assert (session.undo.behind, session.undo.ahead) == ([], [(1, 30, 30)])
+    assert (session.undo.behind, session.undo.ahead) == ([], [(1, 30)])
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
 
 
@@ -323,7 +382,7 @@ def test_the_net_that_took_longest_stays_however_many_are_left(run: Callable[[Co
     session.recorder.asked = moves  # type: ignore[method-assign]
     session.run()
     assert len(session.undo.behind) == MOST_LEFT
-    assert session.undo.behind[0] == (0, left, left)
+    assert session.undo.behind[0] == (0, left)
     assert {saved.attempt for saved in rundir.checkpoints(folder)} >= session.undo.attempts
 
 
@@ -350,7 +409,7 @@ def test_a_net_that_took_long_is_not_left_where_it_cannot_be_saved(
     assert session.attempt == (0 if long else 1)
     told = " ".join(event.message for event in session.channel.drain() if isinstance(event, Snapshot))
     refused = "this net is not left, for the checkpoint could not be saved: No space left on device"
-    assert (refused if long else "the net of attempt 0 was not kept") in told
+    assert (refused if long else "a new net from the seed; it cannot be undone") in told
 
 
 def test_a_change_made_while_the_past_is_repeated_takes_the_place_of_the_later_ones(

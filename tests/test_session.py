@@ -319,7 +319,7 @@ def test_what_a_command_did_is_told_again_and_not_wiped_by_those_who_look(few_na
     same = Set({"lr": SMALL.lr})
     _, script = play(few_names, at(40, same), at(50, Look("backward")), at(60, same), watch=Watch(every=1))
     assert {snapshot.message for snapshot in script.snapshots if 41 <= snapshot.step < 100} == {"lr is 0.1 already"}
-    heard = [max(snapshot.heard for snapshot in script.snapshots if snapshot.step < step) for step in (40, 60, 100)]
+    heard = [max(snapshot.answered for snapshot in script.snapshots if snapshot.step < step) for step in (40, 60, 100)]
     assert heard == [0, 1, 2]  # that it was said again can be told from that it still stands
 
 

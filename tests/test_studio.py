@@ -230,7 +230,7 @@ async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not
         async def told(message: str, *marks: Intervention) -> None:
             nonlocal step
             step += 1
-            events.append(snapshot(step=step, message=message, heard=step, interventions=marks))
+            events.append(snapshot(step=step, message=message, answered=step, interventions=marks))
             await until(pilot, lambda: app.history.snapshot.step == step)  # type: ignore[union-attr]
 
         mark = Intervention(5, "restart")
@@ -256,11 +256,24 @@ async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not
             assert not app.awaited
 
 
+async def test_trouble_that_lasts_is_told_once_and_takes_no_words_away() -> None:
+    async with running() as (pilot, app, stream):
+        step = stream.step
+        lost = [snapshot(step=step + n, message=f"{n:,} records lost: no space left") for n in range(1, 40)]
+        stream.drain = lambda: [lost.pop(0)] if lost else []  # type: ignore[method-assign]
+        await until(pilot, lambda: "records lost: no space left" in picture(app))
+        await pilot.press("+")
+        await until(pilot, lambda: not lost)
+        assert "lr 0.1 → 0.2" in picture(app)
+        await pilot.press("+")
+        assert stream.sent == [Set({"lr": 0.2}), Set({"lr": 0.5})]
+
+
 async def test_what_the_trainer_says_is_shown_in_a_frozen_view_too() -> None:
     async with running() as (pilot, app, stream):
         step = stream.step
         await pilot.press("p")
-        stream.drain = lambda: [snapshot(step=step + 1, message="back to the net at step 40", heard=1)]  # type: ignore[method-assign]
+        stream.drain = lambda: [snapshot(step=step + 1, message="back to the net at step 40", answered=1)]  # type: ignore[method-assign]
         await until(pilot, lambda: "back to the net at step 40" in picture(app))
 
 

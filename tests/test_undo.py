@@ -26,7 +26,7 @@ def test_it_goes_back_and_forth_as_an_editor_does(moves: list[str]) -> None:
                 continue
             at, back = aim, Back(forth, undo.aim(forth))
             assert net[undo.aim(forth)] == line[at]
-        undo.leave(Left(attempt, 1, 1), back)
+        undo.leave(Left(attempt, 1), back)
         attempt = number
         net[attempt] = line[at]
         assert [net[left.attempt] for left in undo.behind] == line[:at]
@@ -38,14 +38,14 @@ def test_it_goes_back_and_forth_as_an_editor_does(moves: list[str]) -> None:
 def test_beyond_what_is_kept_the_nets_that_took_longest_stay_and_the_last_one(steps: list[int]) -> None:
     undo = Undo()
     for attempt, step in enumerate(steps):
-        undo.leave(Left(attempt, step, step), None)
+        undo.leave(Left(attempt, step), None)
     assert len(undo.behind) == MOST_LEFT
-    assert undo.behind[-1][:2] == (len(steps) - 1, steps[-1])
-    assert sorted(left.step for left in undo.behind[:-1]) == sorted(steps[:-1])[1 - MOST_LEFT :]
+    assert undo.behind[-1] == (len(steps) - 1, steps[-1])
+    assert sorted(left.own for left in undo.behind[:-1]) == sorted(steps[:-1])[1 - MOST_LEFT :]
 
 
 def test_a_net_that_cannot_be_had_is_passed_over() -> None:
-    undo = Undo([Left(0, 10, 10), Left(1, 20, 20)])
+    undo = Undo([Left(0, 10), Left(1, 20)])
     undo.forget(1)
     assert undo.aim(forth=False) == 0
     undo.leave(None, Back(attempt=0))  # a diverged one is not worth coming back to

@@ -12,7 +12,7 @@ from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
 from makemore_core.doctor import LIMITS
 from makemore_core.presets import goes_by
-from makemore_core.snapshot import Snapshot
+from makemore_core.snapshot import Snapshot, gist
 
 WORDS = {
     "running": ("training", "good"), "paused": ("paused", "note"), "finished": ("finished", "good"),
@@ -229,7 +229,7 @@ def message_line(view: View, cells: int) -> Line:
     text = view.message
     style = view.message_style
     snapshot = view.history.snapshot
-    if not text and snapshot is not None and (snapshot.heard, snapshot.message) != view.told:
+    if not text and snapshot is not None and (snapshot.answered, gist(snapshot.message)) != view.told:
         text = snapshot.message
         style = "note"
     return fit([(glyph.escape(view.glyphs.text(text), ascii=view.glyphs.ascii), style)], cells, view.glyphs)
