@@ -575,11 +575,16 @@ class Studio(App[int]):
         answer = press(replace(self.state, history=self.history), key) if press else None  # on the net as it is now
         if answer is None:
             return False
-        view, command = answer
+        view, command, paused = answer
         if command is None or (self.obeyed() if isinstance(command, Look) else self.changes_allowed()):
             self.state = replace(view, history=self.state.history)
             if isinstance(command, Set):
+                ended = self.run_state in ENDED  # then there is nothing to pause before
+                if paused and not ended:
+                    self.send(Pause())
                 self.put(command)
+                if paused and ended:
+                    self.send(Pause())
             elif command is not None:
                 self.send(command)
         self.paint()

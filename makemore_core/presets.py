@@ -16,6 +16,11 @@ class Preset(NamedTuple):
     shows: str
     look_at: str
 
+    @property
+    def paused(self) -> bool:
+        """Whether what there is to see is there after the first update, and soon trained away."""
+        return self.look_at.startswith("paused at the start")
+
     def config(self) -> Config:
         """The whole configuration."""
         return Config().replace(self.changes)

@@ -464,7 +464,7 @@ class Session:
         """Make a change of an earlier life of the run again."""
         try:
             nets = self._check(command)
-            self._apply(command, nets, self._leave(command, nets))
+            self._apply(command, nets, self._leave(command, nets, again=True))
             self.changes += 1
         except ValueError as error:  # what follows it would not be the same either
             self.replay.clear()
@@ -477,10 +477,11 @@ class Session:
             return Back(command.forth, self.undo.aim(command.forth))
         return command
 
-    def _leave(self, command: Command, nets: Nets | None) -> Left | None:
+    def _leave(self, command: Command, nets: Nets | None, again: bool = False) -> Left | None:
         """Save the net that a command leaves, or changes live; None where there is nothing to come back to.
 
-        Raises ValueError where it cannot be saved, but somebody has waited for it and it would be left.
+        Raises ValueError where it cannot be saved, but somebody has waited for it and it would be left; not where that
+        was done in an earlier life and comes `again`.
         """
         if nets is None and not self._makes_another(command):
             return None
@@ -490,7 +491,7 @@ class Session:
                 self.recorder.checkpoint(self)
                 left = Left(self.attempt, own)
             except ValueError as error:
-                if nets is not None and self._clock.elapsed > KEPT:
+                if nets is not None and self._clock.elapsed > KEPT and not again:
                     raise ValueError(f"this net is not left, for {error}") from None
         self._publish()  # what it lost last: its curve goes on where somebody comes back to it
         return left

@@ -23,14 +23,14 @@ from app.views.doctor import examined
 from app.views.lines import cells_of
 from app.views.state import Pressed, View, selected
 from makemore_core import dataset
-from makemore_core.command import Command, Look, Set
+from makemore_core.command import Command, Look, Pause, Set
 from makemore_core.config import Config, Value
 from makemore_core.depth import through_depth
 from makemore_core.doctor import LIMITS, Check, Examination
 from makemore_core.exhibits import EXHIBITS
 from makemore_core.looking import at_once
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Event, Exhibit, Snapshot, from_json, to_json
+from makemore_core.snapshot import Event, Exhibit, Snapshot, State, from_json, to_json
 from makemore_core.trainer import Trainer
 from tests import canned
 from tests.canned import text_of
@@ -649,6 +649,20 @@ async def test_what_enter_applies_is_live_where_that_is_on() -> None:
         assert isinstance(stream.sent[-1], Set)
         assert (stream.sent[-1].live, stream.sent[-1].fresh) == (False, True)
         assert ", restarted from the seed" in studio.state.message
+
+
+@pytest.mark.parametrize("state", ["running", "finished", "diverged"])
+async def test_an_experiment_with_something_to_see_at_the_start_waits_there(state: State) -> None:
+    stream = Asked("deep-batchnorm")
+    stream.events = [msgspec.structs.replace(event, state=state) for event in stream.events]
+    studio = Studio(stream, fps=50)
+    async with studio.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        await pilot.press("P", "home", *["down"] * list(PRESETS).index("deep-linear"))
+        assert any("enter starts it, paused at step 1" in row for row in text_of(studio.panel.picture))
+        await pilot.press("enter")
+    begun = [type(command) for command in stream.sent]
+    assert begun == ([Pause, Set] if state == "running" else [Set, Pause])
 
 
 async def test_a_key_pressed_in_a_frozen_view_acts_on_the_net_as_it_is_now() -> None:

@@ -891,3 +891,28 @@ def test_the_smoothed_loss_is_the_mean_at_first_and_then_of_the_latest(few_names
     splits = script.snapshots[-1].splits
     assert splits is not None
     assert splits.minibatches == script.snapshots[-1].smoothed_loss
+
+
+@pytest.mark.parametrize(
+    ("state", "commands"),
+    [
+        ("running", (Pause(), Set({"norm": "batch"}, fresh=True))),
+        ("finished", (Set({"norm": "batch"}, fresh=True), Pause())),
+        ("diverged", (Set({"lr": 0.1}, fresh=True), Pause())),
+    ],
+)
+def test_a_new_net_that_is_asked_for_paused_waits_after_its_first_update(
+    few_names: Dataset, state: str, commands: tuple[Command, ...]
+) -> None:
+    lr = 1e6 if state == "diverged" else 0.1
+    config = SMALL.replace({"lr": lr, "norm": "none", "nonlinearity": "identity"})
+    session = Session(config, few_names, Channel(), stay=True)
+
+    def asked(one: Session) -> list[Request]:
+        due = commands if one.attempt == 0 and one.state == state and one.trainer.step else ()
+        last = [Stop()] if one.attempt and one.state == "paused" else []
+        return [Request(command, "a test", lambda _: None) for command in (*due, *last)]
+
+    session.recorder.asked = asked  # type: ignore[method-assign]
+    session.run()
+    assert (session.attempt, session.trainer.step) == (1, 1)

@@ -26,7 +26,7 @@ def press(view: View, key: str) -> Pressed | None:
     now = snapshot.config if snapshot else {}
     wanted = settings_of(names[at])
     changes = {name: value for name, value in wanted.items() if now.get(name) != value}
-    return Pressed(replace(view, screen="dashboard"), Set(changes, fresh=True))
+    return Pressed(replace(view, screen="dashboard"), Set(changes, fresh=True), PRESETS[names[at]].paused)
 
 
 def _at(view: View) -> int:
@@ -49,7 +49,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     for label, text in (("this run", run), ("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
         parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]
         below += [[(f" {'' if nth else label:8s} ", "axis"), (g.text(part), "")] for nth, part in enumerate(parts)]
-    starts = "enter starts it, after space paused at the start  " if view.obeyed else ""
+    starts = f"enter starts it{', paused at step 1' * chosen_one.paused}  " if view.obeyed else ""
     below.append(hint(f"↑↓ experiment  {starts}esc back", view))
     room = max(1, height - len(lines) - len(below))
 
