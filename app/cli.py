@@ -333,6 +333,8 @@ def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
     """
     from app.report import control_run
 
+    if run.startswith("-"):  # what looks like an option among the words may be a negative number
+        raise click.NoSuchOption(run)
     return control_run(run, words, live, timeout)
 
 

@@ -68,12 +68,13 @@ def line(snapshot: Snapshot) -> str:
     parts = [f"step {snapshot.step:,}/{snapshot.steps:,}", f"loss {number(snapshot.smoothed_loss)}"]
     if snapshot.splits is not None:
         parts += [f"{name} {number(getattr(snapshot.splits, name))}" for name in ("train", "val")]
-    if snapshot.state == "running" and snapshot.steps_per_second > 0:
+    measuring = snapshot.state == "running" and snapshot.step >= snapshot.steps
+    if snapshot.state == "running" and not measuring and snapshot.steps_per_second > 0:
         parts.append(f"{snapshot.steps_per_second:,.0f} steps/s")
     if snapshot.twin is not None:
         val = f" val {number(snapshot.twin.splits.val)}" if snapshot.twin.splits else ""
         parts.append(f"({printable(snapshot.twin.run)}: loss {number(snapshot.twin.smoothed_loss)}{val})")
-    return "  ".join([*parts, snapshot.state])
+    return "  ".join([*parts, "measuring the losses" if measuring else snapshot.state])
 
 
 def number(value: float | None) -> str:
@@ -115,6 +116,8 @@ def show_run(run: str | None, as_json: bool) -> int:
         )
     for mark in snapshot.interventions:
         say(f"at step {mark.step:,}: {mark.what}")
+    if snapshot.message:
+        say(snapshot.message)
     return Exit.DONE
 
 
@@ -166,7 +169,8 @@ def run_row(folder: Path) -> dict[str, Json]:
     told = {name: getattr(snapshot, name, None) for name in ("step", "steps", "loss", "smoothed_loss")}
     taken = {"val": splits.val if splits else None, "val_step": splits.step if splits else None}
     preset = preset_of(snapshot.config if snapshot else config)
-    return {"run": folder.name, "state": state, **told, **taken, "age": round(age, 1), "preset": preset}
+    more = {"age": round(age, 1), "preset": preset, "message": snapshot.message if snapshot else ""}
+    return {"run": folder.name, "state": state, **told, **taken, **more}
 
 
 def cells(row: dict[str, Any]) -> list[str]:

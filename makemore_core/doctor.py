@@ -626,7 +626,8 @@ def _checks(run: _Run, found: Sequence[Finding]) -> Iterator[Check]:
     for name, seen, limit, *of in _looked_at(run):
         # the first loss stays what it was
         about = [one for one in found if one.name in of and not (one.past and one.name != "confidently-wrong")]
-        yield Check(name=name, seen=seen or (about[0].evidence if about else ""), limit=limit, found=bool(about))
+        seen = seen or (about[0].evidence.removeprefix(f"{name} ") if about else "")
+        yield Check(name=name, seen=seen, limit=limit, found=bool(about))
 
 
 def _looked_at(run: _Run) -> Iterator[tuple[str, ...]]:
@@ -642,6 +643,8 @@ def _looked_at(run: _Run) -> Iterator[tuple[str, ...]]:
     ratios = sorted(_ratios(run))
     ends = (median(ratios), ratios[-1]) if ratios else (None,)
     limit = f"{LIMITS['updates_slow']:g} to {LIMITS['updates_large']:g}"  # of the median, of the largest
+    if _decayed(run):
+        limit = f"{LIMITS['updates_large']:g} at most: lr fell as planned"
     yield "update:data", _told("median {:.1f}, largest {:.1f}", *ends), limit, "updates-small", "updates-large"
     if (ahead := _ahead(run)) is not None:
         yield "last layer", f"update:data {ahead:+.1f} to the next", f"{_most_ahead(run):+g} at most", "last-layer-fast"
@@ -797,16 +800,16 @@ def _smaller_updates(run: _Run) -> Advice:
 
 
 def _slower(run: _Run) -> Advice:
-    """What began too large comes before the rate."""
+    """What began too large comes before the rate, but for one that suits no net."""
+    config, first, expected = run.now.config, run.now.first_loss, run.now.expected_loss
+    rate = _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
+    if isinstance(lr := config.get("lr"), int | float) and lr > HIGHEST_LR:
+        return rate
     if run.start:
         began = run._replace(now=msgspec.structs.replace(run.now, layers=run.start.layers, step=run.start.step))
         for found in itertools.chain(_saturated(began), _spread(began), _gradient_flow(began)):
             if found.fix and not found.name.endswith("shrink"):
                 return found.suggestion, found.fix
-    config, first, expected = run.now.config, run.now.first_loss, run.now.expected_loss
-    rate = _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
-    if isinstance(lr := config.get("lr"), int | float) and lr > HIGHEST_LR:
-        return rate
     undivided = config.get("fan_in") == "off" and config.get("norm") == "none"
     if undivided and first is not None and expected is not None and first > 3 * expected:
         return _divided(config)
@@ -830,7 +833,7 @@ def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     ruined = (layer.activation for layer in run.now.layers)
     dead = any(one.std == 0 or 2 * (one.dead or 0) >= one.units for one in ruined)
     if factor < 1 and not dead and _slow(run, math.log10(factor)):  # so would this
-        return f"train on; at lr {lr * factor:g} the updates would be small", None
+        return f"train on: with lr {lr * factor:g} they would be too small", None
     # far out there is no stepping back by tens, and nobody is led there
     wanted = 0.1 if factor < 1 < lr else min(float(f"{lr * factor:.1g}"), HIGHEST_LR)
     if factor < 1 and run.now.config.get("optimizer") in ADAPTIVE and lr > ADAPTIVE_LR:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 from torch import Tensor
 
@@ -93,27 +95,44 @@ def _twin(config: Config, changes: Mapping[str, Value]) -> Config:
 
 
 def bytes_of(config: Config, vocabulary: int) -> int:
-    """At least what a net takes while it is trained: weights, gradients, the optimiser's and a copy to look at; for
-    each example what a layer gives, and what a norm keeps. No engine gets by with less.
+    """About what a net takes while it is trained and looked at, as measured with the fast engine; the others take more.
+
+    For each weight: itself, its gradient, what the optimiser keeps, copies to look at, to save and to go back to. For
+    each unit and example: what goes in and out forward and backward, what a norm keeps, and what a probe makes of it.
     """
     V, C, H = vocabulary, config.n_embd, config.n_hidden
     T, L, B = config.block_size, config.n_layer, config.batch_size
     weights = V * C + T * C * H + (L - 1) * H * H + H * V
-    return 4 * (weights * (3 + SLOTS[config.optimizer]) + B * (T * C + L * H * (1 if config.norm == "none" else 3) + V))
+    return 4 * (
+        weights * (7 + SLOTS[config.optimizer]) + B * (T * C + L * H * (9 if config.norm == "none" else 14) + V)
+    )
 
 
 def _find_room(*configs: Config, vocabulary: int) -> None:
     """Raises MemoryError where Linux, which promises more than it has, would kill the program later on."""
     if pick_device(configs[0].device)[0].type != "cpu":
         return  # which says itself when it is full
-    needed = sum(bytes_of(config, vocabulary) for config in configs)
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        with open("/proc/meminfo") as file:
-            free = 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
-        if needed > free:
-            raise MemoryError(
-                f"it takes at least {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free"
-            )
+    needed, free = sum(bytes_of(config, vocabulary) for config in configs), free_memory()
+    if needed > free:
+        raise MemoryError(f"it takes about {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free")
+
+
+def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that can be had: what the machine has left, or a container of its share; infinite where nobody knows."""
+    free = math.inf
+    with contextlib.suppress(OSError, LookupError, ValueError):
+        free = 1024.0 * _numbers(proc / "meminfo")["MemAvailable:"]
+    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        for folder in (cgroup, cgroup / "memory"):
+            with contextlib.suppress(OSError, LookupError, ValueError):  # "max": no limit
+                left = int((folder / limit).read_text()) - int((folder / used).read_text())
+                free = min(free, left + _numbers(folder / "memory.stat")["inactive_file"])  # files that make room
+    return free
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The numbers of a file of lines of a name and a number."""
+    return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}
 
 
 @contextlib.contextmanager

@@ -715,9 +715,11 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The run as it stands, with the losses since the last one."""
-        which, twin = (self.state, self.attempt, self.nets.origin), self.nets.twin
+        life, twin = (self.attempt, self.nets.origin), self.nets.twin
+        # one of the two may be ruined without the other
+        of_twin: State = "diverged" if twin and twin.diverged else "paused" if self.state == "diverged" else self.state
         return msgspec.structs.replace(
-            self.net.snapshot(self.name, *which),
+            self.net.snapshot(self.name, self.state, *life),
             preset=self.preset,
             steps_per_second=min(self._clock.speed, self.pace or math.inf) if self.state == "running" else 0.0,
             pace=self.pace,
@@ -725,7 +727,7 @@ class Session:
             interventions=tuple(self.interventions[-MOST_INTERVENTIONS:]),
             message="; ".join(filter(None, (self.message, self.recorder.trouble()))),
             answered=self.answered,
-            twin=twin.snapshot(in_words(Twin(self.nets.twin_changes)), *which) if twin else None,
+            twin=twin.snapshot(in_words(Twin(self.nets.twin_changes)), of_twin, *life) if twin else None,
         )
 
     def _publish(self) -> None:

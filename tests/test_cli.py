@@ -136,6 +136,7 @@ def trained(place: Path) -> Iterator[Commands]:
         ("ctl done pace 0", "pace 0: has to be at least 0.1"),
         ("ctl done pace nan", "pace nan: has to be at least 0.1"),
         ("ctl done pause now", "pause now: has to be"),
+        ("ctl --jsno done pause", "No such option '--jsno'"),
         ("ctl done step x", "step x: has to be a whole number at least 1 and at most 1,000,000"),
         ("ctl done step 0", "step 0: has to be a whole number at least 1"),
         ("ctl done step -3", "step -3: has to be a whole number at least 1"),

@@ -246,7 +246,15 @@ def test_small_updates_are_meant_once_the_rate_has_decayed() -> None:
     weights = tuple(msgspec.structs.replace(weight, update_data_log10=-4.4) for weight in foreign().weights)
     early = foreign(config=config, weights=weights, lr=0.1)
     assert {finding.name for finding in findings(early)} == {"updates-small"}
-    assert findings(msgspec.structs.replace(early, lr=0.01)) == ()
+    lowered = msgspec.structs.replace(early, lr=0.01)
+    assert findings(lowered) == ()
+    limit = {check.name: check.limit for check in examine(lowered).checks}["update:data"]
+    assert limit == "-1.75 at most: lr fell as planned"
+
+
+def test_a_rate_beyond_all_measure_is_the_first_to_be_changed_whatever_else_is_wrong() -> None:
+    config = PRESETS["deep-tanh"].config().replace({"nonlinearity": "relu", "lr": 4.0})
+    assert diagnose(config, (1, 60, 120))["diverged"].fix == {"lr": 0.1}
 
 
 def test_a_past_that_was_another_net_is_no_evidence() -> None:

@@ -293,6 +293,14 @@ def test_batchnorms_statistics_and_company() -> None:
     assert "this net has no BatchNorm: b puts it in" in words(view("batchnorm", "deep-tanh"))
 
 
+def test_left_and_right_stay_on_batchnorms_screen() -> None:
+    press = screen("batchnorm").press
+    assert press is not None
+    for part in range(4):
+        for key in ("left", "right"):
+            assert press(view("batchnorm", bn_part=part), key) is not None
+
+
 def test_a_net_without_numbers_has_no_company() -> None:
     shown = view("batchnorm", bn_part=1)
     data = shown.history.exhibits["batchnorm"].data
@@ -381,6 +389,10 @@ def test_enter_takes_the_rate_that_was_found() -> None:
     data = {**view("find-lr").history.exhibits["find-lr"].data, "suggestion": None, "fix": None}
     none.history.exhibits["find-lr"] = Exhibit("find-lr", 30, data)
     assert command(none, "enter") == Set({})  # which the studio answers: nothing to change
+    assert "space r 8" not in words(none)
+    late = replace(none, history=view("find-lr").history.copy())
+    late.history.exhibits["find-lr"] = Exhibit("find-lr", 3000, data)
+    assert "; the lecture tests a fresh net: space r 8" in words(late, 160, 24)
 
 
 def test_what_lies_above_the_rates_scale_is_one_mark() -> None:

@@ -233,7 +233,7 @@ def test_a_mistake_in_training_is_not_taken_for_bad_input(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("n_hidden", "complaint"),
     [
-        (16384, r"there can be no such net here: it takes at least [\d,.]+ GiB of memory, and [\d,.]+ GiB are free"),
+        (16384, r"there can be no such net here: it takes about [\d,.]+ GiB of memory, and [\d,.]+ GiB are free"),
         (50, "not enough memory for a net and minibatches of this size"),
     ],
 )

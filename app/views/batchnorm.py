@@ -50,7 +50,7 @@ def press(view: View, key: str) -> Pressed | None:
             return Pressed(keep(view, **{f"bn_value{which}": value}))
         case "slider", "enter":
             return Pressed(keep(view, bn_slider=(chosen(view, "bn_slider") + 1) % SLIDERS))
-    return None
+    return Pressed(view) if by else None  # on a screen with a slider they do not lead to another one
 
 
 def draw(view: View, width: int, height: int) -> list[Line]:

@@ -14,6 +14,7 @@ from makemore_core.answers import RangeTest
 from makemore_core.command import Look, Set
 
 NAME = "find-lr"
+FRESH = 100  # steps; of a net that has learnt hardly any rate stands out
 LEAST_TOP = 1.3  # of the lowest loss: a scale that is not filled by noise
 
 
@@ -42,7 +43,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     lines: list[Line] = [heading("learning rate", note, width, g)]
     lines += _plot(data, view, width, max(3, height - 5), snapshot.lr if snapshot else None)
     if data.suggestion is None:
-        lines.append([(" no suggestion: ", "sick"), (glyph.escape(data.reason), "")])
+        learnt = view.history.exhibits[NAME].step > FRESH
+        again = "; the lecture tests a fresh net: space r 8" if learnt and view.obeyed else ""
+        lines.append([(" no suggestion: ", "sick"), (glyph.escape(data.reason) + again, "")])
     else:
         lines.append([(f" try lr {data.suggestion:g}", "good"), (f": {glyph.escape(data.reason)}", "")])
     now = "" if snapshot is None or snapshot.lr is None else f"; the run trains at lr {snapshot.lr:g}"
