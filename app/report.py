@@ -272,8 +272,8 @@ def ask(folder: Path, command: Command, timeout: float = ANSWERING) -> Reply:
         raise click.ClickException(f"{folder.name}: {absent}" if absent else str(error)) from None
     finally:
         client.close()
-    if not reply.ok:  # saving is never asked for wrongly
-        refused = click.ClickException if isinstance(command, Checkpoint) else ValueError
+    if not reply.ok:  # what has to be saved is never asked for wrongly
+        refused = click.ClickException if isinstance(command, Checkpoint | Stop) else ValueError
         raise refused(f"{folder.name}: {reply.error}")
     return reply
 

@@ -103,9 +103,8 @@ def bytes_of(config: Config, vocabulary: int) -> int:
     V, C, H = vocabulary, config.n_embd, config.n_hidden
     T, L, B = config.block_size, config.n_layer, config.batch_size
     weights = V * C + T * C * H + (L - 1) * H * H + H * V
-    return 4 * (
-        weights * (7 + SLOTS[config.optimizer]) + B * (T * C + L * H * (9 if config.norm == "none" else 14) + V)
-    )
+    a_unit = 9 if config.norm == "none" else 14
+    return 4 * (weights * (7 + SLOTS[config.optimizer]) + B * (T * C + L * H * a_unit + V))
 
 
 def _find_room(*configs: Config, vocabulary: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -448,6 +449,8 @@ class Session:
                 command = self._aimed(command)
                 self._refuse(command)
                 nets = self._check(command)
+                if who and isinstance(command, Stop):
+                    self._save_first()
                 left = self._leave(command, nets)
                 self._note(command, who)
                 self._apply(command, nets, left)
@@ -495,6 +498,14 @@ class Session:
                     raise ValueError(f"this net is not left, for {error}") from None
         self._publish()  # what it lost last: its curve goes on where somebody comes back to it
         return left
+
+    def _save_first(self) -> None:
+        """Raises ValueError where a net cannot be saved that is to be stopped from afar: nobody would see it lost."""
+        if self.state != "diverged":
+            try:
+                self.recorder.checkpoint(self)
+            except ValueError as error:
+                raise ValueError(f"it is not stopped, for {error}; kill {os.getpid()} stops it unsaved") from None
 
     def _own_updates(self) -> int:
         """Those of the net that are worth coming back to, since it was changed live if it was."""

@@ -73,7 +73,8 @@ class Script(Recorder):
         self.exhibits.append(exhibit)
 
     def checkpoint(self, session: Session) -> str:
-        self.saved_at.append(session.trainer.step)
+        if self.saved_at[-1:] != [session.trainer.step]:  # the same is not saved twice
+            self.saved_at.append(session.trainer.step)
         return "saved"
 
     @property

@@ -278,6 +278,30 @@ def test_a_change_made_again_after_a_kill_can_be_undone_though_the_net_could_not
     assert differing(again.trainer, reference(SMALL, few_names, [])) == []
 
 
+def test_a_net_that_cannot_be_saved_is_not_stopped_from_afar(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, save = run(SMALL), checkpoint.save
+    session = opened(folder, watch=Watch(every=1))
+    told: list[str | None] = []
+
+    def sometimes(*what: Any) -> Path:
+        if session.trainer.step < 60:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(*what)
+
+    def moves(one: Session) -> list[Request]:
+        return [*asked(one), *([Request(Stop(), "ctl", told.append)] if one.trainer.step in (40, 60) else [])]
+
+    asked = session.recorder.asked
+    session.recorder.asked = moves  # type: ignore[method-assign]
+    monkeypatch.setattr(checkpoint, "save", sometimes)
+    assert session.run() == "stopped"
+    refused = f"it is not stopped, for the checkpoint could not be saved: No space left on device; kill {os.getpid()}"
+    assert (str(told[0]).startswith(refused), told[1:]) == (True, [None])
+    assert load_attempt(folder)[0].step == 60
+
+
 def test_two_live_changes_at_one_step_are_two_nets_and_one_going_back(run: Callable[[Config], Path]) -> None:
     session = opened(run(SMALL), Order(2, 60, Back()), watch=Watch(every=1))
     asked, changes = session.recorder.asked, [Set({"norm": "none"}, live=True), Set({"gain": 3.0}, live=True)]
