@@ -77,7 +77,7 @@ KEYS: tuple[Key, ...] = (
     Key(("i",), "screen('gain')", "i", "gain looked into: the spread through any depth", "screens"),
     Key(("P",), "screen('presets')", "P", "the lectures' experiments; enter starts one", "screens", "experiments", 24),
     Key(("D",), "screen('doctor')", "D", "the doctor's advice; enter applies it", "screens", "doctor", 22),
-    Key(("e",), "explain", "e", "explain what is on the screen", "screens", "explain", 23),
+    Key(("e",), "explain", "e", "explain what is on the screen", "screens", "explain", 9),
     Key(("?", "9"), "screen('help')", "?", "this help", "screens", "help", 4),
 )
 

@@ -128,7 +128,7 @@ def test_the_dashboard_at_80_by_24_is_this() -> None:
     assert picture[4].split()[3:6] == ["+0.00", "0.58", "1.4%"]
     assert picture[10].startswith("─ loss range, mean, ● val ──")
     assert "names at step 20,000" in picture[10]
-    assert picture[23] == "space pause  b BatchNorm  g/G gain  -/+ lr  n names  r restart  ? help  q quit"
+    assert picture[23] == "space pause  b BatchNorm  g/G gain  -/+ lr  e explain  n names  ? help  q quit"
 
 
 def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:

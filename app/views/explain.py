@@ -59,7 +59,7 @@ SCREENS: dict[str, str] = {
     "example of the whole training split does, and then nothing brings it back while what comes in stays as it is.",
     "backward": "The gradient of the loss by every intermediate result, worked out by hand, against autograd's. Exact "
     "means equal bit for bit, close equal but for rounding. Part 4 takes a net with one hidden layer and BatchNorm "
-    "apart into 26 pieces; any other net goes brick by brick.",
+    "apart into 26 pieces, 25 without b1, the bias that BatchNorm makes useless; any other net goes brick by brick.",
     "batchnorm": "In training BatchNorm uses the mean and std of the minibatch, so that what the net says of an "
     "example depends on its company: a regulariser by accident. In evaluation it uses running statistics, which have "
     "to be near those of all the data, or the losses differ.",
