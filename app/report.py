@@ -226,10 +226,15 @@ def list_settings(as_json: bool) -> int:
     """`makemore settings`."""
     for name, value in settings.Config().as_dict().items():
         about = {"name": name, "default": value, "for": settings.describe(name), "allowed": settings.allowed(name)}
+        change = "a new net"
+        if settings.keeps_weights({name}, live=True):
+            change = "live" if settings.keeps_weights({name}, live=False) else "a new net, or live with --live"
         if as_json:
-            click.echo(msgspec.json.encode(about))
+            click.echo(msgspec.json.encode({**about, "change": change}))
             continue
-        click.echo(f"{name} = {shown(value)}\n    {settings.describe(name)}; {settings.allowed(name)}")
+        click.echo(
+            f"{name} = {shown(value)}\n    {settings.describe(name)}; {settings.allowed(name)}; ctl set: {change}"
+        )
     return Exit.DONE
 
 

@@ -21,7 +21,7 @@ from app.glyphs import width_of
 from app.report import COLUMNS, DROPPED, command_of, in_columns
 from makemore_core import rundir
 from makemore_core.command import Back, Command, Pause, Restart, Set, Step, Stop
-from makemore_core.config import Config
+from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
 from makemore_core.dataset import Dataset
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
@@ -404,6 +404,9 @@ def test_presets_and_settings(makemore: Commands) -> None:
     assert [row["name"] for row in listed if isinstance(row, dict)] == list(PRESETS)
     listed = [strict(line) for line in makemore.run("settings", "--json").out.splitlines()]
     assert {row["name"]: row["default"] for row in listed if isinstance(row, dict)} == Config().as_dict()
+    change = {row["name"]: row["change"] for row in listed if isinstance(row, dict)}
+    assert {name for name, what in change.items() if what == "live"} == LIVE_FIELDS
+    assert {name for name, what in change.items() if "--live" in str(what)} == LIVE_IF_ASKED_FIELDS
     said = makemore.run("settings").out
     assert all(f"{name} = " in said for name in Config().as_dict())
 
