@@ -225,16 +225,14 @@ def list_presets(as_json: bool) -> int:
 def list_settings(as_json: bool) -> int:
     """`makemore settings`."""
     for name, value in settings.Config().as_dict().items():
-        about = {"name": name, "default": value, "for": settings.describe(name), "allowed": settings.allowed(name)}
-        change = "a new net"
+        purpose, allowed, change = settings.describe(name), settings.allowed(name), "a new net"
         if settings.keeps_weights({name}, live=True):
             change = "live" if settings.keeps_weights({name}, live=False) else "a new net, or live with --live"
         if as_json:
-            click.echo(msgspec.json.encode({**about, "change": change}))
+            about = {"name": name, "default": value, "for": purpose, "allowed": allowed, "change": change}
+            click.echo(msgspec.json.encode(about))
             continue
-        click.echo(
-            f"{name} = {shown(value)}\n    {settings.describe(name)}; {settings.allowed(name)}; ctl set: {change}"
-        )
+        click.echo(f"{name} = {shown(value)}\n    {purpose}; {allowed}; ctl set: {change}")
     return Exit.DONE
 
 

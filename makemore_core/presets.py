@@ -19,6 +19,7 @@ class Preset(NamedTuple):
     @property
     def paused(self) -> bool:
         """Whether what there is to see is there after the first update, and soon trained away."""
+        # by what people are told, so that it is what is done
         return self.look_at.startswith("paused at the start")
 
     def config(self) -> Config:

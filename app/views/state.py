@@ -36,10 +36,7 @@ class View:
     message: str = ""
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
-    told: tuple[int, frozenset[str]] = (
-        0,
-        frozenset(),
-    )  # the trainer's answer that was given here already
+    told: tuple[int, frozenset[str]] = (0, frozenset())  # the trainer's answer that was given here already
     prompt: str = ""  # "", "filter", "twin", "untwin", "undo" or "quit"
     typed: str = ""  # so far, in answer to the prompt "twin"
     question: str = ""  # of the prompts after "twin"
