@@ -103,9 +103,11 @@ class FolderRecorder(Recorder):
     def asked(self, session: Session) -> list[Request]:
         self.alive(session)
         asked = self._server.asked() if self._server is not None else []
-        return [Request(command, who, partial(self._tell, session, token)) for command, who, token in asked]
+        return [Request(command, who, partial(self._tell, session, token, command)) for command, who, token in asked]
 
-    def _tell(self, session: Session, token: int, error: str | None) -> None:
+    def _tell(self, session: Session, token: int, command: Command, error: str | None) -> None:
+        if error is None and not isinstance(command, Look) and self._newest and not self._gone():
+            rundir.write_state(self.folder, self._newest)  # a script may read at once what became of it
         if self._server is not None:
             self._server.acknowledge(token, session.trainer.step if error is None else error)
 
@@ -145,7 +147,8 @@ class FolderRecorder(Recorder):
             self._newest = to_json(finished)
             return
         self._newest = to_json(snapshot)
-        if self._layers and self._layers[0] != snapshot.attempt and not self._gone():
+        begins = self._layers is None or self._layers[0] != snapshot.attempt
+        if self._layers and begins and not self._gone():
             # they are of the net that was left, and nobody is to take them for this one's
             for shown in (self.folder / rundir.EXHIBITS).glob("*.json"):
                 with contextlib.suppress(OSError):

@@ -454,14 +454,15 @@ class Session:
                 left = self._leave(command, nets)
                 self._note(command, who)
                 self._apply(command, nets, left)
-                tell(None)
-            except ValueError as error:
+                error = None
+            except ValueError as refused:
+                error = str(refused)
                 if not who:  # given here: nobody but whoever asked is to be told
-                    self._answer(str(error))
-                tell(str(error))
+                    self._answer(error)
             shows = self.net.seen.layers_step is not None or self._pause_at is None  # else the first update is about to
             if shows and not isinstance(command, Look):  # which changes nothing, and views ask again and again
                 self._publish()
+            tell(error)  # last: whoever was answered finds what became of it
 
     def _repeat(self, command: Command) -> None:
         """Make a change of an earlier life of the run again."""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from makemore_core import checkpoint, record, recorder, rundir
+from makemore_core import checkpoint, control, record, recorder, rundir
 from makemore_core import session as sessions
 from makemore_core.command import (
     Back,
@@ -38,7 +38,7 @@ from makemore_core.session import Request, Session
 from makemore_core.snapshot import Snapshot
 from makemore_core.undo import MOST_LEFT
 from makemore_core.watch import Watch
-from tests.trainers import Order, differing, new_run, opened, reference, snapshots, trainer_process, wait_for
+from tests.trainers import Order, Pace, differing, new_run, opened, reference, snapshots, trainer_process, wait_for
 
 SMALL = Config(n_layer=1, n_hidden=16, n_embd=4, batch_size=8, steps=150, lr=0.02, engine="plain")
 
@@ -178,6 +178,24 @@ def test_a_run_that_finished_but_was_never_saved_begins_again(run: Callable[[Con
     session = opened(folder)
     assert (session.state, session.message) == ("running", "no checkpoint yet: begins again from the seed")
     session.recorder.give_up()  # type: ignore[attr-defined]
+
+
+def test_what_an_answered_command_did_can_be_read_at_once(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL.replace({"steps": 10**9}))
+    trainer = trainer_process(folder, pace=Pace(checkpoint=1e9, beat=1e9))
+    wait_for(lambda: control.ping(folder) is not None, "the trainer to answer")
+    client = control.ControlClient(folder)
+    try:
+        for lr in (0.01, 0.02, 0.03):
+            reply = client.request(Set({"lr": lr}), 30)
+            assert reply.ok
+            state = rundir.read_state(folder)
+            assert state is not None
+            assert (state.config["lr"], state.step >= (reply.step or 0)) == (lr, True)
+    finally:
+        client.close()
+        trainer.kill()
+        trainer.join()
 
 
 # Going back
