@@ -105,7 +105,7 @@ def watching(function: Function) -> Function:
     """The options that say how closely a run is watched, and how it is shown."""
     options = [
         click.option("--headless", is_flag=True, help="No screen: a progress bar, or lines in a pipe."),
-        click.option("--json", "as_json", is_flag=True, help="With --headless: one JSON object a line."),
+        click.option("--json", "as_json", is_flag=True, help="With --headless or --detach: JSON, one object a line."),
         click.option("--probe-every", type=click.IntRange(1), metavar="N", help="Look every N steps, not by time."),
         click.option("--fps", type=Number(0.1, 60), default=10.0, help="Looks and pictures a second."),
         click.option(
@@ -133,12 +133,12 @@ def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, 
 DETACH = click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")
 
 
-def detached(folder: Path, watch: Watch, steps: str | None = None) -> int:
+def detached(folder: Path, watch: Watch, as_json: bool, steps: str | None = None) -> int:
     """Train a run in the background and say how to attach."""
     from app import launch
 
     pid = launch.in_background(folder, watch, steps)
-    click.echo(launch.to_look("training", pid, folder))
+    click.echo(launch.as_json(pid, folder) if as_json else launch.to_look("training", pid, folder))
     return Exit.DONE
 
 
@@ -178,7 +178,7 @@ def train(
     try:
         if not detach:
             return front_end(folder, headless, as_json, watch, ascii_only)
-        return detached(folder, watch)
+        return detached(folder, watch, as_json)
     except BaseException:
         launch.forget(folder)
         raise
@@ -221,16 +221,18 @@ def resume(
         if state == "diverged":  # as it would again
             raise click.ClickException(f"{folder.name}: {absent(folder, state)}")
         click.echo(launch.FINISHED, err=True)
+        if as_json:
+            click.echo(launch.as_json(None, folder))
         return Exit.DONE
     if detach:
-        return detached(folder, watch, steps)
+        return detached(folder, watch, as_json, steps)
     return front_end(folder, headless, as_json, watch, ascii_only, first)
 
 
 def check_front_end(headless: bool, as_json: bool, detach: bool, command: str) -> None:
     """Raises ValueError where nobody would write the JSON lines, or the studio has no terminal."""
-    if as_json and not headless:
-        raise ValueError("--json: goes with --headless")
+    if as_json and not (headless or detach):
+        raise ValueError("--json: goes with --headless or --detach")
     if not headless and not detach:
         require_terminal(f"{command} --headless")
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel, Command, Set, check_steps
-from makemore_core.config import Config, Value, parse
+from makemore_core.config import Config, Value, parse, printable
 from makemore_core.presets import DEFAULT, preset, twin_changes
+from makemore_core.snapshot import to_json
 from makemore_core.watch import Watch
 
 if TYPE_CHECKING:
@@ -156,6 +157,11 @@ def in_background(folder: Path, watch: Watch, steps: str | None = None) -> int:
 def to_look(what: str, pid: int, folder: Path) -> str:
     """What goes on in the background; the command to look at it is in a line of its own, to be copied."""
     return f"{what} in the background, process {pid}; to look:\nmakemore attach {rundir.called(folder)}"
+
+
+def as_json(pid: int | None, folder: Path) -> bytes:
+    """The same for programs; `pid` is null where nothing was left to train."""
+    return to_json({"run": folder.name, "folder": printable(os.path.abspath(folder)), "pid": pid})
 
 
 class Worker:

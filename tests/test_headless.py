@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -387,6 +388,12 @@ def test_a_run_can_be_resumed_in_the_background(makemore: Commands) -> None:
     wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
     ended = makemore.run("resume", "again", "--detach")
     assert (ended.status, ended.out, ended.err) == (0, "", "finished already: --steps N trains on up to there\n")
+    for more, trains in (((), False), (("--steps", "60"), True)):
+        ended = makemore.run("resume", "again", "--detach", "--json", *more)
+        told = json.loads(ended.out)
+        assert (ended.status, told["run"], told["folder"], bool(told["pid"])) == (0, "again", str(folder), trains)
+    wait_for(lambda: getattr(rundir.read_state(folder), "step", 0) == 60, "its end")
+    wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
     assert makemore.run("resume", "again", "--steps", "", "--detach").status == 2
 
 
