@@ -133,6 +133,20 @@ def config_changes(settings: tuple[str, ...], **named: str | None) -> dict[str, 
 DETACH = click.option("--detach", is_flag=True, help="Train in the background and say how to attach.")
 
 
+MOVED = click.option("--data", metavar="FILE", help="Where the run's data is now, if it was moved.")
+
+
+def found(run: str | None, data: str | None) -> Path:
+    """The folder of a run, which from now on finds its data where it was moved to."""
+    from app.launch import moved
+    from makemore_core.rundir import find_run
+
+    folder = find_run(run)
+    if data is not None:
+        moved(folder, data)
+    return folder
+
+
 def detached(folder: Path, watch: Watch, as_json: bool, steps: str | None = None) -> int:
     """Train a run in the background and say how to attach."""
     from app import launch
@@ -191,11 +205,13 @@ def train(
     metavar="N",
     help="Updates of the whole run, for one that has finished or was stopped: go on up to there.",
 )
+@MOVED
 @DETACH
 @watching
 def resume(
     run: str | None,
     steps: str | None,
+    data: str | None,
     detach: bool,
     headless: bool,
     as_json: bool,
@@ -208,9 +224,9 @@ def resume(
 ) -> int:
     """Go on from the last good checkpoint of a run."""
     from app import launch
-    from makemore_core.rundir import absent, find_run, held_by, liveness, read_manifest
+    from makemore_core.rundir import absent, held_by, liveness, read_manifest
 
-    folder = find_run(run)
+    folder = found(run, data)
     read_manifest(folder)
     if holder := held_by(folder):
         raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}; makemore attach shows it")
@@ -345,21 +361,23 @@ def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
 @click.option("-n", "count", type=click.IntRange(1, 100_000), default=20, help="How many names.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Default: the lecture's.")
 @click.option("--temperature", type=Number(COLDEST, HOTTEST), default=1.0, help="Divides the logits.")
-def sample(run: str | None, count: int, seed: int | None, temperature: float) -> int:
+@MOVED
+def sample(run: str | None, count: int, seed: int | None, temperature: float, data: str | None) -> int:
     """Names from the model of a run."""
     from app.model_of import sample_run
 
-    return sample_run(run, count, seed, temperature)
+    return sample_run(found(run, data), count, seed, temperature)
 
 
 @cli.command(name="eval")
 @click.argument(RUN, required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def evaluate(run: str | None, as_json: bool) -> int:
+@MOVED
+def evaluate(run: str | None, as_json: bool, data: str | None) -> int:
     """Losses of a run over the whole train, val and test splits."""
     from app.model_of import evaluate_run
 
-    return evaluate_run(run, as_json)
+    return evaluate_run(found(run, data), as_json)
 
 
 @cli.command()

@@ -18,6 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import click
+import msgspec
+
 from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel, Command, Set, check_steps
 from makemore_core.config import Config, Value, parse, printable
@@ -93,6 +96,17 @@ def forget(folder: Path) -> bool:
     if never:
         shutil.rmtree(folder, ignore_errors=True)
     return never
+
+
+def moved(folder: Path, data: str) -> None:
+    """From now on the data of a run is found in this file. Raises ValueError where it is not what it began with."""
+    manifest, items = rundir.read_manifest(folder), dataset.read(data)
+    if manifest.data_sha256 not in (items.sha256, ""):
+        raise ValueError(f"--data {printable(data)}: is not what {folder.name} was started with")
+    try:
+        rundir.write_manifest(folder, msgspec.structs.replace(manifest, data=os.path.abspath(data)))
+    except OSError as error:
+        raise click.ClickException(f"{folder.name}: cannot be written: {error.strerror or error}") from None
 
 
 def longer(folder: Path, steps: str) -> list[Command]:

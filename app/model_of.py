@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from makemore_core.trainer import Trainer
 
 
-def net_of(run: str | None) -> tuple[Trainer, int]:
+def net_of(folder: Path) -> tuple[Trainer, int]:
     """The net of a run and the number of its attempt; where it is not the run's latest, a line on stderr says so."""
-    folder = rundir.find_run(run)
     from makemore_core.recorder import load_attempt
 
     is_latest = saved(folder)
@@ -54,9 +53,9 @@ def saved(folder: Path) -> bool:
     return True
 
 
-def sample_run(run: str | None, count: int, seed: int | None, temperature: float) -> int:
+def sample_run(folder: Path, count: int, seed: int | None, temperature: float) -> int:
     """Print names from the model, one a line."""
-    trainer, _ = net_of(run)
+    trainer, _ = net_of(folder)
     from makemore_core.model import SAMPLING_SEED, sample
 
     seed = SAMPLING_SEED if seed is None else seed
@@ -69,9 +68,9 @@ def sample_run(run: str | None, count: int, seed: int | None, temperature: float
     return Exit.DONE
 
 
-def evaluate_run(run: str | None, as_json: bool) -> int:
+def evaluate_run(folder: Path, as_json: bool) -> int:
     """Print the losses over the whole splits."""
-    trainer, attempt = net_of(run)
+    trainer, attempt = net_of(folder)
     from makemore_core.model import evaluate
 
     data = trainer.dataset

@@ -170,7 +170,7 @@ def field(name: str) -> str:
     if name not in _types():
         import difflib
 
-        near = difflib.get_close_matches(name, _types(), n=1)
+        near = difflib.get_close_matches(name.lower(), _types(), n=1)
         hint = f"; did you mean {near[0]}?" if near else "; `makemore settings` lists them"
         raise ValueError(f"{_clipped(name)}: no such setting{hint}")
     return name

@@ -175,7 +175,7 @@ def preset(name: str) -> Preset:
     if name not in PRESETS:
         import difflib
 
-        near = difflib.get_close_matches(name, PRESETS, n=1)
+        near = difflib.get_close_matches(name.lower(), PRESETS, n=1)
         raise ValueError(f"{name}: no such preset; " + (f"did you mean {near[0]}?" if near else "see makemore presets"))
     return PRESETS[name]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from makemore_core import checkpoint, rundir
 from makemore_core.address import folder_id
 from makemore_core.command import CHANGES, Channel, Command, Look, command_from_json
-from makemore_core.config import Config, Value
+from makemore_core.config import Config, Value, printable
 from makemore_core.dataset import Dataset
 from makemore_core.dataset import read as read_dataset
 from makemore_core.files import replace_file
@@ -279,6 +279,8 @@ def _without_layers(snapshot: Snapshot) -> Snapshot:
 
 def dataset_of(manifest: rundir.Manifest) -> Dataset:
     """The data that a run was started with. Raises ValueError where the file is gone or has changed."""
+    if manifest.data and not Path(manifest.data).exists():
+        raise ValueError(f"{printable(manifest.data)}: no such file; --data tells where {manifest.name} finds it now")
     dataset = read_dataset(manifest.data or None)
     if manifest.data_sha256 and dataset.sha256 != manifest.data_sha256:
         raise ValueError(f"{dataset.path}: has changed since {manifest.name} was started")

@@ -477,6 +477,24 @@ def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) 
         assert ended.err == f"makemore: {data}: has changed since mine was started\n"
 
 
+def test_a_run_finds_its_data_where_it_was_moved_to(trained: Commands, few_names_file: Path) -> None:
+    before, after = trained.cwd / "before.txt", trained.cwd / "after.txt"
+    before.write_bytes(few_names_file.read_bytes())
+    opened(new_run(trained.cwd / "runs/moved", SMALL, before), Order(0, 30, Stop())).run()
+    names = trained.run("sample", "moved").out
+    before.rename(after)
+    other = trained.cwd / "other.txt"
+    other.write_text("other\nnames\nhere\n")
+
+    ended = trained.run("sample", "moved")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err == f"makemore: {before}: no such file; --data tells where moved finds it now\n"
+    ended = trained.run("eval", "moved", "--data", "other.txt")
+    assert (ended.status, ended.err) == (2, "makemore: --data other.txt: is not what moved was started with\n")
+    assert trained.run("sample", "moved", "--data", "after.txt").out == names
+    assert trained.run("resume", "moved", "--headless").status == 0  # it is told once
+
+
 # Control
 
 

@@ -549,7 +549,7 @@ def test_data_that_changed_or_went_is_told_in_one_line(tmp_path: Path, few_names
     with pytest.raises(ValueError, match=rf"^{re.escape(str(data))}: has changed since run was started$"):
         open_run(folder, Channel())
     data.unlink()
-    with pytest.raises(ValueError, match=rf"^{re.escape(str(data))}: no such file$"):
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(data))}: no such file; --data tells where run finds it"):
         open_run(folder, Channel())
 
 
