@@ -509,5 +509,5 @@ def leave(status: int) -> NoReturn:
 def complain(text: str, status: int = Exit.BAD_INPUT) -> int:
     """One line for people, of characters that every terminal may be sent; the exit status."""
     line = " ".join(text.split())
-    sys.stderr.write(f"makemore: {printable(line)}\n")
+    tell(f"makemore: {printable(line)}\n")
     return status

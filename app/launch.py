@@ -23,7 +23,7 @@ import msgspec
 
 from makemore_core import __version__, control, dataset, rundir
 from makemore_core.command import Channel, Command, Set, check_steps
-from makemore_core.config import Config, Value, parse, printable
+from makemore_core.config import Config, Value, is_utf8, parse, printable
 from makemore_core.presets import DEFAULT, preset, twin_changes
 from makemore_core.snapshot import to_json
 from makemore_core.watch import Watch
@@ -54,10 +54,18 @@ def plan(preset_name: str | None, changes: Mapping[str, str], data: str | None, 
         begun = preset(name).config()
     config = begun.replace(changes)
     items = dataset.read(data)
-    path = os.path.abspath(data) if data else ""
+    path = _written(data) if data else ""
     with naming("--twin"):
         differs = twin_changes(config, twin)
     return Plan(name, config, differs, path, items.sha256)
+
+
+def _written(data: str) -> str:
+    """Where a file is, as the manifest of a run says it. Raises ValueError where it cannot."""
+    path = os.path.abspath(data)
+    if not is_utf8(path):
+        raise ValueError(f"--data {printable(path)}: a name that is not UTF-8 cannot be written down")
+    return path
 
 
 @contextmanager
@@ -84,9 +92,11 @@ def begin(plan: Plan, run: str | None) -> Path:
     )
     try:
         rundir.write_manifest(folder, manifest)
-    except OSError as error:
+    except BaseException as error:  # also ctrl-c: what is left would hold the name
         forget(folder)
-        raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
+        if isinstance(error, OSError):
+            raise ValueError(f"run={folder}: cannot be written: {error.strerror or error}") from None
+        raise
     return folder
 
 
@@ -104,7 +114,7 @@ def moved(folder: Path, data: str) -> None:
     if manifest.data_sha256 not in (items.sha256, ""):
         raise ValueError(f"--data {printable(data)}: is not what {folder.name} was started with")
     try:
-        rundir.write_manifest(folder, msgspec.structs.replace(manifest, data=os.path.abspath(data)))
+        rundir.write_manifest(folder, msgspec.structs.replace(manifest, data=_written(data)))
     except OSError as error:
         raise click.ClickException(f"{folder.name}: cannot be written: {error.strerror or error}") from None
 
@@ -214,9 +224,9 @@ class Worker:
         """Whether the last attempt to save the run failed."""
         return self.session is not None and self.session.recorder.unsaved()
 
-    def lost(self) -> int:
-        """How many records could not be written."""
-        return self.session.recorder.lost() if self.session is not None else 0
+    def lost(self) -> bool:
+        """Whether something of what happened could not be written down."""
+        return self.session is not None and self.session.recorder.lost()
 
     def ended(self) -> bool:
         """Whether the training was begun and is over."""

@@ -288,11 +288,10 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     check(command)
     before = rundir.read_state(folder)
     reply = ask(folder, command, timeout)
-    fresh = isinstance(command, Restart)
+    fresh, ruined = isinstance(command, Restart), before is not None and before.state == "diverged"
     if isinstance(command, Set) and reply.step == 0:
-        ruined = before is not None and before.state == "diverged"
         fresh = ruined or not settings.keeps_weights(command.changes, command.live)
-    undone = f"; makemore ctl {rundir.called(folder)} back undoes it"
+    undone = "" if ruined else f"; makemore ctl {rundir.called(folder)} back undoes it"
     begun = f"a new net begins from the seed{undone}" if fresh else f"applied before step {reply.step or 0:,}"
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):
         begun += decayed({**last.config, **command.changes}, reply.step or 0)

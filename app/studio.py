@@ -469,7 +469,7 @@ class Studio(App[int]):
     def put(self, command: Set) -> None:
         """Ask for settings to be changed, on the live weights where that is on and can be, and say what that does."""
         live = self.state.live and not command.fresh and keeps_weights(command.changes, live=True)
-        asked, before = Set(command.changes, live, command.fresh), self.settings()
+        asked, before = msgspec.structs.replace(command, live=live), self.settings()
         if not asked.fresh and asked.changes.items() <= before.items():
             already = ", ".join(f"{name} is {shown(value)} already" for name, value in asked.changes.items())
             self.say(already or "nothing to change")
@@ -575,16 +575,11 @@ class Studio(App[int]):
         answer = press(replace(self.state, history=self.history), key) if press else None  # on the net as it is now
         if answer is None:
             return False
-        view, command, paused = answer
+        view, command = answer
         if command is None or (self.obeyed() if isinstance(command, Look) else self.changes_allowed()):
             self.state = replace(view, history=self.state.history)
             if isinstance(command, Set):
-                ended = self.run_state in ENDED  # then there is nothing to pause before
-                if paused and not ended:
-                    self.send(Pause())
                 self.put(command)
-                if paused and ended:
-                    self.send(Pause())
             elif command is not None:
                 self.send(command)
         self.paint()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from makemore_core.config import is_utf8
 from makemore_core.files import read_file, replace_file
 
 ADDRESS = "control.json"
@@ -68,11 +69,15 @@ def told(folder: Path) -> str | None:
 
 
 def free_path() -> str:
-    """A new private folder's socket: under the temporary directory, or under /tmp where that one's name is long."""
-    for parent in (tempfile.gettempdir(), "/tmp"):
-        if len(os.fsencode(parent)) + len(f"/{PREFIX}12345678/control") <= LONGEST_PATH:
+    """A new private folder's socket: under the temporary directory, or under /tmp where that one's name will not do."""
+    for parent in _parents():
+        if is_utf8(parent) and len(os.fsencode(parent)) + len(f"/{PREFIX}12345678/control") <= LONGEST_PATH:
             return os.path.join(tempfile.mkdtemp(prefix=PREFIX, dir=parent), "control")
-    raise OSError(f"{tempfile.gettempdir()}: too long for a socket's name")
+    raise OSError(f"{tempfile.gettempdir()}: no name for a socket")
+
+
+def _parents() -> list[str]:
+    return list(dict.fromkeys([tempfile.gettempdir(), "/tmp"]))
 
 
 def ours(path: str) -> bool:
@@ -92,7 +97,7 @@ def ours(path: str) -> bool:
 def sweep(folder: Path) -> None:
     """Remove the sockets that killed trainers left; one that anybody listens at, or will in a moment, stays."""
     left = [told(folder) or ""]
-    for place in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+    for place in (place for parent in _parents() for place in Path(parent).glob(PREFIX + "*")):
         with contextlib.suppress(OSError):
             if time.time() - place.lstat().st_mtime > OLD:
                 left.append(str(place / "control"))

@@ -44,11 +44,13 @@ class Set(msgspec.Struct, frozen=True, tag="set"):
     Some need a new net: the run restarts from its seed, unless `live`, with which what cannot be applied to the
     weights as they are is refused. Fields that only the coming updates read (lr and the like) never restart. With
     `fresh` the run begins anew whatever is changed. A paused run whose net is changed makes one update, to be seen.
+    `paused`: a new net waits after its first update.
     """
 
     changes: dict[str, Value]
     live: bool = False
     fresh: bool = False
+    paused: bool = False
 
 
 class Restart(msgspec.Struct, frozen=True, tag="restart"):

@@ -262,6 +262,11 @@ def _clipped(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
+def is_utf8(text: str) -> bool:
+    """Whether text that may come from the names of files can be written down."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def printable(text: str, most: int | None = None) -> str:
     """Text from anywhere, on one line that no terminal obeys: what is not to be seen is spelt out. Cut at `most`."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])[:most]

@@ -203,6 +203,6 @@ def ping(folder: Path, timeout: float | None = None) -> Reply | None:
 def _somebody() -> str:
     """Whose key it was, as the marks say it."""
     try:
-        return getpass.getuser()
+        return printable(getpass.getuser())
     except (OSError, KeyError, ImportError):
         return f"user {os.geteuid()}"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 from torch import Tensor
 
 from makemore_core.config import Config, Value, check_twin
 from makemore_core.dataset import Dataset
 from makemore_core.looking import present_batch, train_pass
+from makemore_core.memory import find_room
 from makemore_core.optim import SLOTS
 from makemore_core.trainer import pick_device
 from makemore_core.watched import Watched
@@ -108,30 +107,9 @@ def bytes_of(config: Config, vocabulary: int) -> int:
 
 
 def _find_room(*configs: Config, vocabulary: int) -> None:
-    """Raises MemoryError where Linux, which promises more than it has, would kill the program later on."""
-    if pick_device(configs[0].device)[0].type != "cpu":
-        return  # which says itself when it is full
-    needed, free = sum(bytes_of(config, vocabulary) for config in configs), free_memory()
-    if needed > free:
-        raise MemoryError(f"it takes about {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free")
-
-
-def free_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that can be had: what the machine has left, or a container of its share; infinite where nobody knows."""
-    free = math.inf
-    with contextlib.suppress(OSError, LookupError, ValueError):
-        free = 1024.0 * _numbers(proc / "meminfo")["MemAvailable:"]
-    for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-        for folder in (cgroup, cgroup / "memory"):
-            with contextlib.suppress(OSError, LookupError, ValueError):  # "max": no limit
-                left = int((folder / limit).read_text()) - int((folder / used).read_text())
-                free = min(free, left + _numbers(folder / "memory.stat")["inactive_file"])  # files that make room
-    return free
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """The numbers of a file of lines of a name and a number."""
-    return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}
+    """Raises MemoryError where there is none for nets like these."""
+    if pick_device(configs[0].device)[0].type == "cpu":  # a GPU says itself when it is full
+        find_room(sum(bytes_of(config, vocabulary) for config in configs))
 
 
 @contextlib.contextmanager

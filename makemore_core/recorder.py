@@ -24,7 +24,7 @@ from makemore_core.files import replace_file
 from makemore_core.nets import Nets
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
-from makemore_core.session import Recorder, Request, Session
+from makemore_core.session import WORTHLESS, NotKeptError, Recorder, Request, Session
 from makemore_core.snapshot import Exhibit, Intervention, Seen, Snapshot, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.undo import Left, Undo
@@ -37,6 +37,7 @@ PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of it
 SHOWN = 60.0  # seconds for which lost records are told of after recording has gone on
 MOST_EXHIBITS = 16
 GONE = "its folder is gone"
+UNWRITTEN = "the state file cannot be written"
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
 
@@ -125,7 +126,7 @@ class FolderRecorder(Recorder):
         if self._record is not None:
             self._record.sync()
         if self._newest and not rundir.write_state(self.folder, self._newest):
-            self._unwritten = "the state file cannot be written"
+            self._unwritten = UNWRITTEN
         else:
             self._unwritten = ""
         if now >= self._next_checkpoint and (session.state == "running" or self._unsaved):
@@ -211,13 +212,16 @@ class FolderRecorder(Recorder):
     def unsaved(self) -> bool:
         return bool(self._unsaved)
 
-    def lost(self) -> int:
-        return self._record.dropped if self._record is not None else 0
+    def lost(self) -> bool:
+        return bool(self._unwritten) or (self._record is not None and self._record.dropped > 0)
 
     def checkpoint(self, session: Session) -> str:
         if self._gone():
             self._unsaved = GONE
             raise ValueError(GONE)
+        if session.state == "diverged":  # what was saved before it is worth more
+            self._unsaved = ""
+            raise ValueError(WORTHLESS)
         kept = Kept(
             session.trainer.step,
             session.attempt,
@@ -238,19 +242,19 @@ class FolderRecorder(Recorder):
             if self._saved is None or self._saved[0] != kept or not self._saved[1].is_dir():
                 at = checkpoint.save(self.folder, tensors, msgspec.to_builtins(kept), session.undo.attempts)
                 self._saved = kept, at
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._next_checkpoint = time.monotonic() + RETRY
-            self._unsaved = f"the checkpoint could not be saved: {error.strerror or error}"
+            self._unsaved = f"the checkpoint could not be saved: {getattr(error, 'strerror', None) or error}"
             raise ValueError(self._unsaved) from None
         self._next_checkpoint = time.monotonic() + CHECKPOINT
         self._unsaved = ""
-        return f"saved in {self._saved[1]}"
+        return f"saved in {printable(str(self._saved[1]))}"
 
     def earlier(self, session: Session, attempt: int) -> Nets:
         try:
             kept, loaded = _read(self.folder, attempt)
         except ValueError:
-            raise ValueError(f"the net of attempt {attempt} was not kept") from None
+            raise NotKeptError(f"the net of attempt {attempt} was not kept") from None
         nets = session.fresh(Config().replace(kept.config), kept.twin)
         _restore(nets, kept, loaded)
         nets.origin = attempt
@@ -263,8 +267,8 @@ class FolderRecorder(Recorder):
     def close(self, session: Session) -> None:
         if self._server is not None:
             self._server.tell(session.state, session.trainer.step)
-        if self._newest and not self._gone():
-            rundir.write_state(self.folder, self._newest)
+        if self._newest and not self._gone() and not rundir.write_state(self.folder, self._newest):
+            self._unwritten = UNWRITTEN
         if self._record is not None:
             self._record.close()
         if self._server is not None:

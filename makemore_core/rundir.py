@@ -116,7 +116,8 @@ def new_run(name_or_path: str | None, preset: str) -> Path:
 def _make(folder: Path, *, only_new: bool = False) -> bool:
     """Whether the folder was made; `only_new`: not where there is one, which another process may be making now."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _check_above(folder)  # before there is something to take away again
         try:
             folder.mkdir(mode=0o700)
         except FileExistsError:
@@ -137,11 +138,16 @@ def _make(folder: Path, *, only_new: bool = False) -> bool:
 
 def check_private(folder: Path) -> None:
     """Raises ValueError where others can write to the folder, or can put another one in its place."""
-    found, above = folder.stat(), folder.absolute().parent.stat()
+    found = folder.stat()
     if found.st_uid != os.geteuid():
         raise ValueError(f"run={folder}: belongs to somebody else")
     if stat.S_IMODE(found.st_mode) & 0o022:
         raise ValueError(f"run={folder}: others can write to it (chmod go-w makes it yours alone)")
+    _check_above(folder)
+
+
+def _check_above(folder: Path) -> None:
+    above = folder.absolute().parent.stat()
     if stat.S_IMODE(above.st_mode) & 0o002 and not above.st_mode & stat.S_ISVTX:
         raise ValueError(f"run={folder}: others can write to the folder it is in")
 
@@ -197,11 +203,16 @@ def is_recorded(folder: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Saved]:
-    """Whatever carries a checkpoint's name in a run's folder, good or not, the newest first."""
+    """Whatever carries a checkpoint's name in a run's folder, good or not, the newest first.
+
+    Raises ValueError where nobody can tell.
+    """
     try:
         names = os.listdir(folder / CHECKPOINTS)
-    except OSError:
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise ValueError(f"{folder.name}: its checkpoints cannot be read: {error.strerror or error}") from None
     found = [(match, folder / CHECKPOINTS / name) for name in names if (match := _CHECKPOINT.fullmatch(name))]
     return sorted((Saved(int(match[1]), int(match[2]), int(match[3]), path) for match, path in found), reverse=True)
 

@@ -66,6 +66,13 @@ KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
 
 
+WORTHLESS = "the run is diverged: there is nothing worth saving"
+
+
+class NotKeptError(ValueError):
+    """A net that was left, and that nobody can have back."""
+
+
 class Request(NamedTuple):
     """A command, who gave it, and how to tell them of the outcome: None where it was applied, else what was wrong."""
 
@@ -101,8 +108,11 @@ class Recorder:
         return ""
 
     def earlier(self, session: Session, attempt: int) -> Nets:
-        """The nets of an attempt that was left, as they were then. Raises ValueError where they were not kept."""
-        raise ValueError(f"the net of attempt {attempt} was not kept")
+        """The nets of an attempt that was left, as they were then.
+
+        Raises ValueError: NotKeptError where they can never be had.
+        """
+        raise NotKeptError(f"the net of attempt {attempt} was not kept")
 
     def trouble(self) -> str:
         """What cannot be written down or saved at present, in one line; empty while all is well."""
@@ -112,9 +122,9 @@ class Recorder:
         """Whether the last attempt to save failed; it is made again."""
         return False
 
-    def lost(self) -> int:
-        """How much of what happened could not be written down."""
-        return 0
+    def lost(self) -> bool:
+        """Whether something of what happened could not be written down."""
+        return False
 
     def close(self, session: Session) -> None:
         """The run ends here."""
@@ -239,6 +249,7 @@ class Session:
     def _look_meanwhile(self) -> None:
         """A part of a look at a run that is held to a pace: the losses over its splits, dead units, names."""
         if self._meanwhile is None:
+            self._survey = None  # of an earlier step
             self._meanwhile = self._look_at_all(whole=False)
         with self._looking("survey"):
             done = next(self._meanwhile, "done") == "done"
@@ -388,7 +399,7 @@ class Session:
     def _look_around(self) -> None:
         if self._last_look is not None:
             return
-        if self._survey is not None or self._budget.affords("survey"):
+        if self._survey is not None or (self._meanwhile is None and self._budget.affords("survey")):
             self._go_on_surveying()
         if self._budget.affords("sample"):
             self._sample_names()
@@ -466,6 +477,8 @@ class Session:
 
     def _repeat(self, command: Command) -> None:
         """Make a change of an earlier life of the run again."""
+        if isinstance(command, Set):
+            command = msgspec.structs.replace(command, paused=False)  # somebody let it go on
         try:
             nets = self._check(command)
             self._apply(command, nets, self._leave(command, nets, again=True))
@@ -546,7 +559,7 @@ class Session:
             case Back(attempt=int(attempt)):
                 try:
                     return self.recorder.earlier(self, attempt)
-                except ValueError:
+                except NotKeptError:
                     self.undo.forget(attempt)  # so that the one before it can be had
                     raise
             case Twin(changes=changes):
@@ -557,7 +570,7 @@ class Session:
                     f"the run is {self.state}: restart it" + ", or set steps higher" * (self.state == "finished")
                 )
             case Checkpoint() if self.state == "diverged":
-                raise ValueError("the run is diverged: there is nothing worth saving")
+                raise ValueError(WORTHLESS)
         return None
 
     def _refuse(self, command: Command) -> None:
@@ -644,7 +657,7 @@ class Session:
         if not changed and nets is None:
             self.message = ", ".join(f"{name} is {shown(before[name])} already" for name in command.changes)
             return
-        what = Set(changed, command.live, command.fresh)
+        what = msgspec.structs.replace(command, changes=changed)
         if nets is not None:
             self._restart(what, nets, left)
             return
@@ -668,7 +681,8 @@ class Session:
     def _restart(self, command: Command, nets: Nets | None, left: Left | None) -> None:
         assert nets is not None
         before = self.config.as_dict()
-        waits, lost = self.state == "paused" or self._pause_at is not None, self._lost(left)
+        asked = isinstance(command, Set) and command.paused
+        waits, lost = asked or self.state == "paused" or self._pause_at is not None, self._lost(left)
         self.undo.leave(left, command if isinstance(command, Back) else None)
         self.attempt += 1
         self._begin(nets)

@@ -15,6 +15,7 @@ from makemore_core.fast import FastEngine
 from makemore_core.fast import build as fast_build
 from makemore_core.graph import GraphEngine
 from makemore_core.layers import BatchNorm1d
+from makemore_core.memory import find_room
 from makemore_core.model import adapt, build
 from makemore_core.optim import Optimizer
 
@@ -31,6 +32,8 @@ def _examples(dataset: Dataset, items: tuple[str, ...], block_size: int, device:
 def _prepared(
     dataset: Dataset, items: tuple[str, ...], block_size: int, device: torch.device
 ) -> tuple[Split, Distinct]:
+    examples = sum(map(len, items)) + len(items)
+    find_room(8 * examples * (2 * block_size + 7))  # as measured: the contexts twice, and five more numbers each
     split = _examples(dataset, items, block_size, device)
     return split, distinct(split)
 

@@ -463,7 +463,7 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
     assert first == f"not as it is now but as it was last saved: {refused}"
     assert re.fullmatch(r"of step 3\d, attempt 0; the run was last seen at step [34]\d, attempt 0", second)
     assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
-    assert set_lr.out == "set lr=0.01: a new net begins from the seed; makemore ctl refuses back undoes it\n"
+    assert set_lr.out == "set lr=0.01: a new net begins from the seed\n"  # the ruined one is not worth going back to
 
 
 def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:
@@ -493,6 +493,21 @@ def test_a_run_finds_its_data_where_it_was_moved_to(trained: Commands, few_names
     assert (ended.status, ended.err) == (2, "makemore: --data other.txt: is not what moved was started with\n")
     assert trained.run("sample", "moved", "--data", "after.txt").out == names
     assert trained.run("resume", "moved", "--headless").status == 0  # it is told once
+
+
+def test_folders_and_files_whose_names_are_not_utf_8(trained: Commands, few_names_file: Path) -> None:
+    folder = trained.cwd / os.fsdecode(b"jos\xe9")
+    folder.mkdir()
+    (folder / "names").write_bytes(few_names_file.read_bytes())
+    ended = trained.run("train", "--headless", "--steps", "5", "--run", f"{folder}/there")
+    assert ended.status == 0
+    assert "saved in " in ended.err
+    ended = trained.run("train", "--headless", "--run", "odd", "--data", f"{folder}/names")
+    assert ended.status == 2
+    assert ended.err.endswith("names: a name that is not UTF-8 cannot be written down\n")
+    assert not (trained.cwd / "runs/odd").exists()
+    odd = {"TMPDIR": str(folder), "LOGNAME": os.fsdecode(b"jos\xe9")}
+    assert trained.run("train", "--headless", "--steps", "5", "--run", "odd", env=odd).status == 0
 
 
 # Control

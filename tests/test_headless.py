@@ -220,6 +220,18 @@ def test_no_folder_is_left_where_the_manifest_finds_no_room(tmp_path: Path, monk
     assert not (tmp_path / "run").exists()
 
 
+def test_no_folder_is_left_where_a_key_ended_it_before_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rundir, "write_manifest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        launch.begin(launch.plan(None, {}, None), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_mistake_in_training_is_not_taken_for_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def mistaken(_: Session) -> NoReturn:
         raise ValueError("not enough values to unpack")

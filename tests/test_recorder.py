@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from makemore_core import checkpoint, control, record, recorder, rundir
+from makemore_core import checkpoint, control, memory, record, recorder, rundir
 from makemore_core import session as sessions
 from makemore_core.command import (
     Back,
@@ -198,7 +198,70 @@ def test_what_an_answered_command_did_can_be_read_at_once(run: Callable[[Config]
         trainer.join()
 
 
+def test_a_net_that_diverged_is_never_saved_over_one_that_learnt(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = checkpoint.save
+
+    def full_once(*_: object) -> Path:
+        monkeypatch.setattr(checkpoint, "save", save)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = run(SMALL.replace({"norm": "none", "nonlinearity": "identity", "n_layer": 4, "steps": 10_000}))
+    assert opened(folder, Order(0, 30, Stop())).run() == "stopped"
+    kept = [saved.path.name for saved in rundir.checkpoints(folder)]
+
+    monkeypatch.setattr(checkpoint, "save", full_once)
+    session = opened(folder, Order(0, 40, Checkpoint()), Order(0, 50, Set({"lr": 1e6})), stay=True)
+
+    def later(_: float) -> None:
+        session.recorder._next_beat = 0.0  # type: ignore[attr-defined]  # it would be tried again
+        session.recorder.alive(session)
+        session.channel.send(Stop())
+
+    session.channel.wait = later  # type: ignore[method-assign]
+    assert session.run() == "diverged"
+    assert [saved.path.name for saved in rundir.checkpoints(folder)] == kept
+    assert session.recorder.trouble() == ""
+
+
+def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    opened(folder, Order(0, 30, Stop())).run()
+    (folder / rundir.CHECKPOINTS).rename(folder / "aside")
+    (folder / rundir.CHECKPOINTS).write_text("not a folder")
+    with pytest.raises(ValueError, match=r"^run: its checkpoints cannot be read: Not a directory$"):
+        open_run(folder, Channel())
+
+
+def test_a_state_file_that_cannot_be_written_at_the_end_is_a_loss(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    (folder / rundir.STATE).mkdir()
+    session = opened(folder)
+    assert (session.run(), session.recorder.lost(), session.recorder.unsaved()) == ("finished", True, False)
+    assert rundir.checkpoints(folder)
+
+
 # Going back
+
+
+def test_going_back_that_fails_for_want_of_memory_can_be_tried_again(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = opened(run(SMALL), Order(0, 40, Restart()), Order(1, 20, Back()), Order(1, 30, Pause()))
+    free, told = memory.free_memory, list[str]()
+
+    def little() -> float:
+        return 1000.0 if (session.attempt, session.trainer.step) == (1, 20) else free()
+
+    def again(_: float) -> None:
+        told.append(session.message)
+        session.channel.send(Back() if session.attempt == 1 else Stop())
+
+    monkeypatch.setattr(memory, "free_memory", little)
+    session.channel.wait = again  # type: ignore[method-assign, assignment]
+    session.run()
+    assert (session.attempt, session.nets.origin) == (2, 0)
 
 
 def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Config], Path], few_names: Dataset) -> None:
@@ -612,7 +675,7 @@ def test_every_command_is_in_the_record_before_it_is_applied(
         for number, command in enumerate(commands, start=1)
     ]
     assert [(entry["command"], entry.get("change")) for entry in entries(folder)][2:5] == [
-        ({"type": "set", "changes": {"lr": 0.5}, "live": False, "fresh": False}, 0),
+        ({"type": "set", "changes": {"lr": 0.5}, "live": False, "fresh": False, "paused": False}, 0),
         ({"type": "sample", "temperature": 3.0}, None),
         ({"type": "restart"}, 1),
     ]

@@ -141,6 +141,19 @@ def test_folders_that_others_can_write_to_are_refused(tmp_path: Path) -> None:
     assert new_run(str(tmp_path / "open" / "fine"), "deep-tanh")
 
 
+def test_the_folder_of_all_runs_is_the_owners_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        for name in ("first", "second"):
+            assert new_run(str(tmp_path / "runs" / name), "deep-tanh").is_dir()
+        (tmp_path / "open").mkdir()
+        with pytest.raises(ValueError, match="others can write"):
+            new_run(str(tmp_path / "open" / "third"), "deep-tanh")
+        assert not (tmp_path / "open" / "third").exists()
+    finally:
+        os.umask(before)
+
+
 def test_a_lock_is_not_taken_where_others_can_write(run: Path) -> None:
     run.chmod(0o770)
     with pytest.raises(ValueError, match="others can write"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from makemore_core import clock, model, session, watched
+from makemore_core import clock, model, session, trainer, watched
 from makemore_core.clock import CREDIT
 from makemore_core.command import (
     Channel,
@@ -32,8 +32,9 @@ from makemore_core.command import (
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.doctor import examine
+from makemore_core.memory import free_memory
 from makemore_core.model import Model, sample
-from makemore_core.nets import free_memory
+from makemore_core.nets import Nets
 from makemore_core.session import Recorder, Request, Session
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
@@ -931,6 +932,31 @@ def test_a_new_net_that_is_asked_for_paused_waits_after_its_first_update(
     session.recorder.asked = asked  # type: ignore[method-assign]
     session.run()
     assert (session.attempt, session.trainer.step) == (1, 1)
+
+
+@pytest.mark.parametrize("block_size", [3, 64])
+def test_data_that_takes_more_memory_than_there_is_is_refused(
+    few_names: Dataset, block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = sum(len(name) + 1 for name in few_names.train)
+    takes = 8 * examples * 2 * block_size  # of the contexts alone, each kept as it is and once more
+    monkeypatch.setattr("makemore_core.memory.free_memory", lambda: takes / 2)
+    trainer._prepared.cache_clear()
+    monkeypatch.setattr("makemore_core.nets.find_room", lambda _: None)  # of the net
+    with pytest.raises(ValueError, match="there can be no such net here: it takes about "):
+        Nets.fresh(SMALL.replace({"block_size": block_size}), few_names, {})
+
+
+def test_a_new_net_may_be_asked_to_wait_at_its_start(few_names: Dataset) -> None:
+    waits = Set({"n_hidden": 12}, fresh=True, paused=True)
+    ran, script = play(few_names, at(40, waits), once("paused", Resume()))
+    shown = next(snapshot for snapshot in script.snapshots if snapshot.state == "paused")
+    assert (shown.attempt, shown.step, shown.layers_step) == (1, 1, 1)
+    assert ran.state == "finished"
+    refused = Set({"n_hidden": 16384, "n_layer": 100}, fresh=True, paused=True)
+    ran, script = play(few_names, at(40, refused))
+    assert (ran.state, ran.attempt) == ("finished", 0)
+    assert "paused" not in {snapshot.state for snapshot in script.snapshots}
 
 
 def test_what_is_free_of_a_container_is_no_more_than_its_share(tmp_path: Path) -> None:

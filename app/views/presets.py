@@ -26,7 +26,8 @@ def press(view: View, key: str) -> Pressed | None:
     now = snapshot.config if snapshot else {}
     wanted = settings_of(names[at])
     changes = {name: value for name, value in wanted.items() if now.get(name) != value}
-    return Pressed(replace(view, screen="dashboard"), Set(changes, fresh=True), PRESETS[names[at]].paused)
+    begun = Set(changes, fresh=True, paused=PRESETS[names[at]].paused)
+    return Pressed(replace(view, screen="dashboard"), begun)
 
 
 def _at(view: View) -> int:

@@ -220,14 +220,10 @@ Draw = Callable[[View, int, int], Sequence[Line]]
 
 
 class Pressed(NamedTuple):
-    """What a key that a screen has a use for of its own leads to: another view, and perhaps a command.
-
-    `paused`: the net that it begins waits after its first update.
-    """
+    """What a key that a screen has a use for of its own leads to: another view, and perhaps a command."""
 
     view: View
     command: Command | None = None
-    paused: bool = False
 
 
 class Screen(NamedTuple):
