@@ -18,6 +18,7 @@ from makemore_core.config import LIVE_FIELDS, Value
 from makemore_core.snapshot import Layer, Snapshot, Splits, Weight
 
 Severity: TypeAlias = Literal["warning", "serious"]
+Limit: TypeAlias = tuple[float | None, float | None]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +45,21 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is looked at: what is seen of it now, "" before there is anything to judge, and what is let
-    pass. `found`: it is wrong, and there is a finding about it.
+    """One thing that is looked at: what is seen of it now, "" before there is anything to judge, and what is let pass;
+    and in numbers, in `unit`: what was `measured`, and of what is limited there the least and the most that pass, None
+    for no limit. `found`: it is wrong, and there is a finding about it.
     """
 
     name: str
     seen: str
     limit: str
     found: bool = False
+    measured: dict[str, float | str] = {}
+    limits: dict[str, Limit] = {}
+    unit: str = ""
+
+
+Told: TypeAlias = Check | Finding
 
 
 class Examination(NamedTuple):
@@ -99,8 +107,10 @@ RECENT_LOSSES = 200  # a minibatch's loss is noisy: judge their mean
 DEEP = 12  # layers
 STARTS = 16  # attempts whose start is remembered
 RECENT_SNAPSHOTS = 50  # what a chart keeps: some seconds of a live run; the rest is noisy too: judge their median
+_SHARE = ("{share:.0f} % of {row} beyond 0.97", "{share:.0f} % of {row} off")
 RELU_LIKE = ("relu", "leakyrelu", "prelu", "silu", "gelu")
 GUIDE = -3.0
+NO_SPLITS = Splits(None, None, None, 0)
 LOWEST_LR, HIGHEST_LR = 1e-4, 1.0  # that are advised; the range test goes no further up either
 
 # What PyTorch's calculate_gain says (checked against it by a test), so that torch need not be loaded.
@@ -175,12 +185,14 @@ def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
     With the first snapshots of a run at hand the initialisation is judged too, and noise is averaged out.
     """
     run = _run_of(snapshot, recent)
-    found = [_news(finding, snapshot.config) for rule in RULES for finding in rule(run)]
-    checks = tuple(_checks(run, found))
+    told = [one for rule in RULES for one in rule(run)]
+    found = [_news(one, snapshot.config) for one in told if isinstance(one, Finding)]
+    checks = [_verdict(one, found) for one in told if isinstance(one, Check)]
+    checks.sort(key=lambda check: list(CHECKS).index(check.name))
     if any(finding.name == "diverged" for finding in found):  # what is small or flat now says nothing
         found = [one for one in found if one.past or one.name == "diverged" or (one.fix and one.name not in _LEARNING)]
     found.sort(key=lambda one: (one.past, one.severity != "serious", not _only_slow(one)))
-    return Examination(tuple(found), checks)
+    return Examination(tuple(found), tuple(checks))
 
 
 def _only_slow(finding: Finding) -> bool:
@@ -196,6 +208,14 @@ def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
     """The finding without changes that are none."""
     changes = {name: value for name, value in (finding.fix or {}).items() if config.get(name) != value}
     return msgspec.structs.replace(finding, fix=changes or None)
+
+
+def _verdict(check: Check, found: Sequence[Finding]) -> Check:
+    """The check with whether anything was found; that is what is seen where there is nothing else yet."""
+    of = [one for one in found if one.name in CHECKS[check.name]]
+    about = [one for one in of if not one.past or one.name == "confidently-wrong"]  # the first loss stays what it was
+    seen = check.seen or (about[0].evidence.removeprefix(f"{check.name} ") if about else "")
+    return msgspec.structs.replace(check, seen=seen, found=bool(about))
 
 
 class Chart:
@@ -290,10 +310,10 @@ def _drawn(snapshot: Snapshot) -> dict[str, Value]:
     return {name: value for name, value in snapshot.config.items() if name not in LIVE_FIELDS}
 
 
-# --- the rules, each from numbers to findings ---------------------------------------------------------------------
+# --- the rules, each from numbers to what it looks at and finds -----------------------------------------------------
 
 
-def _diverged(run: _Run) -> Iterator[Finding]:
+def _diverged(run: _Run) -> Iterator[Told]:
     if _tiny(run):  # no rate helps
         return
     loss = run.loss
@@ -315,11 +335,14 @@ def _diverged(run: _Run) -> Iterator[Finding]:
         yield _finding("diverged", "loss above its start", evidence, *_slower(run), severity="serious")
 
 
-def _confidently_wrong(run: _Run) -> Iterator[Finding]:
+def _confidently_wrong(run: _Run) -> Iterator[Told]:
     first, expected = run.now.first_loss, run.now.expected_loss
-    if first is None or expected is None or not math.isfinite(first):
+    if expected is None:
         return
-    if first - expected <= LIMITS["first_loss"]:
+    most = expected + LIMITS["first_loss"]
+    yield _check("first loss", "{first:.2f}, ln V is {uniform:.2f}", f"{most:.2f} at most", "nats",
+                 {"first": (None, most)}, first=first, uniform=expected)  # fmt: skip
+    if first is None or not most < first < math.inf:
         return
     config = run.now.config
     advice: Advice = "make the last layer's weights small and its bias 0 at the start", None
@@ -334,14 +357,25 @@ def _confidently_wrong(run: _Run) -> Iterator[Finding]:
     yield msgspec.structs.replace(found, past=learnt)
 
 
-def _saturated(run: _Run) -> Iterator[Finding]:
+def _saturated(run: _Run) -> Iterator[Told]:
     then, now = run.start.layers if run.start else (), run.now.layers if _finite(run.now.layers) else ()
     strict = run.strict
+
+    def over(layer: Layer) -> float:
+        return _excess(layer, _row(layer) in strict)
+
+    if now:
+        worst = max(now, key=over)
+        most = 100 * most_saturated(worst, _row(worst) in strict)
+        yield _check("saturation", _SHARE[_relu_like(worst)], f"{most:.0f} % at most", "%",
+                     {"share": (None, most)}, share=100 * worst.activation.saturated, row=_row(worst))  # fmt: skip
+    else:
+        yield Check(name="saturation", seen="no numbers" if run.now.layers else "", limit="")
     for layers in (now, then):
-        sick = {layer: over for layer in layers if (over := _excess(layer, _row(layer) in strict)) > 0}
+        sick = [layer for layer in layers if over(layer) > 0]
         if not sick:
             continue
-        worst = max(sick, key=sick.__getitem__)
+        worst = max(sick, key=over)
         evidence = _share(worst) + (f", too much in {len(sick)} of {len(layers)} layers" if len(sick) > 1 else "")
         what = "nearly all units are off" if _relu_like(worst) else "nonlinearity saturated"
         found = _finding("saturated", what, evidence, *_smaller(run), layer=worst.index, severity="serious")
@@ -350,11 +384,14 @@ def _saturated(run: _Run) -> Iterator[Finding]:
         return
 
 
-def _dead_units(run: _Run) -> Iterator[Finding]:
-    dead = [(layer, layer.activation.dead or 0, max(layer.activation.units, 1)) for layer in run.now.layers]
-    total = sum(count for _, count, _ in dead)
+def _dead_units(run: _Run) -> Iterator[Told]:
+    counts = [layer.activation.dead for layer in run.now.layers if layer.activation.dead is not None]
+    total = sum(counts)
+    yield _check("dead units", "{dead}" if total else "none", "none", "units",
+                 {"dead": (None, 0)}, dead=total if counts else None)  # fmt: skip
     if not total:
         return
+    dead = [(layer, layer.activation.dead or 0, max(layer.activation.units, 1)) for layer in run.now.layers]
     worst, count, units = max(dead, key=lambda row: row[1] / row[2])
     evidence = f"{count} of {units} units of {_row(worst)}, {total} in all, on the whole training split"
     mild: Advice | None = None
@@ -366,7 +403,7 @@ def _dead_units(run: _Run) -> Iterator[Finding]:
                    severity="warning" if mild else "serious")  # fmt: skip
 
 
-def _no_signal(run: _Run) -> Iterator[Finding]:
+def _no_signal(run: _Run) -> Iterator[Told]:
     flat = next((layer for layer in run.now.layers if layer.activation.std == 0), None)
     if flat:
         advice, fix = _signal(run)
@@ -377,76 +414,61 @@ def _no_signal(run: _Run) -> Iterator[Finding]:
                        advice, fix, layer=flat.index, severity="serious")  # fmt: skip
 
 
-class _Course(NamedTuple):
-    """How a std runs through the depth: the finding that this is, None for none, the numbers in short, and their
-    ratio where there is one.
-    """
-
-    finding: Finding | None
-    ends: str
-    ratio: float | None = None
+Course: TypeAlias = tuple[Check | None, Finding | None]
 
 
-def _spread(run: _Run) -> Iterator[Finding]:
+def _spread(run: _Run) -> Iterator[Told]:
     yield from _then_and_now(run, _spread_of)
 
 
-def _gradient_flow(run: _Run) -> Iterator[Finding]:
+def _gradient_flow(run: _Run) -> Iterator[Told]:
     yield from _then_and_now(run, _gradients_of)
 
 
-def _then_and_now(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Course]) -> Iterator[Finding]:
-    """What is wrong now, and what else was at the start."""
-    then = _began(run, course)
-    now, ends = None, ""
-    if _finite(run.now.layers):
-        now, ends, _ = course(run, run.now.layers, run.early or then is not None)
-    if now:
-        yield now
+def _then_and_now(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], Course]) -> Iterator[Told]:
+    """How a std runs through the depth now, what is wrong with that, and what else was at the start; a net that began
+    sick is judged as strictly later.
+    """
+
+    def judged(layers: Sequence[Layer], start: bool) -> Course:
+        return (None, None) if len(layers) < 3 or _stream(run) or not _finite(layers) else course(run, layers, start)
+
+    then = judged(run.start.layers, True)[1] if run.start else None
+    check, now = judged(run.now.layers, run.early or then is not None)
+    yield from filter(None, (check, now))
     if then and not (now and now.name == then.name):
-        yield _past(then, run, ends)
+        yield _past(then, run, check.seen.partition(",")[0] if check else "")
 
 
-def _began(run: _Run, course: Callable[[_Run, Sequence[Layer], bool], _Course]) -> Finding | None:
-    """What was wrong at the start; a net that began sick is judged as strictly later."""
-    return course(run, run.start.layers, True).finding if run.start else None
-
-
-def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
+def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
     # one layer that differs is no trend: of a deep net its last quarter is judged
     end = layers[-max(1, len(layers) // 4) :] if len(layers) >= DEEP else layers[-1:]
     first, last = layers[0].activation.std, median([layer.activation.std for layer in end])
-    ends = f"{first:.2g} → {last:.2g}"
-    if first <= 0:
-        return _Course(None, ends)
-    ratio = last / first
-    if len(layers) < 3 or _one_step(layers) or _stream(run):
-        return _Course(None, ends, ratio)
-    shrinks = ratio < LIMITS["shrink_at_start" if start else "shrink"]
-    if not shrinks and ratio <= LIMITS["grow_at_start" if start else "grow"]:
-        return _Course(None, ends, ratio)
-    name, what = ("activations-shrink", "shrinks") if shrinks else ("activations-grow", "grows")
-    evidence = f"std {ends}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
-    return _Course(_finding(name, f"spread {what} with depth", evidence, *_right_gain(run),
-                            layer=layers[-1].index), ends, ratio)  # fmt: skip
+    ratio = last / first if first > 0 else math.inf
+    least, most = (LIMITS[name + "_at_start" * start] for name in ("shrink", "grow"))
+    check = _check("spread", "{first:.2g} → {last:.2g}, × {ratio:.2f}", f"× {least:g} to {most:g}", "std",
+                   {"ratio": (least, most)}, first=first, last=last, ratio=ratio)  # fmt: skip
+    if least <= ratio <= most or first <= 0 or _one_step(layers):
+        return check, None
+    name, what = ("activations-shrink", "shrinks") if ratio < least else ("activations-grow", "grows")
+    evidence = f"std {first:.2g} → {last:.2g}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
+    return check, _finding(name, f"spread {what} with depth", evidence, *_right_gain(run), layer=layers[-1].index)
 
 
-def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> _Course:
+def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
     del start  # a gradient's course is judged alike whenever it is
     first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
-    ends = f"{last:.1e} → {first:.1e}"
-    if len(layers) < 3 or not (first > 0 and last > 0) or _stream(run):
-        return _Course(None, ends)
-    ratio = first / last
-    total = abs(math.log(ratio))
-    uneven = total / steps > math.log(LIMITS["gradient_layer"])
-    if not (uneven and total > math.log(LIMITS["gradient_total"])) and total <= math.log(LIMITS["gradient_depth"]):
-        return _Course(None, ends, ratio)
+    a_layer = (first / last) ** (1 / steps) if last > 0 else math.inf
+    total, depth = (LIMITS[name] ** (1 / steps) for name in ("gradient_total", "gradient_depth"))
+    most = min(max(LIMITS["gradient_layer"], total), depth)  # whichever binds
+    check = _check("gradients", "{last:.1e} → {first:.1e}, × {a_layer:.2f} a layer", f"× {1 / most:.2f} to {most:.2f}",
+                   "std", {"a_layer": (1 / most, most)}, last=last, first=first, a_layer=a_layer)  # fmt: skip
+    if 1 / most <= a_layer <= most or not (first > 0 and last > 0):
+        return check, None
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
-    evidence = f"std {ends} from last to first, × {ratio ** (1 / steps):.2f} a layer"
     advice = _way_around(run) if first > last and len(layers) >= DEEP else _right_gain(run)
-    return _Course(_finding(name, f"gradients {what} backward", evidence, *advice,
-                            layer=layers[0].index), ends, ratio)  # fmt: skip
+    evidence = f"std {check.seen.replace(',', ' from last to first,')}"
+    return check, _finding(name, f"gradients {what} backward", evidence, *advice, layer=layers[0].index)
 
 
 def _stream(run: _Run) -> bool:
@@ -463,25 +485,19 @@ def _one_step(layers: Sequence[Layer]) -> bool:
     return max(step * math.copysign(1, total) for step in steps) > 0.75 * abs(total)
 
 
-def _last_layer(run: _Run) -> Iterator[Finding]:
-    ahead, weights = _ahead(run), run.now.weights
-    if ahead is not None and _most_ahead(run) < ahead < math.inf:
-        last = run.updates[weights[-1].name]
-        evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {last - ahead:.1f} in the others"
-        yield _finding("last-layer-fast", f"last layer {10**ahead:,.0f}× too fast", evidence,
-                       "train on: a last layer that began small catches up", None)  # fmt: skip
-
-
-def _ahead(run: _Run) -> float | None:
-    """By how much, log10, the last layer's update:data is above the next largest; None where that says nothing."""
+def _last_layer(run: _Run) -> Iterator[Told]:
     weights = [weight for weight in run.now.weights if weight.name in run.updates]
     if len(weights) < 3 or run.now.step < 1000 or weights[-1].layer is not None or weights[-1] != run.now.weights[-1]:
-        return None
-    return run.updates[weights[-1].name] - max(run.updates[weight.name] for weight in weights[:-1])
-
-
-def _most_ahead(run: _Run) -> float:
-    return LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"]
+        return
+    last, others = run.updates[weights[-1].name], max(run.updates[weight.name] for weight in weights[:-1])
+    most = LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"]
+    ahead = last - others
+    yield _check("last layer", "update:data {ahead:+.1f} to the next", f"{most:+g} at most", "log10",
+                 {"ahead": (None, most)}, ahead=ahead)  # fmt: skip
+    if most < ahead < math.inf:
+        evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {others:.1f} in the others"
+        yield _finding("last-layer-fast", f"last layer {10**ahead:,.0f}× too fast", evidence,
+                       "train on: a last layer that began small catches up", None)  # fmt: skip
 
 
 def _judged(run: _Run) -> list[Weight]:
@@ -516,31 +532,42 @@ def _slow(run: _Run, by: float = 0.0) -> bool:
     return len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"]
 
 
-def _update_ratio(run: _Run) -> Iterator[Finding]:
+def _update_ratio(run: _Run) -> Iterator[Told]:
     judged = sorted(_judged(run), key=lambda weight: run.updates[weight.name])
-    if not judged:
+    least, most = None if _decayed(run) else LIMITS["updates_slow"], LIMITS["updates_large"]
+    limit = f"{most:g} at most: lr fell as planned" if least is None else f"{least:g} to {most:g}"
+    middle = median(_ratios(run)) if judged else None
+    largest = run.updates[judged[-1].name] if judged else None
+    yield _check("update:data", "median {median:.1f}, largest {largest:.1f}", limit, "log10",
+                 {"median": (least, None), "largest": (None, most)}, median=middle, largest=largest)  # fmt: skip
+    if middle is None or largest is None:
         return
-    slowest, fastest, middle = judged[0], judged[-1], median(_ratios(run))
-    least, most = run.updates[slowest.name], run.updates[fastest.name]
-    if most > LIMITS["updates_large"]:
-        evidence = f"update:data {most:.1f} in {_weight(fastest)}, median {middle:.1f}"
+    slowest, fastest = judged[0], judged[-1]
+    if largest > most:
+        evidence = f"update:data {largest:.1f} in {_weight(fastest)}, median {middle:.1f}"
         yield _finding("updates-large", "updates too large", evidence, *_smaller_updates(run), layer=fastest.layer)
     if _slow(run):
-        evidence = f"update:data {least:.1f} in {_weight(slowest)}, median {middle:.1f}"
+        evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {middle:.1f}"
         yield _finding("updates-small", "updates too small", evidence, *_larger_updates(run), layer=slowest.layer)
 
 
-def _bias_useless(run: _Run) -> Iterator[Finding]:
+def _bias_useless(run: _Run) -> Iterator[Told]:
     config = run.now.config
     if config.get("norm") == "batch" and config.get("bias") == "on" and config.get("norm_place") == "before":
         yield _finding("bias-useless", "bias before BatchNorm", "bias on, norm batch, norm_place before",
                        "leave out the biases of layers that BatchNorm follows", {"bias": "auto"})  # fmt: skip
 
 
-def _running_statistics(run: _Run) -> Iterator[Finding]:
-    config, splits = run.now.config, run.now.splits
+def _running_statistics(run: _Run) -> Iterator[Told]:
+    config, splits = run.now.config, run.now.splits or NO_SPLITS
+    if config.get("norm") != "batch":
+        return
+    gap, most = _apart(splits.train, splits.minibatches), LIMITS["statistics_gap"]
+    yield _check("running statistics", "{train:.2f} evaluated, {minibatches:.2f} minibatches", f"{most:g} apart",
+                 "nats", {"apart": (None, most)}, train=splits.train, minibatches=splits.minibatches,
+                 apart=gap)  # fmt: skip
     momentum, batch = config.get("norm_momentum"), config.get("batch_size")
-    if config.get("norm") != "batch" or not isinstance(momentum, int | float) or not isinstance(batch, int | float):
+    if not isinstance(momentum, int | float) or not isinstance(batch, int | float):
         return
     if _tiny(run) or not (0 <= momentum <= 1 and batch > 0):  # no settings of this program's
         return
@@ -552,11 +579,10 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
                        f"average over more examples: norm_momentum {slower:g}, or larger batches",
                        {"norm_momentum": min(slower, momentum)})  # fmt: skip
         return
-    if splits is None or splits.train is None or splits.minibatches is None:
+    if gap is None:
         return
-    gap = splits.train - splits.minibatches
     settles = 3 / momentum if momentum else math.inf
-    if gap > LIMITS["statistics_gap"] and (splits.step >= settles or settles > run.now.steps):
+    if gap > most and (splits.step >= settles or settles > run.now.steps):
         evidence = f"train loss {splits.train:.2f} in evaluation, {splits.minibatches:.2f} in the minibatches"
         faster = settles > run.now.steps
         yield _finding("running-statistics", "unsettled statistics", evidence,
@@ -570,12 +596,13 @@ def _running_statistics(run: _Run) -> Iterator[Finding]:
                        None)  # fmt: skip
 
 
-def _overfitting(run: _Run) -> Iterator[Finding]:
-    splits = run.now.splits
-    if splits is None or splits.train is None or splits.val is None:
-        return
-    learns = run.now.expected_loss is None or splits.train < run.now.expected_loss
-    if learns and splits.val - splits.train > LIMITS["by_heart"]:
+def _overfitting(run: _Run) -> Iterator[Told]:
+    splits = run.now.splits or NO_SPLITS
+    gap, most = _apart(splits.val, splits.train), LIMITS["by_heart"]
+    yield _check("learning by heart", "val {val:.2f}, train {train:.2f}", f"{most:g} apart", "nats",
+                 {"apart": (None, most)}, val=splits.val, train=splits.train, apart=gap)  # fmt: skip
+    learns = splits.train is None or run.now.expected_loss is None or splits.train < run.now.expected_loss
+    if gap is not None and gap > most and learns:
         evidence = f"val loss {splits.val:.2f}, train loss {splits.train:.2f}, at step {splits.step:,}"
         yield _finding("overfitting", "learning by heart", evidence,
                        "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
@@ -585,7 +612,7 @@ def _tiny(run: _Run) -> bool:
     return run.now.config.get("norm") == "batch" and run.now.config.get("batch_size") in (1, 2)
 
 
-def _tiny_batch(run: _Run) -> Iterator[Finding]:
+def _tiny_batch(run: _Run) -> Iterator[Told]:
     if _tiny(run):
         size = run.now.config["batch_size"]
         yield _finding("tiny-batch", f"BatchNorm on a batch of {size}", f"norm batch, batch_size {size}",
@@ -593,11 +620,15 @@ def _tiny_batch(run: _Run) -> Iterator[Finding]:
                        severity="serious")  # fmt: skip
 
 
-def _loss_flat(run: _Run) -> Iterator[Finding]:
+def _loss_flat(run: _Run) -> Iterator[Told]:
     first, expected, loss, step = run.now.first_loss, run.now.expected_loss, run.loss, run.now.step
-    if first is None or loss is None or step < LIMITS["flat_after"] or not math.isfinite(loss):
+    if step < LIMITS["flat_after"]:
+        loss = None
+    fallen = _apart(first, loss)
+    yield _check("loss", "{loss:.2f}, {first:.2f} at the first", f"falls by {LIMITS['flat']:g}", "nats",
+                 {"fallen": (LIMITS["flat"], None)}, loss=loss, first=first, fallen=fallen)  # fmt: skip
+    if loss is None or fallen is None or not math.isfinite(loss):
         return
-    fallen = first - loss
     risen = fallen < -LIMITS["risen"]
     if fallen < LIMITS["flat"] and not risen:
         evidence = f"loss {loss:.3f} after {step:,} updates, {first:.3f} at the first"
@@ -612,80 +643,24 @@ def _loss_flat(run: _Run) -> Iterator[Finding]:
     yield _finding("loss-flat", "loss is flat", evidence, *(_larger_updates(run) if _slow(run) else _faster(run)))
 
 
-RULES: tuple[Callable[[_Run], Iterator[Finding]], ...] = (
+RULES: tuple[Callable[[_Run], Iterator[Told]], ...] = (
     _diverged, _tiny_batch, _no_signal, _confidently_wrong, _saturated, _spread, _gradient_flow, _update_ratio,
     _dead_units, _last_layer, _running_statistics, _overfitting, _bias_useless, _loss_flat,
 )  # fmt: skip
 
-
-# --- what was looked at, also where nothing is wrong ---------------------------------------------------------------
-
-
-def _checks(run: _Run, found: Sequence[Finding]) -> Iterator[Check]:
-    """All that can be judged of such a net, with the numbers of now."""
-    for name, seen, limit, *of in _looked_at(run):
-        # the first loss stays what it was
-        about = [one for one in found if one.name in of and not (one.past and one.name != "confidently-wrong")]
-        seen = seen or (about[0].evidence.removeprefix(f"{name} ") if about else "")
-        yield Check(name=name, seen=seen, limit=limit, found=bool(about))
-
-
-def _looked_at(run: _Run) -> Iterator[tuple[str, ...]]:
-    """A check's name, what was seen, the limit, and the names of what may be found."""
-    now, splits = run.now, run.now.splits or Splits(None, None, None, 0)
-    first, expected, after = now.first_loss, now.expected_loss, LIMITS["flat_after"]
-    if expected is not None:
-        most = f"{expected + LIMITS['first_loss']:.2f} at most"
-        yield "first loss", _told("{:.2f}, ln V is {:.2f}", first, expected), most, "confidently-wrong"
-    fallen = _told("{:.2f}, {:.2f} at the first", run.loss, first) if now.step >= after else ""
-    yield "loss", fallen, f"falls by {LIMITS['flat']:g}", "diverged", "loss-flat"
-    yield from _looked_at_in_layers(run)
-    ratios = sorted(_ratios(run))
-    ends = (median(ratios), ratios[-1]) if ratios else (None,)
-    limit = f"{LIMITS['updates_slow']:g} to {LIMITS['updates_large']:g}"  # of the median, of the largest
-    if _decayed(run):
-        limit = f"{LIMITS['updates_large']:g} at most: lr fell as planned"
-    yield "update:data", _told("median {:.1f}, largest {:.1f}", *ends), limit, "updates-small", "updates-large"
-    if (ahead := _ahead(run)) is not None:
-        yield "last layer", f"update:data {ahead:+.1f} to the next", f"{_most_ahead(run):+g} at most", "last-layer-fast"
-    if now.config.get("norm") == "batch":
-        both = _told("{:.2f} evaluated, {:.2f} minibatches", splits.train, splits.minibatches)
-        yield "running statistics", both, f"{LIMITS['statistics_gap']:g} apart", "running-statistics", "tiny-batch"
-    both = _told("val {:.2f}, train {:.2f}", splits.val, splits.train)
-    yield "learning by heart", both, f"{LIMITS['by_heart']:g} apart", "overfitting"
-
-
-def _looked_at_in_layers(run: _Run) -> Iterator[tuple[str, ...]]:
-    layers = run.now.layers
-    strict = run.strict
-    worst = max(layers, key=lambda layer: _excess(layer, _row(layer) in strict), default=None)
-    seen = "" if worst is None else _share(worst) if _finite(layers) else "no numbers"
-    most = "" if worst is None else f"{100 * most_saturated(worst, _row(worst) in strict):.0f} % at most"
-    yield "saturation", seen, most, "saturated"
-    dead = [layer.activation.dead for layer in layers if layer.activation.dead is not None]
-    yield "dead units", f"{sum(dead) or 'none'}" if dead else "", "none", "dead-units", "no-signal"
-    if len(layers) < 3 or _stream(run) or not _finite(layers):
-        return
-    early = run.early or _began(run, _spread_of) is not None
-    spread, gradients = _spread_of(run, layers, early), _gradients_of(run, layers, early)
-    least, greatest = (LIMITS[name + "_at_start" * early] for name in ("shrink", "grow"))
-    seen = spread.ends + _told(", × {:.2f}", spread.ratio)
-    yield "spread", seen, f"× {least:g} to {greatest:g}", "activations-shrink", "activations-grow"
-    a_layer = gradients.ratio and gradients.ratio ** (1 / (len(layers) - 1))
-    seen = gradients.ends + _told(", × {:.2f} a layer", a_layer)
-    total, depth = (LIMITS[name] ** (1 / (len(layers) - 1)) for name in ("gradient_total", "gradient_depth"))
-    most = min(max(LIMITS["gradient_layer"], total), depth)  # whichever binds
-    yield "gradients", seen, f"× {1 / most:.2f} to {most:.2f}", "gradients-shrink", "gradients-grow"
-
-
-def _told(words: str, *numbers: float | None) -> str:
-    """The words with these numbers, none where one of them is missing."""
-    return "" if None in numbers else words.format(*numbers)
-
-
-def _share(layer: Layer) -> str:
-    """How much of it is saturated."""
-    return f"{100 * layer.activation.saturated:.0f} % of {_row(layer)} {'off' if _relu_like(layer) else 'beyond 0.97'}"
+# What is looked at, as it is told one after the other, and what may be found there.
+CHECKS: dict[str, tuple[str, ...]] = {
+    "first loss": ("confidently-wrong",),
+    "loss": ("diverged", "loss-flat"),
+    "saturation": ("saturated",),
+    "dead units": ("dead-units", "no-signal"),
+    "spread": ("activations-shrink", "activations-grow"),
+    "gradients": ("gradients-shrink", "gradients-grow"),
+    "update:data": ("updates-small", "updates-large"),
+    "last layer": ("last-layer-fast",),
+    "running statistics": ("running-statistics", "tiny-batch"),
+    "learning by heart": ("overfitting",),
+}
 
 
 # --- what to try: a sentence and the changes that do it ------------------------------------------------------------
@@ -808,7 +783,7 @@ def _slower(run: _Run) -> Advice:
     if run.start:
         began = run._replace(now=msgspec.structs.replace(run.now, layers=run.start.layers, step=run.start.step))
         for found in itertools.chain(_saturated(began), _spread(began), _gradient_flow(began)):
-            if found.fix and not found.name.endswith("shrink"):
+            if isinstance(found, Finding) and found.fix and not found.name.endswith("shrink"):
                 return found.suggestion, found.fix
     undivided = config.get("fan_in") == "off" and config.get("norm") == "none"
     if undivided and first is not None and expected is not None and first > 3 * expected:
@@ -862,6 +837,18 @@ def _finding(name: str, what: str, evidence: str, suggestion: str, fix: Mapping[
                    fix=None if fix is None else dict(fix), layer=layer, severity=severity)  # fmt: skip
 
 
+def _check(name: str, words: str, limit: str, unit: str, limits: dict[str, Limit],
+           **measured: float | str | None) -> Check:  # fmt: skip
+    """A check whose `words` tell what was measured, nothing where a number is missing."""
+    known = {key: value for key, value in measured.items() if value is not None}
+    seen = words.format(**known) if len(known) == len(measured) else ""
+    return Check(name=name, seen=seen, limit=limit, measured=known, limits=limits, unit=unit)
+
+
+def _apart(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
 def _past(finding: Finding, run: _Run, now: str) -> Finding:
     """The finding of the start, beside the numbers of `now`, where there are any."""
     assert run.start
@@ -875,6 +862,11 @@ def _row(layer: Layer) -> str:
 
 def _weight(weight: Weight) -> str:
     return f"{weight.name} ({', '.join(map(str, weight.shape))})"
+
+
+def _share(layer: Layer) -> str:
+    """How much of it is saturated."""
+    return _SHARE[_relu_like(layer)].format(share=100 * layer.activation.saturated, row=_row(layer))
 
 
 def _relu_like(layer: Layer) -> bool:

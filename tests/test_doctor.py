@@ -607,6 +607,18 @@ def test_what_is_found_is_marked_where_it_was_looked_at(preset: str, expected: s
     assert {check.name for check in examine(first).checks if check.found} - {"dead units"} == expected
 
 
+@pytest.mark.parametrize("preset", ["mlp-batchnorm", "deep-tanh-gain1", "deep-tanh-gain3", "deep-slow", "mlp-softmax"])
+def test_what_is_measured_is_told_in_numbers_and_wrong_beyond_the_limits(preset: str) -> None:
+    *recent, last = train(PRESETS[preset].config(), (1, 60, 120))
+    for check in examine(last, recent).checks:
+        if check.name == "loss":  # what is no number any more is told in words
+            continue
+        assert bool(check.measured.keys() & check.limits) == bool(check.seen), check
+        bounds = [(check.measured[name], *check.limits[name]) for name in check.measured.keys() & check.limits]
+        beyond = [one for one, least, most in bounds if one < (least or -math.inf) or one > (most or math.inf)]
+        assert bool(beyond) == check.found, check
+
+
 def test_a_net_that_was_saturated_from_the_start_shows_the_limit_it_is_judged_by() -> None:
     then = with_layer(foreign(step=1), 1, saturated=0.9)
     (check,) = [one for one in examine(with_layer(foreign(), 1, saturated=0.4), [then]).checks if one.found]
