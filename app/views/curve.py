@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import NamedTuple, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary
 
 from app import glyphs as glyph
 from app.glyphs import Glyphs
@@ -173,22 +172,14 @@ class Axis(NamedTuple):
         return self.low <= value <= self.high
 
 
-def line(
-    buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False, drawn: Sequence[Reach] = ()
-) -> list[Reach]:
+def line(buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False) -> list[Reach]:
     """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured, where
     they can be `bridged`.
-
-    `drawn` is the line of fewer of the same buckets on the same axis: it is gone on with.
     """
-    start = min(len(drawn), len(buckets)) - 2  # the last of them may not have been whole
-    while start > 0 and buckets[start - 1] is None:
-        start -= 1
-    out: list[Reach] = list(drawn[: max(0, start)])
-    last = buckets[start - 1] if out else None
-    before = None if last is None else axis.dot(last.mean)
+    out: list[Reach] = []
+    before: int | None = None
     missed = 0
-    for bucket in buckets[len(out) :]:
+    for bucket in buckets:
         if bucket is None:
             out.append(None)
             missed += 1
@@ -208,20 +199,6 @@ def line(
             out.append((before + 1, dot) if dot > before else (dot, before - 1))
         before, missed = dot, 0
     return out
-
-
-_LINES: WeakKeyDictionary[Series, dict[tuple[int, Axis, bool], list[Reach]]] = WeakKeyDictionary()
-
-
-def line_of(series: Series, per_dot: int, axis: Axis, *, joined: bool = False) -> list[Reach]:
-    """The line of a series; only what was not there the last time is worked out."""
-    lines = _LINES.setdefault(series, {})
-    key = per_dot, axis, joined
-    drawn = lines.get(key, [])
-    if len(lines) > 6:
-        lines.clear()
-    lines[key] = line(series.columns(per_dot), axis, joined=joined, drawn=drawn)
-    return lines[key]
 
 
 def edge(values: Sequence[float | None], axis: Axis) -> list[Reach]:
@@ -425,8 +402,8 @@ def _loss_curve(
     del grown
     cells, rows_, g = frame.cells, frame.rows, frame.glyphs
     columns = now.loss.columns(frame.per_dot)[:drawn]
-    trails = [Trail(line_of(now.loss, frame.per_dot, axis)[:drawn], "loss")]
-    trails += [Trail(line_of(ghost.loss, frame.per_dot, axis), "ghost") for ghost in reversed(ghosts)]
+    trails = [Trail(line(columns, axis), "loss")]
+    trails += [Trail(line(ghost.loss.columns(frame.per_dot), axis), "ghost") for ghost in reversed(ghosts)]
     trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
     trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
     canvas = frame.canvas(trails)
@@ -530,9 +507,8 @@ def _lines_over_steps(
     courses: tuple[Course, ...], guides: tuple[tuple[float, str], ...], axis: Axis, frame: Frame, drawn: int
 ) -> list[Line]:
     g = frame.glyphs
-    canvas = frame.canvas(
-        [Trail(line_of(course.series, frame.per_dot, axis, joined=True)[:drawn], course.style) for course in courses]
-    )
+    of = [line(course.series.columns(frame.per_dot), axis, joined=True)[:drawn] for course in courses]
+    canvas = frame.canvas([Trail(reaches, course.style) for reaches, course in zip(of, courses, strict=True)])
     for value, style in guides:
         canvas.put(frame.row(value, axis), 0, g.guide * frame.cells, style, over=False)
     bounds = [found for course in courses if (found := course.series.bounds())]
