@@ -35,35 +35,31 @@ from makemore_core.snapshot import SATURATED, Histogram, Weight
 
 
 class Column(NamedTuple):
-    """A column by name, its least and most cells (with the cell before it), and how it shares what is left over."""
+    """A column: its least and most cells (with the cell before it), how it shares what is left over, and its head."""
 
-    name: str
+    rank: int  # on a narrow screen the last are given up first
     least: int
     most: int
     share: float = 0.0
+    align: str = ">"
+    style: str = "dim"
+    of_weight: bool = False
 
 
-# In the order in which they are given up on a narrow screen, the last first.
-COLUMNS = (
-    Column("activation", 9, 41, 3),
-    Column("saturated", 6, 6),  # a cell more than the number, so that the sign before it touches no other
-    Column("update", 5, 5),
-    Column("std", 6, 6),
-    Column("gradient", 9, 41, 2.6),
-    Column("grad std", 7, 7),
-    Column("spark", 9, 41, 2),
-    Column("grad:data", 7, 7),
-    Column("meter", 3, 9, 0.6),
-    Column("mean", 6, 6),
-    Column("dead", 5, 5),
-    Column("shape", 10, 10),
-)
-ORDER = (
-    "activation", "mean", "std", "saturated", "meter", "dead", "gradient", "grad std", "shape", "grad:data", "spark",
-    "update",
-)  # fmt: skip
-
-OF_WEIGHT = ("shape", "grad:data", "spark", "update")
+COLUMNS = {  # in the order shown
+    "activation": Column(0, 9, 41, 3, "<", "activation"),
+    "mean": Column(9, 6, 6),
+    "std": Column(3, 6, 6),
+    "saturated": Column(1, 6, 6),  # a cell more than the number, so that the sign before it touches no other
+    "meter": Column(8, 3, 9, 0.6, "<"),
+    "dead": Column(10, 5, 5),
+    "gradient": Column(4, 9, 41, 2.6, "<", "gradient"),
+    "grad std": Column(5, 7, 7),
+    "shape": Column(11, 10, 10, align="<", of_weight=True),
+    "grad:data": Column(7, 7, 7, of_weight=True),
+    "spark": Column(6, 9, 41, 2, "<", "update", of_weight=True),
+    "update": Column(2, 5, 5, of_weight=True),
+}
 
 
 class Layout(NamedTuple):
@@ -79,22 +75,21 @@ def layout(width: int, label: int, dead: bool) -> Layout:
     least_label = min(label, 8 if width < 100 else 16)
     left = width - least_label
     chosen: dict[str, int] = {}
-    for column in COLUMNS:
-        if (column.name == "dead" and not dead) or (column.name == "shape" and width < 130):
+    for name, column in sorted(COLUMNS.items(), key=lambda item: item[1].rank):
+        if (name == "dead" and not dead) or (name == "shape" and width < 130):
             continue
         if column.least <= left:
-            chosen[column.name] = column.least
+            chosen[name] = column.least
             left -= column.least
     extra = min(left, label - least_label, 2 if width < 100 else 6 if width < 120 else 12)
     left -= extra
     while left > 0:
-        growing = [c for c in COLUMNS if c.share and chosen.get(c.name, c.most) < c.most]
+        growing = {name: chosen[name] / COLUMNS[name].share for name in chosen if chosen[name] < COLUMNS[name].most}
         if not growing:
             break
-        best = min(growing, key=lambda c: chosen[c.name] / c.share)
-        chosen[best.name] += 1
+        chosen[min(growing, key=growing.__getitem__)] += 1
         left -= 1
-    return Layout(least_label + extra, tuple((name, chosen[name]) for name in ORDER if name in chosen))
+    return Layout(least_label + extra, tuple((name, chosen[name]) for name in COLUMNS if name in chosen))
 
 
 def _scale(value: float) -> str:
@@ -128,9 +123,6 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
     }  # fmt: skip
 
 
-NUMBERS = ("mean", "std", "saturated", "dead", "grad std", "grad:data", "update")
-
-
 def header(view: View, plan: Layout, table: Sequence[Row]) -> Line:
     """The heads of the columns, in the longest form that fits."""
     titles, shown = _titles(view, table), dict(plan.columns)
@@ -144,8 +136,7 @@ def header(view: View, plan: Layout, table: Sequence[Row]) -> Line:
     for name, cells in plan.columns:
         room = cells - 1
         text = next((t for t in titles[name] if len(t) <= room), titles[name][-1][:room])
-        style = {"activation": "activation", "gradient": "gradient", "spark": "update"}.get(name, "dim")
-        line.append((" " + (text.rjust(room) if name in NUMBERS else text.ljust(room)), style))
+        line.append((f" {text:{COLUMNS[name].align}{room}}", COLUMNS[name].style))
     return line
 
 
@@ -349,8 +340,8 @@ def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, tall:
     label = _label(name, plan.label - 1, against.digits, row.layer.layer.index if row.layer else None, g)
     style = "cursor" if chosen else "" if row.layer else "dim"
     blocks: list[Block] = [_low(((g.cursor if chosen else " ", "cursor"), (label, style)), plan.label, tall)]
-    layer_columns = tuple(column for column in plan.columns if column[0] not in OF_WEIGHT)
-    weight_columns = tuple(column for column in plan.columns if column[0] in OF_WEIGHT)
+    layer_columns = tuple(column for column in plan.columns if not COLUMNS[column[0]].of_weight)
+    weight_columns = tuple(column for column in plan.columns if COLUMNS[column[0]].of_weight)
     if row.layer is not None:
         scale = 1.0 if is_bounded(row) else history.activation_scale or 1.0
         scales = scale, history.gradient_scale or 1.0
