@@ -200,8 +200,7 @@ def _only_slow(finding: Finding) -> bool:
 
     Only up to 0.2: larger ones made more random nets worse than better.
     """
-    lr = finding.fix.get("lr") if finding.name == "updates-small" and finding.fix else None
-    return isinstance(lr, int | float) and lr <= 0.2
+    return finding.name == "updates-small" and _amount(finding.fix or {}, "lr") <= 0.2
 
 
 def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
@@ -346,7 +345,7 @@ def _confidently_wrong(run: _Run) -> Iterator[Told]:
         return
     config = run.now.config
     advice: Advice = "make the last layer's weights small and its bias 0 at the start", None
-    if isinstance(shrink := config.get("last_shrink"), int | float):
+    if not math.isnan(shrink := _amount(config, "last_shrink")):
         small = min(shrink, 0.1 if config.get("fan_in") == "on" else 0.01)
         advice = advice[0], {"last_shrink": small, "last_bias_init": 0.0}
         if small == shrink and not config.get("last_bias_init"):  # what comes to it is too large
@@ -511,7 +510,7 @@ def _judged(run: _Run) -> list[Weight]:
 def _typical(snapshot: Snapshot) -> float:
     """The step from which update:data is judged."""
     config, after = snapshot.config, LIMITS["updates_after"]
-    if config.get("optimizer") == "rmsprop" and isinstance(beta2 := config.get("beta2"), float) and beta2 < 1:
+    if config.get("optimizer") == "rmsprop" and (beta2 := _amount(config, "beta2")) < 1:
         after = max(after, 1 / (1 - beta2))  # its mean square begins at 0, and is not corrected for that
     return after
 
@@ -566,9 +565,7 @@ def _running_statistics(run: _Run) -> Iterator[Told]:
     yield _check("running statistics", "{train:.2f} evaluated, {minibatches:.2f} minibatches", f"{most:g} apart",
                  "nats", {"apart": (None, most)}, train=splits.train, minibatches=splits.minibatches,
                  apart=gap)  # fmt: skip
-    momentum, batch = config.get("norm_momentum"), config.get("batch_size")
-    if not isinstance(momentum, int | float) or not isinstance(batch, int | float):
-        return
+    momentum, batch = _amount(config, "norm_momentum"), _amount(config, "batch_size")
     if _tiny(run) or not (0 <= momentum <= 1 and batch > 0):  # no settings of this program's
         return
     slower = 0.001 if run.now.steps >= 10_000 else 0.01
@@ -689,8 +686,7 @@ def _right_gain(run: _Run) -> Advice:
 def _way_around(run: _Run) -> Advice:
     """For gradients that grow through a great depth: a larger gain or BatchNorm alone would make that worse."""
     config = run.now.config
-    gain, right = config.get("gain"), GAINS.get(str(config.get("nonlinearity")))
-    too_large = isinstance(gain, int | float) and right is not None and gain > 1.1 * right
+    too_large = _amount(config, "gain") > 1.1 * GAINS.get(str(config.get("nonlinearity")), math.nan)
     if config.get("fan_in") == "off" or too_large or config.get("residual") is not False:
         return _right_gain(run)
     fix = _normalised(config, "")[1] if config.get("norm") == "none" else None
@@ -700,8 +696,7 @@ def _way_around(run: _Run) -> Advice:
 
 def _few(config: Mapping[str, Value]) -> bool:
     """Whether a batch has too few examples for a mean and variance to go by."""
-    batch = config.get("batch_size")
-    return isinstance(batch, int) and batch < 8
+    return _amount(config, "batch_size") < 8
 
 
 def _normalised(config: Mapping[str, Value], purpose: str) -> Advice:
@@ -724,9 +719,8 @@ def _signal(run: _Run) -> Advice:
 
 def _smaller(run: _Run) -> Advice:
     config = run.now.config
-    gain, right = config.get("gain"), GAINS.get(str(config.get("nonlinearity")))
     normed = config.get("norm", "none") != "none"
-    right_at_start = isinstance(gain, int | float) and right is not None and gain < right * 1.1
+    right_at_start = _amount(config, "gain") < GAINS.get(str(config.get("nonlinearity")), math.nan) * 1.1
     began = run.start and any(_excess(layer, True) > 0 for layer in run.start.layers)
     if config.get("fan_in") != "off" and config.get("norm_place") == "after" and normed and began:
         return "a normalisation before the nonlinearity holds what goes into it", {"norm_place": "before"}
@@ -766,8 +760,8 @@ def _larger_updates(run: _Run) -> Advice:
 
 def _smaller_updates(run: _Run) -> Advice:
     config = run.now.config
-    gain = config.get("gain")
-    if config.get("norm") != "none" and isinstance(gain, int | float) and gain < 0.5:
+    gain = _amount(config, "gain")
+    if config.get("norm") != "none" and gain < 0.5:
         return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
     if config.get("fan_in") == "off" and config.get("norm") == "none":
         return _divided(config)
@@ -778,7 +772,7 @@ def _slower(run: _Run) -> Advice:
     """What began too large comes before the rate, but for one that suits no net."""
     config, first, expected = run.now.config, run.now.first_loss, run.now.expected_loss
     rate = _rate(run._replace(updates={}), 0.1, "to keep it from blowing up")  # ruined weights' ratios say nothing
-    if isinstance(lr := config.get("lr"), int | float) and lr > HIGHEST_LR:
+    if _amount(config, "lr") > HIGHEST_LR:
         return rate
     if run.start:
         began = run._replace(now=msgspec.structs.replace(run.now, layers=run.start.layers, step=run.start.step))
@@ -818,14 +812,12 @@ def _rate(run: _Run, factor: float, purpose: str) -> Advice:
 
 def _lowered(run: _Run) -> bool:
     """Whether the schedule has lowered the learning rate."""
-    lr = run.now.config.get("lr")
-    return isinstance(lr, int | float) and run.now.lr is not None and run.now.lr < lr
+    return run.now.lr is not None and run.now.lr < _amount(run.now.config, "lr")
 
 
 def _decayed(run: _Run) -> bool:
     """Whether it has done so after the net had learnt: small updates are then meant."""
-    at = run.now.config.get("lr_decay_at")
-    return _lowered(run) and isinstance(at, int) and at >= 1000
+    return _lowered(run) and _amount(run.now.config, "lr_decay_at") >= 1000
 
 
 # --- words and numbers ---------------------------------------------------------------------------------------------
@@ -854,6 +846,12 @@ def _past(finding: Finding, run: _Run, now: str) -> Finding:
     assert run.start
     evidence = f"{finding.evidence}, at step {run.start.step:,}" + (f", {now} now" if now else "")
     return msgspec.structs.replace(finding, what=f"began: {finding.what}", evidence=evidence, past=True)
+
+
+def _amount(config: Mapping[str, Value], name: str) -> float:
+    """A setting that is a number; NaN, neither above nor below anything, where the net has none such."""
+    value = config.get(name)
+    return value if isinstance(value, int | float) else math.nan
 
 
 def _row(layer: Layer) -> str:
