@@ -34,7 +34,7 @@ from makemore_core.dataset import Dataset
 from makemore_core.doctor import examine
 from makemore_core.memory import free_memory
 from makemore_core.model import Model, sample
-from makemore_core.nets import Nets
+from makemore_core.nets import Nets, bytes_of
 from makemore_core.session import Recorder, Request, Session
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
@@ -441,19 +441,30 @@ def test_what_linux_would_kill_the_program_for_is_refused(few_names: Dataset, ch
     assert (ran.state, ran.attempt, ran.config) == ("finished", 0, SMALL)
 
 
-@pytest.mark.parametrize("also", [{}, {"n_hidden": 17}], ids=["live", "a new net"])
+def test_a_twin_that_there_is_no_memory_for_beside_the_net_is_refused(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("makemore_core.nets.free_memory", lambda: 1.5 * bytes_of(SMALL, few_names.vocabulary))
+    ran, script = play(few_names, at(40, Twin({"lr": 0.5})))
+    assert str(script.outcomes[0].error).startswith("there can be no such net here: it takes about")
+    assert (ran.state, ran.attempt) == ("finished", 0)
+
+
+@pytest.mark.parametrize(
+    ("also", "twin"), [({}, {}), ({"n_hidden": 17}, {}), ({}, {"n_hidden": 17})], ids=["live", "a new net", "a twin"]
+)
 def test_a_minibatch_that_does_not_fit_is_refused_and_changes_nothing(
-    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, also: dict[str, Value]
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, also: dict[str, Value], twin: dict[str, Value]
 ) -> None:
     call = Model.__call__
 
     def fitting(net: Model, x: torch.Tensor) -> torch.Tensor:
-        if len(x) > 1000:
+        if len(x) > 1000 and net.parameters()[1].shape[1] == SMALL.replace(also | twin).n_hidden:
             raise RuntimeError("can't allocate memory\nand where that was")
         return call(net, x)
 
     monkeypatch.setattr(Model, "__call__", fitting)
-    asked, script = play(few_names, at(50, Set({"batch_size": 1_000_000} | also)), watch=UNWATCHED)
+    asked, script = play(few_names, at(50, Set({"batch_size": 1_000_000} | also)), watch=UNWATCHED, twin=twin)
 
     assert script.outcomes[0].error == "batch_size=1000000: does not fit here: can't allocate memory"
     assert (asked.state, asked.attempt, asked.config) == ("finished", 0, SMALL)
