@@ -226,6 +226,8 @@ def test_a_change_that_cannot_be_made_again_ends_the_repetition(few_names: Datas
     ran.replay = [(0, 20, Set({"n_hidden": 10**9})), (0, 40, Set({"lr": 0.5}))]
     assert ran.run() == "finished"
     assert any(" cannot be made again: " in snapshot.message for snapshot in script.snapshots)
+    again, _ = play(few_names, at(40, Twin()), at(60, Restart()), twin={"norm": "none"})
+    assert (again.attempt, again.nets.twin) == (1, None)  # nor does it come back with a new net
     assert (ran.interventions, ran.config) == ([], SMALL)
 
 
@@ -236,6 +238,16 @@ def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
     assert ran.state == "finished"
     assert script.saved_at == [120, 150]
     assert script.losses == Trainer(SMALL, few_names).advance(150)
+def test_a_change_that_came_after_the_net_had_diverged_is_made_again_when_it_has(few_names: Dataset) -> None:
+    """Which is noticed some steps sooner or later, as the updates happen to come together."""
+    config = SMALL.replace({"lr": 1e6, "norm": "none", "nonlinearity": "identity"})
+    over = Move(lambda session: session.state in ("finished", "diverged"), Stop())
+    ran = Session(config, few_names, Channel(), recorder=Script(over), stay=True)
+    ran.replay = [(0, 119, Set({"lr": 0.01}))]
+    assert ran.run() == "finished"
+    assert (ran.attempt, ran.config.lr) == (1, 0.01)
+
+
 
 
 def test_steps_fewer_than_are_done_are_refused_but_for_a_new_net(few_names: Dataset) -> None:
