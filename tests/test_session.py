@@ -168,6 +168,13 @@ def test_the_planned_decay_of_the_learning_rate_is_marked_once_an_attempt(few_na
     marks = [(mark.step, mark.what, mark.attempt) for mark in ran.interventions]
     planned = "lr 0.1 → 0.01, as planned"
     assert marks == [(60, planned, 0), (0, "restart", 1), (60, planned, 1)]
+    assert play(few_names, config=config.replace({"lr_decay": 1.0}))[0].interventions == []  # by 1 it does not fall
+
+
+def test_of_very_many_marks_the_latest_are_told(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "MOST_INTERVENTIONS", 2)
+    _, script = play(few_names, *(at(step, Set({"lr": step / 100})) for step in (20, 30, 40)))
+    assert [mark.what for mark in script.snapshots[-1].interventions] == ["lr 0.2 → 0.3", "lr 0.3 → 0.4"]
 
 
 def test_a_restart_keeps_the_marks_and_begins_anew(few_names: Dataset) -> None:
