@@ -226,6 +226,8 @@ def test_a_run_whose_twin_was_ended_goes_on_as_if_alone(few_names: Dataset) -> N
     assert [seen.twin is not None for seen in (script.snapshots[0], script.snapshots[-1])] == [True, False]
     assert [(mark.step, mark.what) for mark in ran.interventions] == [(40, "twin off")]
     assert_same(weights(ran), weights(play(few_names)[0]))
+    again, _ = play(few_names, at(40, Twin()), at(60, Restart()), twin={"norm": "none"})
+    assert (again.attempt, again.nets.twin) == (1, None)  # nor does it come back with a new net
 
 
 def test_a_change_that_cannot_be_made_again_ends_the_repetition(few_names: Dataset) -> None:
@@ -233,18 +235,9 @@ def test_a_change_that_cannot_be_made_again_ends_the_repetition(few_names: Datas
     ran.replay = [(0, 20, Set({"n_hidden": 10**9})), (0, 40, Set({"lr": 0.5}))]
     assert ran.run() == "finished"
     assert any(" cannot be made again: " in snapshot.message for snapshot in script.snapshots)
-    again, _ = play(few_names, at(40, Twin()), at(60, Restart()), twin={"norm": "none"})
-    assert (again.attempt, again.nets.twin) == (1, None)  # nor does it come back with a new net
     assert (ran.interventions, ran.config) == ([], SMALL)
 
 
-def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
-    ran, script = play(few_names, once("finished", Set({"steps": 150})), stay=True)
-
-    assert ran.trainer.step == 150
-    assert ran.state == "finished"
-    assert script.saved_at == [120, 150]
-    assert script.losses == Trainer(SMALL, few_names).advance(150)
 def test_a_change_that_came_after_the_net_had_diverged_is_made_again_when_it_has(few_names: Dataset) -> None:
     """Which is noticed some steps sooner or later, as the updates happen to come together."""
     config = SMALL.replace({"lr": 1e6, "norm": "none", "nonlinearity": "identity"})
@@ -760,7 +753,10 @@ def test_what_is_told_at_the_end_is_of_the_end(few_names: Dataset, monkeypatch: 
     _, script = play(few_names, config=SMALL.replace({"steps": steps}), watch=Watch(every=1), stay=True)
     last = script.snapshots[-1]
     assert last.splits is not None
-    assert (last.splits.step, last.names_step, last.splits.test is None) == (steps, steps, False)
+    assert (last.splits.step, last.names_step) == (steps, steps)
+    splits = (ran.trainer.split(items) for items in (few_names.train, few_names.val, few_names.test))
+    losses = [model.evaluate(ran.trainer.model, split) for split in splits]
+    assert [last.splits.train, last.splits.val, last.splits.test] == pytest.approx(losses)
 
 
 def test_the_cadence_by_time_is_kept(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
