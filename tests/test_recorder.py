@@ -500,6 +500,26 @@ def test_where_nothing_was_left_nothing_is_undone(run: Callable[[Config], Path])
     assert "nothing to go forth to" in told
 
 
+def test_a_net_that_was_not_kept_after_all_is_told_and_then_passed_over(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    session = opened(folder, watch=Watch(every=1), stay=True)
+    asked, moves, told = session.recorder.asked, [Restart(), Restart(), Back(), Back(), Stop()], list[str | None]()
+
+    def moved(one: Session) -> list[Request]:
+        if one.trainer.step < 10 or not moves:
+            return asked(one)
+        if isinstance(moves[0], Back):
+            for saved in rundir.checkpoints(folder):
+                if saved.attempt == 1:
+                    shutil.rmtree(saved.path)
+        return [*asked(one), Request(moves.pop(0), "a test", told.append)]
+
+    session.recorder.asked = moved  # type: ignore[method-assign]
+    session.run()
+    assert told == [None, None, "the net of attempt 1 was not kept", None, None]
+    assert session.nets.origin == 0
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_a_net_that_took_long_is_not_left_where_it_cannot_be_saved(
     run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch, long: bool

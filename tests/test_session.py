@@ -248,6 +248,13 @@ def test_a_change_that_came_after_the_net_had_diverged_is_made_again_when_it_has
     assert (ran.attempt, ran.config.lr) == (1, 0.01)
 
 
+def test_a_finished_run_takes_more_steps(few_names: Dataset) -> None:
+    ran, script = play(few_names, once("finished", Set({"steps": 150})), stay=True)
+
+    assert ran.trainer.step == 150
+    assert ran.state == "finished"
+    assert script.saved_at == [120, 150]
+    assert script.losses == Trainer(SMALL, few_names).advance(150)
 
 
 def test_steps_fewer_than_are_done_are_refused_but_for_a_new_net(few_names: Dataset) -> None:
@@ -286,6 +293,12 @@ def test_a_diverged_run_is_told_and_any_change_restarts_it(
     assert ran.attempt == 1
     assert "finished" in [snapshot.state for snapshot in script.snapshots]
     assert math.isfinite(ran.net.seen.loss or math.nan)
+
+
+def test_no_rate_is_blamed_for_a_net_that_was_no_number_from_the_start(few_names: Dataset) -> None:
+    config = SMALL.replace({"gain": 1e38, "n_layer": 2, "norm": "none", "nonlinearity": "identity"})
+    _, script = play(few_names, config=config)
+    assert script.snapshots[-1].message == "the loss is no number from step 0 on: the doctor says why"
 
 
 def test_nothing_of_a_diverged_run_is_saved(few_names: Dataset) -> None:
@@ -329,6 +342,19 @@ def test_what_a_command_did_is_told_for_a_while_and_how_the_run_ended_for_good(
     said = messages.index(("paused", "lr 0.1 → 0.5"))
     assert ("paused", "") in messages[said:]
     assert messages[-1] == ("finished", "saved")
+
+
+def test_what_stands_is_told_again_once_what_a_command_did_was_told(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(session, "SAID", 0.0)
+    stands = "no GPU that torch can use on this machine: training on the CPU"
+    told = Move(lambda session: session.state == "paused" and session.message != "lr 0.1 → 0.5", Stop())
+    moves = at(40, Pause()), once("paused", Set({"lr": 0.5})), told
+    _, script = play(few_names, *moves, config=SMALL.replace({"device": "cuda"}), watch=Watch(every=1))
+    messages = [snapshot.message for snapshot in script.snapshots if snapshot.state == "paused"]
+    assert messages[messages.index("lr 0.1 → 0.5") :][-1] == stands
 
 
 def test_what_a_command_did_is_told_again_and_not_wiped_by_those_who_look(few_names: Dataset) -> None:
@@ -673,6 +699,15 @@ def test_every_loss_arrives_exactly_once(few_names: Dataset, watch: Watch) -> No
     assert script.snapshots[-1].first_loss == script.losses[0]
 
 
+def test_losses_that_wait_for_a_look_do_not_pile_up(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot has to be small enough for a line of the record."""
+    monkeypatch.setattr(session, "MOST_LOSSES", 10)
+    monkeypatch.setattr(session, "LONGEST_SLICE", 4)
+    _, script = play(few_names, watch=Watch(every=100))
+    assert max(len(snapshot.losses) for snapshot in script.snapshots) <= 10 + 4
+    assert len(script.losses) == SMALL.steps
+
+
 def test_the_cadence_in_steps_is_kept(few_names: Dataset) -> None:
     _, script = play(few_names, watch=Watch(every=25))
 
@@ -750,7 +785,7 @@ def test_what_is_told_at_the_end_is_of_the_end(few_names: Dataset, monkeypatch: 
     monkeypatch.setattr(clock, "CREDIT", dict.fromkeys(clock.CREDIT, 1e9))
     monkeypatch.setattr(clock, "FIRST_LOOK", 0.0)
     monkeypatch.setattr(model, "EVALUATION_BATCH", 100)
-    _, script = play(few_names, config=SMALL.replace({"steps": steps}), watch=Watch(every=1), stay=True)
+    ran, script = play(few_names, config=SMALL.replace({"steps": steps}), watch=Watch(every=1), stay=True)
     last = script.snapshots[-1]
     assert last.splits is not None
     assert (last.splits.step, last.names_step) == (steps, steps)
@@ -779,10 +814,12 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
 
     monkeypatch.setattr(Channel, "wait", wait)
     began = slow.now
-    _, script = play(few_names, at(20, Pace(10.0)), at(40, Pace(100.0)), at(90, Pace()), watch=Watch(every=1))
+    # the ten seconds at the lowest pace are given up with it
+    moves = at(20, Pace(10.0)), at(40, Pace(0.1)), at(41, Pace(100.0)), at(90, Pace())
+    _, script = play(few_names, *moves, watch=Watch(every=1))
     assert script.losses == Trainer(SMALL, few_names).advance(SMALL.steps)
     assert slow.now - began == pytest.approx(0.02 + 20 / 10 + 50 / 100 + (SMALL.steps - 90) * 0.001, abs=0.15)
-    assert {snapshot.pace for snapshot in script.snapshots} == {None, 10.0, 100.0}
+    assert {snapshot.pace for snapshot in script.snapshots} == {None, 10.0, 0.1, 100.0}
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
@@ -881,6 +918,50 @@ def test_step_and_loss_are_told_where_probes_are_too_dear(few_names: Dataset, mo
     assert max(b - a for a, b in itertools.pairwise(told)) <= 1200
     probed = {snapshot.layers_step for snapshot in script.snapshots if snapshot.layers}
     assert probed == {1, 10_000}
+
+
+def test_that_the_last_look_takes_long_is_told(few_names: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    SlowMotion(monkeypatch, {"tap": 0.0, "look": 0.0, "survey": 5.0, "sample": 0.0})
+    _, script = play(few_names, watch=Watch())
+    looking = next(seen for seen in script.snapshots if seen.step == SMALL.steps)
+    assert (looking.state, len(script.losses)) == ("running", SMALL.steps)
+
+
+@pytest.mark.parametrize("pace", [None, 1.0])
+def test_a_net_that_was_trained_slowly_is_as_dear(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch, pace: float | None
+) -> None:
+    class Full(Script):
+        def checkpoint(self, session: Session) -> str:
+            raise ValueError("the disk is full")
+
+    slow = SlowMotion(monkeypatch, {"tap": 0.0, "look": 0.0, "survey": 0.0, "sample": 0.0})
+
+    def wait(_: Channel, seconds: float) -> None:
+        slow.now += seconds
+
+    monkeypatch.setattr(Channel, "wait", wait)
+    script = Full(at(20, Restart()), at(21, Stop()))
+    ran = Session(SMALL, few_names, Channel(), recorder=script, watch=Watch(every=1, pace=pace))
+    ran.run()
+    refused = "this net is not left, for the disk is full"
+    assert (ran.attempt, script.outcomes[0].error) == ((0, refused) if pace else (1, None))
+
+
+def test_a_net_that_was_changed_live_is_not_looked_at_before_its_next_update(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which there is nothing to see yet, however long it waits for it."""
+    slow = SlowMotion(monkeypatch, {"tap": 0.0, "look": 0.0, "survey": 0.01, "sample": 0.0})
+
+    def wait(_: Channel, seconds: float) -> None:
+        slow.now += seconds
+
+    monkeypatch.setattr(Channel, "wait", wait)
+    surveyed = Move(lambda run: run.config.gain == 2.0 and run.net.seen.splits is not None, Stop())
+    _, script = play(few_names, at(20, Set({"gain": 2.0}, live=True)), surveyed, watch=Watch(every=1, pace=1.0))
+    last = script.snapshots[-1]
+    assert (last.step, last.layers, last.splits and last.splits.step) == (20, (), 20)
 
 
 def test_a_recorder_need_not_do_anything(few_names: Dataset) -> None:
