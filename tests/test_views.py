@@ -543,6 +543,8 @@ def test_the_legend_names_the_first_some_and_the_last_line_at_any_width() -> Non
 def test_unbounded_units_say_their_scale() -> None:
     text = "\n".join(text_of(draw(view(canned.course(canned.RELU, until=1000)), 120, 30)))
     assert "activation −4..4" in text or "activation −5..5" in text
+    bounded = canned.course(replace(canned.HEALTHY, kind="Sigmoid"), until=1000)
+    assert "activation −1..1" in "\n".join(text_of(draw(view(bounded), 120, 30)))
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "finished", "stopped", "crashed", "diverged", "unresponsive"])
