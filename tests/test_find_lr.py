@@ -136,3 +136,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert lowest in [f"{float(loss):.2f}" for at, loss in rows if at == rate]
     with pytest.raises(ValueError, match="updates=3"):
         find_lr.run(config, updates=3)
+    ruined = config.replace({"gain": 1e38, "n_layer": 2, "nonlinearity": "identity", "norm": "none"})
+    assert find_lr.run(ruined, updates=100) == 1  # no rate helps
+    assert "is no number, from the smallest rates on" in capsys.readouterr().out
