@@ -678,3 +678,20 @@ def test_unsettled_statistics_of_a_long_run_are_averaged_over_more_batches() -> 
     config = {"norm": "batch", "norm_momentum": 0.01, "batch_size": 32}
     (found,) = findings(foreign(steps=200_000, config=config, splits=Splits(2.5, 2.5, None, 6000, 2.1)))
     assert (found.what, found.fix) == ("unsettled statistics", {"norm_momentum": 0.001})
+
+
+@pytest.mark.parametrize(("steps", "momentum"), [(5_000, 0.01), (200_000, 0.001)])
+def test_statistics_are_averaged_over_no_more_batches_than_the_run_has(steps: int, momentum: float) -> None:
+    noisy = foreign(steps=steps, config={"norm": "batch", "norm_momentum": 0.1, "batch_size": 4})
+    (found,) = [found for found in findings(noisy) if found.name == "running-statistics"]
+    assert found.fix == {"norm_momentum": momentum}
+
+
+def test_a_run_that_blew_up_on_tiny_batches_is_given_larger_ones() -> None:
+    ruined = foreign(state="diverged", loss=math.nan, first_loss=3.3, expected_loss=3.3)
+    assert advice(Config(batch_size=4), ruined, "diverged").fix == {"batch_size": 32}
+
+
+def test_the_losses_of_the_start_are_no_part_of_the_latest() -> None:
+    began, now = (foreign(step=step, losses=(loss,), first_loss=30.0) for step, loss in ((1, 30.0), (5000, 2.0)))
+    assert checks(now, [began])["loss"].seen == "2.00, 30.00 at the first"
