@@ -147,6 +147,7 @@ def test_a_unit_followed_to_its_weights() -> None:
     trainer = trained("deep-tanh")
     unit = look(trainer, "dead-map", layer=7, unit=4).unit
     linear = trainer.model.leaves()[6]
+    assert unit.linear == 6
     assert unit.weights == pytest.approx(linear.weight[:, 4].tolist())
     x, y = present_batch(trainer)
     net = trainer.model.clone()
@@ -299,6 +300,11 @@ def test_calibration_is_the_statistics_of_the_whole_split() -> None:
     (layer,) = shown.layers
     assert layer.mean.calibrated == pytest.approx(hidden.mean(0).tolist(), abs=1e-4)
     assert layer.std.calibrated == pytest.approx(hidden.std(0).tolist(), rel=1e-4)
+    few = look(trainer, "batchnorm", examples=50).layers[0].std.calibrated
+    assert few == pytest.approx(hidden[:50].std(0).tolist(), rel=1e-4)
+    batch = trainer.model.embedding.infer(present_batch(trainer).x) @ trainer.model.leaves()[0].weight
+    assert layer.mean.batch == pytest.approx(batch.mean(0).tolist(), abs=1e-4)
+    assert layer.std.batch == pytest.approx(batch.std(0).tolist(), rel=1e-4)
     assert layer.mean.running == pytest.approx(trainer.model.leaves()[1].running_mean.tolist())
     assert shown.losses.running.val == pytest.approx(evaluate(trainer.model, trainer.val))
     # at momentum 0.001 the running statistics have only begun to settle after 300 steps
@@ -368,6 +374,7 @@ def test_gains_through_fifty_layers() -> None:
 
 
 def test_the_recommended_gain_of_relu() -> None:
-    shown = look(trained("deep-tanh", 1, nonlinearity="relu", gain=1.1), "gain")
+    shown = look(trained("deep-tanh", 1, nonlinearity="relu", gain=1.1, n_layer=12), "gain")
+    assert shown.depth == 12  # the net's own
     assert shown.recommended == pytest.approx(math.sqrt(2))
     assert 1.1 in [row.gain for row in shown.gains]

@@ -32,6 +32,7 @@ from makemore_core.command import (
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config, Value
 from makemore_core.dataset import Dataset
 from makemore_core.doctor import examine
+from makemore_core.layers import BatchNorm1d
 from makemore_core.memory import free_memory
 from makemore_core.model import Model, sample
 from makemore_core.nets import Nets, bytes_of
@@ -97,13 +98,14 @@ def test_paused_means_no_update_and_a_step_is_as_many_as_asked(few_names: Datase
 
 def test_what_only_coming_updates_read_never_restarts(few_names: Dataset) -> None:
     values: dict[str, Value] = dict.fromkeys(LIVE_FIELDS, 0.02)
-    values |= {"steps": 130, "batch_size": 5, "lr_decay_at": 60}
+    values |= {"steps": 130, "batch_size": 5, "lr_decay_at": 60, "norm_momentum": 0.02}
     ran, script = play(few_names, *(at(50, Set({name: value})) for name, value in values.items()), watch=Watch(every=3))
 
     assert ran.attempt == 0
     assert [snapshot.step for snapshot in script.snapshots] == sorted(snapshot.step for snapshot in script.snapshots)
     assert ran.trainer.step == ran.config.steps == 130
     assert {name: ran.config.as_dict()[name] for name in values} == values
+    assert {leaf.momentum for leaf in ran.trainer.model.leaves() if isinstance(leaf, BatchNorm1d)} == {0.02}
     made = [mark.step for mark in ran.interventions if "planned" not in mark.what]
     assert made == [outcome.step for outcome in script.outcomes if outcome.command != Set({"steps": 130})]  # no mark
 
@@ -482,7 +484,7 @@ def test_what_linux_would_kill_the_program_for_is_refused(few_names: Dataset, ch
 def test_a_twin_that_there_is_no_memory_for_beside_the_net_is_refused(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("makemore_core.nets.free_memory", lambda: 1.5 * bytes_of(SMALL, few_names.vocabulary))
+    monkeypatch.setattr("makemore_core.memory.free_memory", lambda: 1.5 * bytes_of(SMALL, few_names.vocabulary))
     ran, script = play(few_names, at(40, Twin({"lr": 0.5})))
     assert str(script.outcomes[0].error).startswith("there can be no such net here: it takes about")
     assert (ran.state, ran.attempt) == ("finished", 0)
