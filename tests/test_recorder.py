@@ -475,6 +475,19 @@ def test_going_back_is_made_again_after_a_kill(run: Callable[[Config], Path], fe
     assert differing(session.trainer, reference(SMALL, few_names, [])) == []
 
 
+def test_a_trainer_that_comes_later_can_undo_and_do_again(run: Callable[[Config], Path]) -> None:
+    folder = run(SMALL)
+    orders = Order(0, 40, Restart()), Order(1, 30, Back()), Order(2, 50, Stop())
+    assert opened(folder, *orders).run() == "stopped"
+    forth, live = Order(2, 60, Back(forth=True)), Order(3, 40, Set({"norm": "none"}, live=True))
+    assert opened(folder, forth, live, Order(4, 70, Set({"lr": 0.1})), Order(4, 75, Stop())).run() == "stopped"
+    last = opened(folder, Order(4, 80, Set({"n_hidden": 12})))
+    last.run()
+    origins = {(seen.attempt, seen.origin) for seen in snapshots(folder)}
+    assert origins == {(0, None), (1, None), (2, 0), (3, 1), (4, 3), (5, None)}
+    assert last.undo.behind == [(2, 60), (3, 40), (4, 40)]  # of the last its own updates, since it was changed live
+
+
 def test_the_net_that_took_longest_stays_however_many_are_left(run: Callable[[Config], Path]) -> None:
     folder = run(SMALL)
     session, left = opened(folder, watch=Watch(every=1)), 100
@@ -799,6 +812,25 @@ def test_a_full_disk_is_counted_shown_and_got_over(
     assert {snapshot.step for snapshot in kept} >= {*range(41), *range(120, 151)}  # after at most a moment's pause
     assert RecordReader(folder / rundir.RECORD).damaged == 0
     assert differing(load_attempt(folder)[0], reference(SMALL, few_names, [(0, 70, Set({"lr": 0.5}))])) == []
+
+
+def test_a_finished_run_is_saved_as_soon_as_there_is_room(run: Callable[[Config], Path], disk: list[bool]) -> None:
+    folder = run(SMALL)
+    session, waited = opened(folder), list[str]()
+    asked = session.recorder.asked
+
+    def room(one: Session) -> list[Request]:
+        if one.state == "finished":
+            disk.clear()
+            waited.append(one.state)
+            if len(waited) > 100:
+                one.end()
+        return asked(one)
+
+    session.recorder.asked = room  # type: ignore[method-assign]
+    at(session, 100, lambda: disk.append(True))
+    assert session.run() == "finished"
+    assert load_attempt(folder)[0].step == SMALL.steps
 
 
 @pytest.mark.parametrize("becomes", ["removed", "renamed", "replaced"])
