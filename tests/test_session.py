@@ -111,6 +111,24 @@ def test_what_only_coming_updates_read_never_restarts(few_names: Dataset) -> Non
 
 
 @pytest.mark.parametrize(
+    ("optimizer", "name"),
+    [
+        ("momentum", "momentum"),
+        ("rmsprop", "beta2"),
+        ("adam", "beta1"),
+        ("adam", "optimizer_eps"),
+        ("adamw", "weight_decay"),
+    ],
+)
+def test_what_the_optimiser_is_told_on_the_way_it_does(few_names: Dataset, optimizer: str, name: str) -> None:
+    config = SMALL.replace({"optimizer": optimizer, "lr": 0.01})
+    _, script = play(few_names, at(40, Set({name: 0.25})), config=config, watch=Watch(every=40))
+    losses = Trainer(config, few_names).advance(SMALL.steps)
+    assert script.losses[:41] == losses[:41]  # the first loss after the change is of the net before it
+    assert script.losses[41:] != losses[41:]
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [("norm", "none"), ("gain", 2.0), ("fan_in", "off"), ("nonlinearity", "relu"), ("optimizer", "adam")],
 )
