@@ -151,6 +151,27 @@ def test_many_commands_of_one_client_keep_their_order(run: Run) -> None:
     assert [command for command, _ in run.applied] == [Step(n) for n in range(1, 101)]
 
 
+def test_who_waits_for_one_answer_loses_no_other(run: Run) -> None:
+    client = ControlClient(run.folder)
+    name = client.send(Pause())
+    assert client.request(Resume()).ok
+    assert [reply.id for reply in client.replies()] == [name]
+
+
+def test_who_was_connected_to_a_trainer_that_ended_reaches_the_next_at_once(run: Run) -> None:
+    client = ControlClient(run.folder)
+    assert client.request(Pause()).ok
+    run.server.close()
+    run.server = ControlServer(run.folder, wake=run.wake)
+    assert client.request(Resume()).ok
+
+
+def test_a_trainer_that_ends_late_does_not_hide_the_next(run: Run) -> None:
+    late, run.server = run.server, ControlServer(run.folder, wake=run.wake)
+    late.close()
+    assert ping(run.folder) is not None
+
+
 def test_a_ping_tells_state_step_and_who_trains(run: Run) -> None:
     run.server.tell("paused", 41)
     found = ping(run.folder)
