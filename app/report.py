@@ -314,7 +314,7 @@ def examine_run(run: str | None, as_json: bool) -> int:
     twin = chart.twin.examine() if chart.twin else None
     if as_json:
         told = {"run": folder.name, "findings": found, "checks": checks, "twin": twin and twin._asdict()}
-        click.echo(msgspec.json.encode(told))
+        click.echo(to_json(msgspec.to_builtins(told)))
         return Exit.TROUBLE if found else Exit.DONE
     if not found:
         so_far = " so far" * (not all(check.seen for check in checks))
