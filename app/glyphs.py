@@ -211,7 +211,7 @@ def fixed(value: float, width: int, decimals: int = 2, *, plus: bool = False, gl
     if (text := word(value)) is None:
         sign = "+" if plus else ""
         for places in range(decimals, -1, -1):
-            text = f"{value:{sign}.{places}f}"
+            text = f"{value:{sign}z.{places}f}"  # z: what rounds to 0 has no minus
             if len(text) <= width:
                 break
         else:

@@ -614,7 +614,7 @@ class Studio(App[int]):
     def action_screen(self, name: str) -> None:
         if name == self.state.screen:
             name = self.screen_before()
-        self.state = replace(self.state, screen=name, scroll=0)
+        self.state = replace(self.state, screen=name, scroll=0, message="")
         self.paint()
 
     def action_enlarge(self) -> None:

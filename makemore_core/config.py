@@ -242,10 +242,12 @@ def _checked(name: str, value: Value) -> Value:
 
 
 def shown(value: Value) -> str:
-    """A setting as people write it: on, off, 0.1, tanh."""
+    """A setting as people write it: on, off, 0.1, tanh; a gain of 5/3 as the lecture does."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "5/3" if abs(value - 5 / 3) < 1e-9 else f"{value:.4g}"
+    return str(value)
 
 
 def decayed(config: Mapping[str, Value], step: int) -> str:

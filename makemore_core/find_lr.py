@@ -90,7 +90,7 @@ def suggest(rates: Sequence[float], smooth: Sequence[float], noise: float) -> tu
     reason = f"the loss is lowest, {lowest:.2f}, at lr {rates[bottom]:.2g}"
     if risen is None:
         return _round(rates[bottom], math.inf), f"{reason}, and does not rise again up to {rates[-1]:g}"
-    return _round(rates[bottom], rates[risen]), f"{reason}; from {_round_up(rates[risen]):g} on it rises"
+    return _round(rates[bottom], rates[risen]), f"{reason}; from {_round_up(rates[risen]):g} on it clearly rises"
 
 
 def _first(smooth: Sequence[float]) -> int:

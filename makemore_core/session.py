@@ -361,9 +361,7 @@ class Session:
 
     def _diverge(self, since: int | None) -> None:
         self.state, self._pause_at = "diverged", None
-        # before the first update no rate can be the reason
-        what = "lower the learning rate or the gain" if since else "the doctor says why"
-        self.message = f"the loss is no number from step {since} on: {what}"
+        self.message = f"the loss is no number from step {since} on: the doctor says what to try"
 
     def _finish(self) -> None:
         """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint.
@@ -682,6 +680,7 @@ class Session:
         assert nets is not None
         before = self.config.as_dict()
         asked = isinstance(command, Set) and command.paused
+        ruined = self.state == "diverged"
         waits, lost = asked or self.state == "paused" or self._pause_at is not None, self._lost(left)
         self.undo.leave(left, command if isinstance(command, Back) else None)
         self.attempt += 1
@@ -700,6 +699,7 @@ class Session:
             changed = {name: value for name, value in self.config.as_dict().items() if value != before[name]}
             what = in_words(Set(changed), before) if changed else "the same settings"
             self.message = f"{in_words(command)} to the net at step {step:,}: {what}"
+            self.message += "; the one that diverged was not kept" * ruined
             if over:  # what is finished is saved
                 with contextlib.suppress(ValueError):
                     self.recorder.checkpoint(self)

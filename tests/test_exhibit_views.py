@@ -141,9 +141,35 @@ def test_the_worst_layer_is_told_and_a_saturated_one_signed() -> None:
     exhibit = Exhibit("dead-map", 30, {**data, "dead": list(range(100))})
     saturated.history.exhibits["dead-map"] = exhibit
     spans = chain(*draw(saturated, 160, 48))
-    assert any(style == "sick" and re.fullmatch(r"!\S+% flat", text) for text, style in spans)
+    assert any(style == "sick" and re.fullmatch(r"!\S+% beyond 0\.99", text) for text, style in spans)
     strip = next(line for line in draw(saturated, 160, 48) if any("per unit" in text for text, _ in line))
     assert {style for text, style in strip if set(text) & set("▁▂▃▄▅▆▇█")} == {"sick"}
+
+
+@pytest.mark.parametrize("about", ["backward", "find-lr", "batchnorm", "gain", "dead-map", "layer", "weights"])
+def test_what_is_explained_stays_on_the_screen_below_the_words(about: str) -> None:
+    explained = replace(view(about, "mlp-batchnorm"), screen="explain", options={"explained": about})
+    told, alone = text_of(draw(explained, 160, 48)), text_of(draw(replace(explained, screen=about), 160, 48))
+    head = next(line for line in alone[2:] if line.startswith("─ "))
+    assert told[2].startswith("─ explained ")
+    assert head in told[4:]
+    assert not any("enter " in line for line in told[:-1])  # its keys do nothing here
+    assert "e back" in told[-1]
+
+
+def test_a_gain_that_is_not_divided_by_fan_in_is_not_marked_as_a_curves() -> None:
+    def told(fan_in: str) -> str:
+        shown = view("gain", "deep-tanh")
+        assert shown.history.snapshot is not None
+        config = {**shown.history.snapshot.config, "fan_in": fan_in}
+        history = History()
+        history.feed([msgspec.structs.replace(shown.history.snapshot, config=config)])
+        history.exhibits = shown.history.exhibits
+        return words(replace(shown, history=history), 160, 48)
+
+    assert "this net's" in told("on")
+    assert "this net's" not in told("off")
+    assert "this net does not divide by fan-in: f" in told("off")
 
 
 def test_units_that_are_no_numbers_are_neither_flat_nor_alive() -> None:
@@ -204,7 +230,7 @@ def test_flags() -> None:
 
 def test_gradients_with_their_formulas() -> None:
     shown = words(view("backward", backward_row=8))
-    assert "all 25 gradients and 2 in one expression are close" in shown
+    assert "all 25 gradients and 2 in one expression agree" in shown
     assert re.search(r", \d+ exact\n", words(view("backward", backward_row=8), 80, 24))
     assert "dh = dlogits @ W2.T" in shown
     assert "second linear layer; 32×200" in shown
@@ -435,7 +461,7 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     assert "from the seed" in words(began)
     shown = words(view("doctor"))
     assert "std 0.62 → 0.32" in shown
-    assert "gain 1.667 → 1.667" in shown
+    assert "gain 5/3 → 5/3" in shown
 
 
 def check(name: str, seen: str, limit: str, *, found: bool = False) -> Check:
@@ -509,7 +535,7 @@ def test_what_enter_does_is_told_on_a_small_screen_and_not_where_it_may_not() ->
     state = replace(view("doctor"), findings=(canned.FOUND,) * 5 + (long,) * 5, options={"doctor_row": 5})
     small = words(state, 40, 12)
     assert "try    gain 5/3" in small
-    assert "enter  gain 1.667" in small
+    assert "enter  gain 5/3" in small
     assert "more above" in small
     for name in ("doctor", "gain", "find-lr", "presets"):
         for readonly, absent in ((False, ""), (True, ""), (False, "nobody is training it now")):
@@ -653,10 +679,10 @@ async def test_what_enter_applies_is_live_where_that_is_on() -> None:
         await until(pilot, lambda: "gain" in studio.history.exhibits)
         await pilot.press("up", "L", "enter")
         assert stream.sent[-1] == Set({"gain": 1.5}, live=True)
-        assert studio.state.message == "gain 1.667 → 1.5, applied to the live weights; u undoes it"
+        assert studio.state.message == "gain 5/3 → 1.5, applied to the live weights; u undoes it"
         await pilot.press("D", "enter")
         assert stream.sent[-1] == Set({"gain": 5 / 3}, live=True)
-        assert studio.state.message == "gain 1.5 → 1.667, applied to the live weights; u undoes it"
+        assert studio.state.message == "gain 1.5 → 5/3, applied to the live weights; u undoes it"
         await pilot.press("P", "down", "enter")
         assert isinstance(stream.sent[-1], Set)
         assert (stream.sent[-1].live, stream.sent[-1].fresh) == (False, True)

@@ -80,7 +80,7 @@ def test_what_is_suggested_lies_below_where_the_loss_rises() -> None:
     smooth = [3.0, 2.9, 2.44, 2.6, 2.8]
     assert find_lr.suggest([0.001, 0.02, 0.0452, 0.046, 0.1], smooth, 0.01) == (
         0.04,
-        "the loss is lowest, 2.44, at lr 0.045; from 0.05 on it rises",
+        "the loss is lowest, 2.44, at lr 0.045; from 0.05 on it clearly rises",
     )
     assert find_lr.suggest([0.001, 0.02, 0.0962, 0.0975, 0.1], smooth, 0.01)[0] == 0.09
     assert find_lr.suggest([0.001, 0.02, 0.0962, 0.13, 0.2], smooth, 0.01)[0] == 0.1

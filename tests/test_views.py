@@ -40,7 +40,7 @@ from app.views.layer import _bars, _over_steps
 from app.views.lines import Line, cells_of, cut
 from app.views.state import View, rows, update_sick, window
 from app.views.table import header, layout, per_column, spark, table
-from makemore_core.config import Config
+from makemore_core.config import Config, Value
 from makemore_core.presets import PRESETS
 from makemore_core.snapshot import Event, Histogram, Intervention, Snapshot, Splits, Weight
 from tests import canned
@@ -119,8 +119,8 @@ def test_every_screen_shows_every_net_at_every_size(net: str, screen: str) -> No
 def test_the_dashboard_at_80_by_24_is_this() -> None:
     state = view(canned.course(until=20_000), findings=())
     picture = text_of(draw(state, 80, 24))
-    assert picture[0] == "canned  deep-batchnorm  step 20,000/200,000  4,980/s  eta 0:36          training"
-    assert picture[1] == "━──────────  loss 2.227    val 2.218 at 20k    ln V 3.296  lr 0.1  probes 1.1%"
+    assert picture[0] == "canned  deep-batchnorm  BN ×1  step 20,000/200,000  4,980/s  eta 0:36   training"
+    assert picture[1] == "━──────────  loss 2.227  val 2.218 at 20k    ln V 3.296  lr 0.1  probes 1.1%"
     head = "act −1..1 mean std sat. gr ±0.006 std g:d upd:data now"
     assert picture[2].split() == ["layer", *head.split()]
     assert picture[3].split()[:3] == ["▸", "C", "27×10"]
@@ -137,11 +137,11 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     course[-1] = msgspec.structs.replace(course[-1], config=config)
     assert "  deep-batchnorm  norm none, gain 0.5  cpu plain" in text_of(draw(view(course), 160, 48))[0]
     course[-1] = msgspec.structs.replace(course[-1], run="deep-batchnorm-3")
-    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3  2 changed  step 2,000/200,000 ")
+    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3*  no BN ×0.5  step 2,000/200,000 ")
     for run, cells, told in (
         ("deep-batchnorm-3", 72, "deep-batchnorm-3*  step"),
         ("mine", 80, "mine  norm none, gain 0.5  step"),
-        ("mine", 68, "mine  2 changed  step"),
+        ("mine", 68, "mine*  no BN ×0.5  step"),
         ("mine", 62, "mine*  step"),
     ):
         course[-1] = msgspec.structs.replace(course[-1], run=run)
@@ -152,13 +152,14 @@ def test_a_run_that_became_another_experiment_keeps_its_name_and_says_so() -> No
     course = canned.course(until=2000)
     config = PRESETS["deep-tanh-gain1"].config().as_dict()
     course[-1] = msgspec.structs.replace(course[-1], run="deep-tanh-1", preset="deep-tanh", config=config, pace=1.0)
-    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-tanh-1*  step")
+    assert text_of(draw(view(course), 80, 24))[0].startswith("deep-tanh-1*  no BN ×1  step")
     assert text_of(draw(view(course), 100, 24))[0].startswith("deep-tanh-1  deep-tanh-gain1  ")
 
 
 @pytest.mark.parametrize(("run", "cells", "told"), [
-    ("mine", 80, "mine  deep-batchnorm  step"), ("deep-batchnorm-2", 80, "deep-batchnorm-2  cpu plain  step"),
-    ("a-name-as-long-as-this", 80, "a-name-as-long-as-this  step"), ("実験その一" * 5, 80, "実験その一実験その"),
+    ("mine", 80, "mine  deep-batchnorm  BN ×1  step"),
+    ("deep-batchnorm-2", 80, "deep-batchnorm-2  BN gain 1  step"),
+    ("a-name-as-long-as-this", 80, "a-name-as-long-as-this  BN ×1  step"), ("実験その一" * 5, 80, "実験その一実験その"),
     ("mine", 44, "mine 2,000 loss"),
 ])  # fmt: skip
 def test_two_runs_can_be_told_apart_in_a_narrow_terminal(run: str, cells: int, told: str) -> None:
@@ -188,7 +189,7 @@ def test_a_twin_is_named_by_what_differs_now() -> None:
 def test_a_twin_is_told_of_on_every_screen() -> None:
     course = canned.course(until=2000)
     course[-1] = msgspec.structs.replace(course[-1], twin=msgspec.structs.replace(course[-1], smoothed_loss=2.5))
-    assert "  loss 2.710    twin 2.500   val 2.642 at 2k     ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
+    assert "  loss 2.710  twin 2.500  val 2.642 at 2k     ln V 3.296" in text_of(draw(view(course), 80, 24))[1]
 
 
 def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
@@ -196,8 +197,27 @@ def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
     twin = msgspec.structs.replace(course[-1], loss=2.31194, smoothed_loss=2.5)
     course[-1] = msgspec.structs.replace(course[-1], state="paused", loss=2.52251, twin=twin)
     shown = text_of(draw(view(course), 200, 48))[1]
-    assert "batch 2.5225  twin 2.3119  " in shown
+    assert "  loss 2.710  twin 2.500  " in shown
+    assert shown.endswith("batch 2.5225, 2.3119")
     assert shown.count("batch") == 1
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({}, "  BatchNorm, gain 1  "), ({"norm": "none", "gain": "auto"}, "  norm none, gain auto  cpu"),
+    ({"fan_in": "off"}, "  BatchNorm, gain 1, no fan-in  "), ({"gain": 5 / 3}, "  gain 5/3  BatchNorm  "),
+])  # fmt: skip
+def test_the_header_always_tells_norm_gain_and_fan_in(changes: dict[str, Value], told: str) -> None:
+    course = canned.course(until=2000)
+    course[-1] = msgspec.structs.replace(course[-1], config={**course[-1].config, **changes})
+    assert told in text_of(draw(view(course), 160, 48))[0]
+
+
+def test_the_first_loss_is_told_as_that_of_the_net_before_its_first_update() -> None:
+    first = msgspec.structs.replace(canned.course(until=1)[-1], loss=24.71604, smoothed_loss=24.71604, step=1)
+    for state in ("paused", "running"):
+        told = text_of(draw(view([msgspec.structs.replace(first, state=state)]), 80, 24))[1]  # type: ignore[arg-type]
+        assert "first loss !24.7160  " in told
+        assert "batch" not in told
 
 
 @pytest.mark.parametrize("lines", [24, 12])

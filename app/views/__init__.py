@@ -29,6 +29,8 @@ from app.views.lines import Line, block, cells_of
 from app.views.state import MOVES, Draw, Screen, View
 from app.views.status import ask, keys_line, message_line, status
 
+LEAST_EXPLAINED = 9  # lines of a picture below its explanation
+
 
 def page(text: Callable[[View, int], Sequence[Line]]) -> Draw:
     """How a text is drawn: from the line on that it is scrolled to, with a word of what is hidden."""
@@ -46,6 +48,15 @@ def page(text: Callable[[View, int], Sequence[Line]]) -> Draw:
     return drawn
 
 
+def explained(view: View, width: int, height: int) -> Sequence[Line]:
+    """The explanation above what it explains, which its own keys do not move here; alone where there is no room."""
+    words, about = explain.text(view, width), screen(explain.about(view))
+    room = height - len(words)
+    if about.text or room < LEAST_EXPLAINED:
+        return page(explain.text)(view, width, height)
+    return [*words, *about.draw(view, width, room + bool(about.press))][:height]  # without the line of its keys
+
+
 SCREENS: tuple[Screen, ...] = (
     Screen("dashboard", dashboard),
     Screen("layer", layer.draw, every=1.0),
@@ -59,7 +70,7 @@ SCREENS: tuple[Screen, ...] = (
     Screen("gain", gain.draw, look=gain.look, press=gain.press),
     Screen("presets", presets.draw, press=presets.press),
     Screen("doctor", doctor.draw, press=doctor.press),
-    Screen("explain", page(explain.text), text=explain.text),
+    Screen("explain", explained, text=explain.text),
     Screen("help", page(keyhelp.text), every=1.0, text=keyhelp.text),
 )
 

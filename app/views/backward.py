@@ -45,9 +45,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     note = f"{form}, next minibatch {taken_at(view, NAME)}, loss {data.loss:.4f}"
     lines: list[Line] = [heading("backward by hand", note, width, g)]
     beside = f" and {len(data.one_expression)} in one expression" if data.one_expression else ""
-    number = f"{len(data.gradients)} gradients{beside}"
-    told = f"!{len(wrong)} of {number} differ from autograd's" if wrong else f"all {number} are close to autograd's"
-    exact = f", {sum(row.exact for row in rows)} exact"
+    number, number_exact = f"{len(data.gradients)} gradients{beside}", sum(row.exact for row in rows)
+    told = f"!{len(wrong)} of {number} differ from autograd's" if wrong else f"all {number} agree with autograd's"
+    exact = f", {number_exact} exact" if number_exact else ", up to rounding"
     if lost and not wrong:
         told, exact = f"nothing to compare: {len(lost)} of {number} are nan on both sides", ""
     lines.append([(f" {told}", "sick" if wrong else "note" if lost else "good"), (exact, "dim")])
@@ -67,23 +67,26 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     below.append(hint("↑↓ gradient  . one step  esc back", view))
     label = min(22, max(glyph.width_of(row.name) for row in rows) + 1)
     by_hand = "by hand" if width >= label + 56 else ""
-    lines.append([(_columns("d loss / d", "shape", "largest", "exact", "close", "off by", by_hand, label), "axis")])
+    head = by_hand + ", through the next brick" * bool(by_hand and data.form != "pieces" and width >= label + 90)
+    exact_head = "exact" * bool(number_exact)
+    lines.append([(_columns("d loss / d", "shape", "largest", exact_head, "close", "off by", head, label), "axis")])
 
     def drawn(position: int) -> list[Line]:
-        head: list[Line] = [[(" in one expression", "axis")]] if position == len(data.gradients) else []
-        return [*head, _line(rows[position], position == at, label, bool(by_hand), view)]
+        apart: list[Line] = [[(" in one expression", "axis")]] if position == len(data.gradients) else []
+        return [*apart, _line(rows[position], position == at, label, bool(exact_head), bool(by_hand), view)]
 
     lines += listed(len(rows), at, max(1, height - len(lines) - len(below) - 1), drawn, g)
     return [*block(lines, width, height - len(below), g), *block(below, width, len(below), g)]
 
 
 def _columns(name: str, shape: str, size: str, exact: str, close: str, off: str, formula: str, label: int) -> str:
-    return f" {name:{label}s}{shape:>10s}  {size:>7s}  {exact:5s}  {close:5s}  {off:>7s}  {formula}"
+    exact = f"{exact:5s}  " if exact else ""
+    return f" {name:{label}s}{shape:>10s}  {size:>7s}  {exact}{close:5s}  {off:>7s}  {formula}"
 
 
-def _line(row: GradientRow, selected: bool, label: int, by_hand: bool, view: View) -> Line:
+def _line(row: GradientRow, selected: bool, label: int, any_exact: bool, by_hand: bool, view: View) -> Line:
     g = view.glyphs
-    exact, close = ("yes" if row.exact else "no"), ("yes" if row.close else "nan" if row.nan else "!NO")
+    exact, close = ("yes" if row.exact else "no") * any_exact, ("yes" if row.close else "nan" if row.nan else "!NO")
     name = glyph.safe(row.name, label - 1, g) + " "
     size, off = (glyph.scientific(value) for value in (row.size, row.largest))
     formula = glyph.escape(row.formula, ascii=g.ascii) if by_hand else ""

@@ -17,6 +17,7 @@ NAME = "batchnorm"
 SLIDERS = 5
 START = (-2, -1, 0, 1, 2)
 REACH = 10  # of a slider, in halves
+LEAST_PART = 4  # lines of one that is begun
 PARTS = ("statistics", "company", "slider", "spread")
 
 
@@ -61,10 +62,9 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     order = [*PARTS[at:], *PARTS[:at]]
     lines: list[Line] = []
     for position, part in enumerate(order):
-        drawn = _part(part, data, view, width, position == 0)
-        if position and len(lines) + len(drawn) > height - 2:
+        if position and height - 1 - len(lines) < LEAST_PART:
             break
-        lines += drawn
+        lines += _part(part, data, view, width, position == 0)
     lines = block(lines, width, height - 1, g)
     own = {
         "statistics": "enter whole splits / a part", "company": "←→ another example",

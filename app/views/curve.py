@@ -598,10 +598,15 @@ def with_plot(
 
 
 def updates_over_steps(view: View, width: int, height: int) -> list[Line]:
-    """update:data of every weight over the whole run, one scale for all, the guide at -3."""
+    """update:data of every weight over the whole run, one scale for all, the guide at -3. The scale is that of the
+    sparklines, or the part of it, in halves, that they have ever taken: lines that lie close can be told apart.
+    """
     courses = [Course(row.weight.update, style, letter) for row, style, letter in curves(view) if row.weight]
-    guides = ((GUIDE, "guide"),)
-    return lines_over_steps(thinned(courses), view, width, height, low=UPDATE_LOW, high=UPDATE_HIGH, guides=guides)
+    guides, bounds = ((GUIDE, "guide"),), [found for course in courses if (found := course.series.bounds())]
+    lowest, highest = min((low for low, _ in bounds), default=GUIDE), max((high for _, high in bounds), default=GUIDE)
+    lowest, highest = (min(UPDATE_HIGH, max(UPDATE_LOW, value)) for value in (lowest, highest))
+    low, high = min(GUIDE - 0.5, math.floor(2 * lowest) / 2), max(GUIDE + 1.0, math.ceil(2 * highest) / 2)
+    return lines_over_steps(thinned(courses), view, width, height, low=low, high=high, guides=guides)
 
 
 def thinned(found: list[T], most: int = LINES) -> list[T]:

@@ -81,7 +81,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         return block([title, [(words, "sick")], _layers(data, width, view)], width, height, g)
     lines: list[Line] = [[]]  # the heading, once it is known how much there is room for
     saturated = data.layer in _saturated(view)
-    share = "!" * saturated + glyph.percent(data.share).strip() + " flat"
+    beyond = "flat" if data.threshold is None else f"beyond {data.threshold:g}"
+    share = "!" * saturated + glyph.percent(data.share).strip() + f" {beyond}"
     count = len(data.dead)
     dead = f"!{count} of {len(data.map)}" if count else "none"
     lines.append([

@@ -8,11 +8,11 @@ from app.views.state import View, hint, selected
 from makemore_core.doctor import LIMITS
 
 COLUMNS: dict[str, str] = {
-    "activation": "A histogram of what the layer gives for one minibatch, one scale for all rows.",
+    "activation": "A histogram of the layer's outputs for one minibatch, one scale for all rows.",
     "std": "The spread of those numbers. It should be about the same in every row; each row smaller than the one "
     "above means that the gain is too small.",
     "saturated": "The share in the flat region, where the slope is near 0 and the gradient stops.",
-    "gradient": "The derivative of the loss by what the layer gives, and its std. The same in every row: every "
+    "gradient": "The derivative of the loss by those outputs, and its std. The same in every row: every "
     "layer hears about the loss alike. Growing or shrinking: some learn too fast, others not at all.",
     "grad:data": "The gradient's std over the weights' own: how large a step along it would be for the weights.",
     "update:data": "The same for the step that was really taken, as log10. The guide is -3: a thousandth of the "
@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[str, str]] = {
         "A tanh layer at ease fills -1..1; piled up at the ends it is saturated, a narrow peak in the middle is faded.",
         (
             "The share beyond |tanh| 0.97, where the slope 1 - t*t is near 0 and the gradient stops. 5 % is healthy "
-            "at the start, 20 % in the first layer too; learning raises it."
+            "at the start, up to 20 % in the first layer; learning raises it."
         ),
     ),
     "sigmoid": (
@@ -57,19 +57,24 @@ SCREENS: dict[str, str] = {
     "dead-map": "Each column is a unit, each row of dots an example; ink where the unit is flat, so that no gradient "
     "passes. A column that is all ink is a unit that no example of this minibatch reaches; it is dead only if no "
     "example of the whole training split does, and then nothing brings it back while what comes in stays as it is.",
-    "backward": "The gradient of the loss by every intermediate result, worked out by hand, against autograd's. Exact "
-    "means equal bit for bit, close equal but for rounding. Part 4 takes a net with one hidden layer and BatchNorm "
-    "apart into 26 pieces, 25 without b1, the bias that BatchNorm makes useless; any other net goes brick by brick.",
+    "backward": "The gradient of the loss by every intermediate result, worked out by hand, against autograd's: "
+    "largest is its largest entry, off by the largest difference. Exact means equal bit for bit, close equal but for "
+    "rounding. Backward goes from the bottom up: a formula makes a gradient of the one by what comes next, dout. "
+    "Part 4 takes a net with one hidden layer and BatchNorm apart into 26 pieces, 25 without b1, the bias that "
+    "BatchNorm makes useless; any other net goes brick by brick.",
     "batchnorm": "In training BatchNorm uses the mean and std of the minibatch, so that what the net says of an "
     "example depends on its company: a regulariser by accident. In evaluation it uses running statistics, which have "
     "to be near those of all the data, or the losses differ.",
     "gain": "Weights divided by the root of fan-in keep a spread of 1 through a linear layer. A nonlinearity squeezes "
     "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates, "
-    "or explodes where nothing bounds it.",
-    "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. At the "
-    "bottom of the valley, before it rises, the rate is good; where it rises, too large.",
-    "layer": "One layer enlarged: its histogram now, and behind it the one of the first update, so that a drift shows; "
-    "and its numbers over the whole run.",
+    "or explodes where nothing bounds it. A curve a gain, the std behind each layer of a fresh net without a norm, "
+    "fed with normal numbers; settles is the last layer's, PyTorch's is torch.nn.init.calculate_gain.",
+    "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. At the bottom of "
+    "the valley, before it rises, the rate is good: try marks it, and now the rate of this run. Where it rises, the "
+    "rate is too large. Where there is no valley the net has learnt too much to tell.",
+    "layer": "One layer enlarged. Above, what it gives and the gradient there, as densities: in colour now, grey at "
+    "the first update, so that a drift shows. Piled up at the ends it is saturated, a narrow peak in the middle is "
+    "faded. Below, the same over the run: level is healthy.",
     "gradients": "The gradient that reaches each layer, through the depth and over time. Lines that stay together: "
     "every layer hears about the loss alike. Lines that part: the early layers learn at another pace than the late "
     "ones. The last columns are times the median layer's std, and times the layer's own in the first snapshot seen.",
@@ -86,13 +91,18 @@ SCREENS: dict[str, str] = {
 }
 
 
+def about(view: View) -> str:
+    """The screen that was left for this one."""
+    return str(view.options.get("explained", "dashboard"))
+
+
 def text(view: View, width: int) -> list[Line]:
     """What the screen that was left for this one shows."""
-    g = view.glyphs
-    about = str(view.options.get("explained", "dashboard"))
-    lines: list[Line] = [heading("explained", TITLES.get(about, about), width, g)]
-    if about in SCREENS:
-        lines += [[(" " + g.text(line), "")] for line in glyph.wrap(SCREENS[about], width - 2)]
+    g, what = view.glyphs, about(view)
+    lines: list[Line] = [heading("explained", TITLES.get(what, what), width, g)]
+    if what in SCREENS:
+        for words in (SCREENS[what], _as_it_is(view, what)):
+            lines += [[(" " + g.text(line), "")] for line in glyph.wrap(words, width - 2) if words]
     else:
         now = _now(view)
         for name, words in _columns(view).items():
@@ -101,6 +111,19 @@ def text(view: View, width: int) -> list[Line]:
                 label = f" {name if at == 0 else '':12s}{value if at == 0 else '':>7s}"
                 lines.append([(label, "title" if at == 0 else ""), ("  " + g.text(line), "")])
     return [*lines, [], hint("D doctor  esc back", view)]
+
+
+def _as_it_is(view: View, what: str) -> str:
+    """What there is to add about a screen that does not apply to this net."""
+    snapshot = view.history.snapshot
+    config = snapshot.config if snapshot else {}
+    if what == "twin" and view.history.twin is None:
+        return "There is no twin yet: t asks in what it is to differ."
+    if what == "batchnorm" and config.get("norm", "batch") != "batch":
+        return "This net has no BatchNorm, so that only the slider and the spread have something to show: b puts it in."
+    if what == "gain" and config.get("fan_in", "on") == "off":
+        return "This net does not divide its weights by the root of fan-in, so its gain means another thing: f."
+    return ""
 
 
 def _columns(view: View) -> dict[str, str]:
@@ -120,7 +143,7 @@ def _now(view: View) -> dict[str, str]:
     if row is not None and row.layer is not None:
         layer = row.layer.layer
         now |= {
-            "activation": f"row {layer.index}", "std": f"{layer.activation.std:.2f}",
+            "activation": f"row {layer.index}", "std": glyph.fixed(layer.activation.std, 6, 2).strip(),
             "saturated": glyph.percent(layer.activation.saturated).strip(),
             "gradient": glyph.scientific(layer.gradient.std),
         }  # fmt: skip

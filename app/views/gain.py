@@ -12,6 +12,7 @@ from app.views.lines import Line, beside, block, heading
 from app.views.state import Pressed, View, chosen, hint, keep
 from makemore_core.answers import Gains
 from makemore_core.command import Look, Set
+from makemore_core.config import shown
 
 NAME = "gain"
 DEPTHS = (5, 10, 20, 50, 100, 200)
@@ -74,22 +75,19 @@ def draw(view: View, width: int, height: int) -> list[Line]:
 def _table(data: Gains, selected: int, view: View) -> list[Line]:
     g = view.glyphs
     flat = _FLAT.get(data.nonlinearity, "saturated")
+    undivided = bool(view.history.snapshot and view.history.snapshot.config.get("fan_in", "on") == "off")
     lines: list[Line] = [[(f"   gain  settles  {flat:>9s}", "axis")]]
     for at, (row, style) in enumerate(zip(data.gains, styles(len(data.gains)), strict=True)):
-        marks = "  PyTorch's" * row.recommended + "  this net's" * row.own
+        marks = "  PyTorch's" * row.recommended + "  this net's" * (row.own and not undivided)
         cursor = g.cursor if at == selected else " "
         settles, share = (values[-1] if values else math.nan for values in (row.std, row.saturated))
         saturated = glyph.percent(share, 5) if flat else ""
-        text = f"{cursor}{name(row.gain):>6s}  {glyph.fixed(settles, 7, 3, glyphs=g)}  {saturated:>9s}"
+        text = f"{cursor}{shown(row.gain):>6s}  {glyph.fixed(settles, 7, 3, glyphs=g)}  {saturated:>9s}"
         lines.append([(text, "cursor" if at == selected else style), (marks, "good")])
     large = "saturate" if bounded(data.nonlinearity) else "explode"
     words = f"a gain keeps the spread where its curve is level: smaller ones fade, larger ones {large}"
+    words += "; this net does not divide by fan-in: f" * undivided
     return [*lines, [], *([(f" {line}", "dim")] for line in glyph.wrap(words, TABLE - 2))]
-
-
-def name(gain: float) -> str:
-    """A gain as the lecture writes it."""
-    return "5/3" if abs(gain - 5 / 3) < 1e-9 else f"{gain:.4g}"
 
 
 def _plot(data: Gains, view: View, width: int, height: int) -> list[Line]:

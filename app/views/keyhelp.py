@@ -33,14 +33,13 @@ LEGEND: dict[str, str] = {
     f"later; gradient std not within {GRADIENT_WITHIN:g} times the median layer's; update:data, from step "
     f"{LIMITS['updates_after']:g} on, not from {LIMITS['updates_small']:g} to {LIMITS['updates_large']:g} (the last "
     f"layer's {LIMITS['last_layer']:g} more); no finite number",
-    "loss": f"of minibatches; the number above is the mean of about {SMOOTHED} steps; the curve "
-    "shows mean, minimum and maximum; the points are the validation split",
+    "loss": f"of minibatches: the mean of some {SMOOTHED} steps; in the curve minimum and maximum too, and validation "
+    "as points; batch: of one, before its update",
     "ln V": "loss of the uniform guess over V symbols: what the first loss should be",
-    "probes": "share of the time that goes into looking: probes, evaluations, names; held to --budget (3 %), but for "
-    "the first look at a net",
+    "probes": "share of the time for looking, held to --budget (3 %) after the first look",
     "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
     "paused, they are those of the last update",
-    "*": "behind the run's name: another experiment by now, or other settings (P)",
+    "*": "behind the run's name: another experiment by now, or other settings (P); BN ×5/3: BatchNorm, gain 5/3",
     "grey curves": "earlier attempts; each restart, live change, u and U begins one",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
     "that can be; lr restarts only a diverged run",
@@ -63,7 +62,7 @@ def keys(view: View, width: int, groups: Sequence[tuple[str, str]] = GROUPS) -> 
     lines: list[Line] = []
     for group, title in groups:
         off = view.readonly and group in CHANGING
-        note = "off: read only" if off else "their keys again lead back" if group == "screens" else ""
+        note = "off: read only" if off else "the same key again leads back" if group == "screens" else ""
         lines.append(heading(title, note, width, g))
         for key in KEYS:
             if key.group == group:

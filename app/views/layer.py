@@ -251,7 +251,7 @@ def _over_steps(name: str, series: Series, width: int, style: str) -> list[Trace
             continue
         if not parts or not bridged(at - last - 1, at):
             parts.append(Trace("" if parts else name, xs := [], ys := [], style))
-        xs.append(at * size + size / 2)
+        xs.append(at * size + (size + 1) / 2)
         ys.append(bucket.mean)
         last = at
     return parts

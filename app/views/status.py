@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from app import glyphs as glyph
 from app.glyphs import escape
 from app.keys import footer
 from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
-from makemore_core.doctor import LIMITS
+from makemore_core.config import Value, shown
+from makemore_core.doctor import GAINS, LIMITS
 from makemore_core.presets import goes_by
 from makemore_core.snapshot import Snapshot, gist
 
@@ -20,6 +21,7 @@ WORDS = {
     "unresponsive": ("lost", "sick"),
 }  # fmt: skip
 
+NORMS = {"batch": ("BatchNorm", "BN"), "layer": ("LayerNorm", "LN"), "group": ("GroupNorm", "GN")}
 RUNNING = len("  9,990/s  eta 0:30 training")  # cells behind the step while training runs
 
 
@@ -49,15 +51,13 @@ def loss_span(value: float | None, expected: float | None, style: str, places: i
     return ("!" * sick + loss_number(value, places), "sick" if sick else style)
 
 
-def _loss(snapshot: Snapshot, paused: bool, style: str = "loss") -> Span:
-    """The loss to show: smoothed, but in a pause, where single steps are taken, the minibatch's own."""
-    if paused:
-        return loss_span(snapshot.loss, snapshot.expected_loss, style, 4)
+def _smoothed(snapshot: Snapshot, style: str = "loss") -> Span:
     return loss_span(snapshot.smoothed_loss, snapshot.expected_loss, style)
 
 
-def _is_paused(snapshot: Snapshot) -> bool:
-    return snapshot.state == "paused" and snapshot.loss is not None
+def _of_minibatch(snapshot: Snapshot, style: str = "", places: int = 4) -> Span:
+    """The loss that the last minibatch had before its update."""
+    return loss_span(snapshot.loss, snapshot.expected_loss, style, places)
 
 
 def status(view: View, cells: int, rows: int) -> list[Line]:
@@ -89,7 +89,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         (name, "title"),
         (f" {snapshot.step:,}", ""),
         (" loss ", "dim"),
-        _loss(snapshot, _is_paused(snapshot)),
+        _smoothed(snapshot),
     ]
     if cells < 34:
         left = [(f" {glyph.short(snapshot.step)} ", ""), left[-1]] if cells < 26 else left[1:]
@@ -119,14 +119,18 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     # `deep-tanh-3` tells the preset too
     needed = "" if preset in (run, run.rstrip("0123456789")[:-1]) else preset
     changed, count = ", ".join(other), f"{len(other)} changed" if other else ""
+    full, short, shortest = _net(snapshot.config, g, {one.split()[0] for one in other})
     last = run + "*" * bool(other or preset != snapshot.preset)
     left: Line = []
     for parts in (
-        (run, preset, changed, where),
-        (run, needed, changed, where),
-        (run, needed, changed),
-        (run, needed, count, where),
-        (run, needed, count),
+        (run, preset, changed, full, where),
+        (run, needed, changed, full, where),
+        (run, needed, changed, full),
+        (run, needed, changed, short),
+        (run, needed, changed, shortest),
+        (run, needed) if not other else (run, changed, full) if preset == snapshot.preset else (last, short),
+        (last, short) if short else (run, needed, count, where),
+        (last, shortest) if shortest else (run, needed, count),
         (run, changed if not needed or preset == snapshot.preset else count) if count else (last,),
         (run, count) if count else (last,),
         (last,),
@@ -141,16 +145,32 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     return ends([*left, *middle], badge, cells, g)
 
 
+def _net(config: Mapping[str, Value], g: glyph.Glyphs, told: Collection[str]) -> tuple[str, str, str]:
+    """What no row of the table tells of a net, longer and shorter: its norm, its gain, and where fan-in is not divided
+    by. The first without the settings that are `told` beside it; empty for a net of other settings than ours.
+    """
+    gain, kind = config.get("gain"), str(config.get("nonlinearity"))
+    if gain is None:
+        return "", "", ""
+    factor = shown(GAINS.get(kind, 1.0) if gain == "auto" else gain)
+    norm = NORMS.get(str(config.get("norm")), ("no norm", "no BN"))
+    fan_in = {"off": "no fan-in", "hidden": "fan-in hidden"}.get(str(config.get("fan_in")), "")
+    parts = {"norm": norm[0], "gain": f"gain {factor}", "fan_in": fan_in}
+    full = ", ".join(part for name, part in parts.items() if part and name not in told)
+    short, shortest = (
+        " ".join(filter(None, (norm[1], text, fan_in))) for text in (f"gain {factor}", f"{g.times}{factor}")
+    )
+    return full, short, shortest
+
+
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
     """The losses and what else is worth a word, as many as fit."""
-    paused, splits = _is_paused(snapshot), snapshot.splits
-    nets: list[Line] = [[("batch " if paused else "loss ", "dim"), _loss(snapshot, paused)]]
-    if snapshot.twin is not None:
-        nets.append([("twin ", "dim"), _loss(snapshot.twin, paused, "twin")])
-    # in a pause they have a digit more, and the first a longer name: room for that is kept
-    facts: list[Line] = [
-        [*net, (" " * (len("batch 2.1234") - (at > 0) - cells_of(net)), "")] for at, net in enumerate(nets)
-    ]
+    splits, twin = snapshot.splits, snapshot.twin
+    facts: list[Line] = [[("loss ", "dim"), _smoothed(snapshot)]]
+    if snapshot.step == 1:  # the net as initialised: what comes behind is of the net after its first update
+        facts = [[("first loss ", "dim"), _of_minibatch(snapshot, "loss")]]
+    if twin is not None:
+        facts.append([("twin ", "dim"), _of_minibatch(twin, "twin") if twin.step == 1 else _smoothed(twin, "twin")])
     if cells >= 110 and splits is not None and splits.train is not None:
         facts.append([("train ", "dim"), loss_span(splits.train, snapshot.expected_loss, "")])
     if splits is not None and splits.val is not None:
@@ -165,11 +185,15 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
             facts.append([(f"{snapshot.params:,}", ""), (" parameters", "dim")])
         if snapshot.attempt:
             facts.append([("attempt ", "dim"), (str(snapshot.attempt), "")])
+    if snapshot.state == "paused" and snapshot.step > 1:  # where single steps are taken
+        facts.append([("batch ", "dim"), _of_minibatch(snapshot)])
+        if twin is not None:
+            facts[-1] += [(", ", "dim"), _of_minibatch(twin, "twin")]
     if snapshot.state == "running":  # behind what stays
         share = glyph.percent(snapshot.overhead).strip()
         facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
         if cells >= 150:
-            facts.append([("batch ", "dim"), loss_span(snapshot.loss, snapshot.expected_loss, "")])
+            facts.append([("batch ", "dim"), _of_minibatch(snapshot, places=3)])
     while sum(cells_of(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
         facts.pop()
     return facts
@@ -212,6 +236,7 @@ def keys_line(view: View, cells: int) -> Line:
     reserve = sum(len(key) + len(short) + 3 for key, short in must)
     for key, short in [*(pair for pair in table if pair not in must), *must]:
         text = "go on" if short == "pause" and state in ("paused", "finished") else short
+        text = "back" if short == view.screen else text
         size = len(key) + 1 + len(text)
         if (key, short) in must:
             reserve = 0

@@ -114,7 +114,7 @@ def _titles(view: View, table: Sequence[Row]) -> dict[str, tuple[str, ...]]:
             f"gradient {g.plus_minus}{grad}", f"grad {g.plus_minus}{grad}", f"grad{g.plus_minus}{grad}",
             f"gr {g.plus_minus}{grad}", f"gr{g.plus_minus}{grad}", "grad",
         ),
-        "grad std": ("std",), "shape": ("weight",), "grad:data": ("gr:data", "g:d"),
+        "grad std": ("std",), "shape": ("shape",), "grad:data": ("gr:data", "g:d"),
         "spark": (
             f"update:data log10 {g.minus}5..{g.minus}1, line at {g.minus}3",
             f"update:data {g.minus}5..{g.minus}1", "update:data", "upd:data", "upd",
