@@ -154,7 +154,7 @@ def _net(config: Mapping[str, Value], g: glyph.Glyphs, told: Collection[str]) ->
         return "", "", ""
     factor = shown(GAINS.get(kind, 1.0) if gain == "auto" else gain)
     norm = NORMS.get(str(config.get("norm")), ("no norm", "no BN"))
-    fan_in = {"off": "no fan-in", "hidden": "fan-in hidden"}.get(str(config.get("fan_in")), "")
+    fan_in = "no fan-in" if config.get("fan_in") == "off" else ""
     parts = {"norm": norm[0], "gain": f"gain {factor}", "fan_in": fan_in}
     full = ", ".join(part for name, part in parts.items() if part and name not in told)
     short, shortest = (
