@@ -212,6 +212,14 @@ def test_the_header_always_tells_norm_gain_and_fan_in(changes: dict[str, Value],
     assert told in text_of(draw(view(course), 160, 48))[0]
 
 
+def test_a_key_that_leads_back_says_so_and_one_that_changes_the_net_does_not() -> None:
+    shown = view(canned.course(until=2000))
+    footers = {name: text_of(draw(replace(shown, screen=name), 160, 48))[-1] for name in ("explain", "doctor", "gain")}
+    assert "e back" in footers["explain"]
+    assert "D back" in footers["doctor"]
+    assert "g/G gain" in footers["gain"]
+
+
 def test_the_first_loss_is_told_as_that_of_the_net_before_its_first_update() -> None:
     first = msgspec.structs.replace(canned.course(until=1)[-1], loss=24.71604, smoothed_loss=24.71604, step=1)
     for state in ("paused", "running"):

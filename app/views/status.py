@@ -22,6 +22,7 @@ WORDS = {
 }  # fmt: skip
 
 NORMS = {"batch": ("BatchNorm", "BN"), "layer": ("LayerNorm", "LN"), "group": ("GroupNorm", "GN")}
+TEXTS = ("explain", "doctor", "help")  # screens whose key, pressed again, leads back
 RUNNING = len("  9,990/s  eta 0:30 training")  # cells behind the step while training runs
 
 
@@ -236,7 +237,7 @@ def keys_line(view: View, cells: int) -> Line:
     reserve = sum(len(key) + len(short) + 3 for key, short in must)
     for key, short in [*(pair for pair in table if pair not in must), *must]:
         text = "go on" if short == "pause" and state in ("paused", "finished") else short
-        text = "back" if short == view.screen else text
+        text = "back" if short == view.screen and short in TEXTS else text
         size = len(key) + 1 + len(text)
         if (key, short) in must:
             reserve = 0
