@@ -344,7 +344,7 @@ def settings(as_json: bool) -> int:
 @click.option("--live", is_flag=True, help="With set: apply to the weights as they are, or not at all.")
 @click.option("--timeout", type=Number(0.1, 600), default=10.0, help="Seconds to wait for the answer.")
 def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
-    """Control a run from a script; returns when the command has been applied.
+    """Control a run from a script; returns when the command has been applied, and steps are done.
 
     pace N holds it to so many steps a second; pace full lets it go. back undoes a restart or a live change: the run
     goes on with the net that was left; forth undoes that.

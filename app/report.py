@@ -37,7 +37,7 @@ from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
 from makemore_core.doctor import Chart, Check
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import Json, Snapshot, snapshots, to_json
+from makemore_core.snapshot import ENDED, Json, Snapshot, snapshots, to_json
 
 VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "back", "forth", "checkpoint", "stop")
 COLUMNS = ["run", "state", "step", "loss", "val", "at", "age", "preset"]  # of the list of runs
@@ -286,7 +286,7 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     folder = rundir.find_run(run)
     command = command_of(words, live)
     check(command)
-    before = rundir.read_state(folder)
+    before, until = rundir.read_state(folder), time.monotonic() + timeout
     reply = ask(folder, command, timeout)
     fresh, ruined = isinstance(command, Restart), before is not None and before.state == "diverged"
     if isinstance(command, Set) and reply.step == 0:
@@ -296,10 +296,24 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):
         begun += decayed({**last.config, **command.changes}, reply.step or 0)
     if isinstance(command, Step):
-        say(f"{command.n:,} {'step' if command.n == 1 else 'steps'} begun at step {reply.step or 0:,}")
+        at, steps = reply.step or 0, f"{command.n:,} {'step' if command.n == 1 else 'steps'}"
+        done = stands(folder, at + command.n, until)
+        say(f"{steps} done: at step {at + command.n:,}" if done else f"{steps} begun at step {at:,}")
     else:
         say(f"{' '.join(words)}: {begun}" if reply.step is not None else "done")
     return Exit.DONE
+
+
+def stands(folder: Path, step: int, until: float) -> bool:
+    """Wait for a run to stand at a step, or beyond; whether it does before it is over, or the time is."""
+    while time.monotonic() < until:
+        last = rundir.read_state(folder)
+        if last is not None and last.state != "running" and last.step >= step:
+            return True
+        if last is None or last.state in ENDED:
+            break
+        time.sleep(0.02)
+    return False
 
 
 def examine_run(run: str | None, as_json: bool) -> int:

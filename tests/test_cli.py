@@ -550,7 +550,7 @@ def test_a_live_run_is_controlled_from_a_script(makemore: Commands, live: ForkSe
     paused = re.fullmatch(r"pause: applied before step ([\d,]+)\n", ctl("pause"))
     assert paused
     at = int(paused[1].replace(",", ""))
-    assert ctl("step", "5") == f"5 steps begun at step {at:,}\n"
+    assert ctl("step", "5") == f"5 steps done: at step {at + 5:,}\n"
     folder = makemore.cwd / "runs/live"
 
     def stands_at(step: int) -> bool:
