@@ -321,7 +321,7 @@ class TerminalDriver(LinuxDriver):
             os.kill(os.getpid(), number)
 
     def _end(self, number: int) -> None:
-        if number == signal.SIGHUP and self.fileno >= 0 and is_gone(self.fileno):
+        if number == signal.SIGHUP and (self._gone or (self.fileno >= 0 and is_gone(self.fileno))):
             self._lose()
         else:
             self._quit(by_signal(number))
@@ -332,11 +332,11 @@ class TerminalDriver(LinuxDriver):
             return
         self._gone = True
         self._shown = False
-        if self.signal == signal.SIGHUP:
-            self.signal = 0
         self._stop_watching()
         self._unsent.clear()
         outlive_terminal()
+        if self.signal == signal.SIGHUP:  # now that none can come any more: one comes with the end of what is read
+            self.signal = 0
         if not self._app._exit:  # it was not about to end anyway
             self.lost = True
             self._quit(Exit.LOST)

@@ -1,9 +1,9 @@
 """A tiny app over the driver, with a trainer in a thread, that does on request what could leave a terminal broken.
 
-    python -m tests.terminal_app RECORD [--idle]
+    python -m tests.terminal_app RECORD [--idle] [--late-hup]
 
 The trainer writes its step into the file RECORD, followed by what became of the view, so that a test sees it train on
-after the terminal is gone.
+after the terminal is gone. With --late-hup its loss is seen before SIGHUP tells of it, which comes a moment later.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.widgets import Static
 
+from app import driver
 from app.driver import TerminalDriver, run_app
 from app.terminal import Exit, require_terminal
 
@@ -76,9 +77,8 @@ class TerminalApp(App[None]):
             self.set_interval(1 / 20, self.draw)
 
     def draw(self) -> None:
-        driver = self._driver
-        assert isinstance(driver, TerminalDriver)
-        self.trainer.view = "view behind" if driver._left_out else "view shown "
+        assert isinstance(self._driver, TerminalDriver)
+        self.trainer.view = "view behind" if self._driver._left_out else "view shown "
         self.query_one("#status", Static).update(f"ready, step {self.trainer.step}")
         self.query_one(Grid).refresh()
 
@@ -145,6 +145,14 @@ def main() -> int:
         print(f"makemore: {error}", file=sys.stderr)
         return Exit.BAD_INPUT
     trainer = Trainer(Path(sys.argv[1]))
+    outlive_terminal = driver.outlive_terminal
+
+    def late() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        outlive_terminal()
+
+    if "--late-hup" in sys.argv:
+        driver.outlive_terminal = late  # type: ignore[attr-defined]
 
     def on_lost() -> None:
         trainer.view = "view lost  "

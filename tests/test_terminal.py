@@ -274,6 +274,14 @@ def test_the_view_ends_when_the_terminal_closes_and_training_goes_on(tmp_path: P
             assert terminal.wait_end() == -signal.SIGTERM
 
 
+def test_a_loss_that_is_seen_before_the_signal_that_tells_of_it_is_one_loss(record: Path) -> None:
+    with Terminal([*APP, str(record), "--late-hup"], controlling=False) as terminal:
+        terminal.wait_for("ready")
+        terminal.close()
+        terminal.wait_until(says(record, "view ended"))
+        terminal.wait_until(trains_on(record))
+
+
 @pytest.mark.skipif(shutil.which("dash") is None, reason="bash sends SIGTERM too, which is obeyed")
 def test_training_goes_on_when_the_shell_of_a_suspended_run_is_closed(record: Path) -> None:
     with app_in_shell(record, shell=["dash", "-i"]) as terminal:
