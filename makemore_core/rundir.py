@@ -424,7 +424,10 @@ def absent(folder: Path, seen: str = "") -> str:
             return f"it was stopped; {resume} goes on"
         case "diverged":
             return f"it diverged; {resume} opens it: D says what to change"
-    saved = checkpoints(folder)
+    try:
+        saved = checkpoints(folder)
+    except ValueError as error:
+        return f"its trainer is gone; {str(error).partition(': ')[2]}"
     follows = f"goes on from step {saved[0].step:,}" if saved else "begins again from the seed"
     return f"its trainer is gone; {resume} {follows}"
 

@@ -232,6 +232,8 @@ def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(run: Callable[[C
     (folder / rundir.CHECKPOINTS).write_text("not a folder")
     with pytest.raises(ValueError, match=r"^run: its checkpoints cannot be read: Not a directory$"):
         open_run(folder, Channel())
+    (folder / rundir.STATE).unlink()  # as after a kill, for whoever looks
+    assert rundir.absent(folder) == "its trainer is gone; its checkpoints cannot be read: Not a directory"
 
 
 def test_a_state_file_that_cannot_be_written_at_the_end_is_a_loss(run: Callable[[Config], Path]) -> None:
