@@ -136,17 +136,6 @@ DETACH = click.option("--detach", is_flag=True, help="Train in the background an
 MOVED = click.option("--data", metavar="FILE", help="Where the run's data is now, if it was moved.")
 
 
-def found(run: str | None, data: str | None) -> Path:
-    """The folder of a run, which from now on finds its data where it was moved to."""
-    from app.launch import moved
-    from makemore_core.rundir import find_run
-
-    folder = find_run(run)
-    if data is not None:
-        moved(folder, data)
-    return folder
-
-
 def detached(folder: Path, watch: Watch, as_json: bool, steps: str | None = None) -> int:
     """Train a run in the background and say how to attach."""
     from app import launch
@@ -224,13 +213,15 @@ def resume(
 ) -> int:
     """Go on from the last good checkpoint of a run."""
     from app import launch
-    from makemore_core.rundir import absent, held_by, liveness, read_manifest
+    from makemore_core.rundir import absent, find_run, held_by, liveness, read_manifest
 
-    folder = found(run, data)
+    folder = find_run(run)
     read_manifest(folder)
     if holder := held_by(folder):
         raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}; makemore attach shows it")
     check_front_end(headless, as_json, detach, "resume")
+    if data is not None:
+        launch.moved(folder, data)
     first = launch.longer(folder, steps) if steps is not None else []
     watch = Watch(probe_every, fps, budget, pace, paused)
     if detach and not first and (state := liveness(folder)) in ("finished", "diverged"):
@@ -366,7 +357,7 @@ def sample(run: str | None, count: int, seed: int | None, temperature: float, da
     """Names from the model of a run."""
     from app.model_of import sample_run
 
-    return sample_run(found(run, data), count, seed, temperature)
+    return sample_run(run, data, count, seed, temperature)
 
 
 @cli.command(name="eval")
@@ -377,7 +368,7 @@ def evaluate(run: str | None, as_json: bool, data: str | None) -> int:
     """Losses of a run over the whole train, val and test splits."""
     from app.model_of import evaluate_run
 
-    return evaluate_run(found(run, data), as_json)
+    return evaluate_run(run, data, as_json)
 
 
 @cli.command()
@@ -482,7 +473,8 @@ def failed(error: Exception) -> int:
         return Exit.TROUBLE
     words = str(error).lower()  # torch has no kind of its own for it
     if isinstance(error, MemoryError) or "allocate memory" in words or "out of memory" in words:
-        tell("makemore: not enough memory for a net and minibatches of this size\n")
+        said = str(error) if isinstance(error, MemoryError) else ""
+        tell(f"makemore: not enough memory{f': {said}' if said else ' for a net and minibatches of this size'}\n")
         return Exit.BAD_INPUT
     report(error)
     return Exit.ERROR

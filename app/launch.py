@@ -110,9 +110,10 @@ def forget(folder: Path) -> bool:
 
 def moved(folder: Path, data: str) -> None:
     """From now on the data of a run is found in this file. Raises ValueError where it is not what it began with."""
-    manifest, items = rundir.read_manifest(folder), dataset.read(data)
-    if manifest.data_sha256 not in (items.sha256, ""):
-        raise ValueError(f"--data {printable(data)}: is not what {folder.name} was started with")
+    manifest = rundir.read_manifest(folder)
+    dataset.read_again(manifest.name, data, manifest.data_sha256)
+    if not manifest.data:  # the names that come with the program are there always
+        return
     try:
         rundir.write_manifest(folder, msgspec.structs.replace(manifest, data=_written(data)))
     except OSError as error:
@@ -185,7 +186,8 @@ def to_look(what: str, pid: int, folder: Path) -> str:
 
 def as_json(pid: int | None, folder: Path) -> bytes:
     """The same for programs; `pid` is null where nothing was left to train."""
-    return to_json({"run": folder.name, "folder": printable(os.path.abspath(folder)), "pid": pid})
+    path = os.path.abspath(folder)
+    return to_json({"run": folder.name, "folder": path if is_utf8(path) else printable(path), "pid": pid})
 
 
 class Worker:

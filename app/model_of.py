@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from makemore_core.trainer import Trainer
 
 
-def net_of(folder: Path) -> tuple[Trainer, int]:
+def net_of(run: str | None, data: str | None) -> tuple[Trainer, int]:
     """The net of a run and the number of its attempt; where it is not the run's latest, a line on stderr says so."""
+    folder = rundir.find_run(run)
     from makemore_core.recorder import load_attempt
 
     is_latest = saved(folder)
-    trainer, attempt = load_attempt(folder)
+    trainer, attempt = load_attempt(folder, data)
     last = rundir.read_state(folder)
     if not is_latest and last is not None and (last.attempt, last.step) != (attempt, trainer.step):
         seen = f"the run was last seen at step {last.step:,}, attempt {last.attempt}"
@@ -53,9 +54,9 @@ def saved(folder: Path) -> bool:
     return True
 
 
-def sample_run(folder: Path, count: int, seed: int | None, temperature: float) -> int:
+def sample_run(run: str | None, data: str | None, count: int, seed: int | None, temperature: float) -> int:
     """Print names from the model, one a line."""
-    trainer, _ = net_of(folder)
+    trainer, _ = net_of(run, data)
     from makemore_core.model import SAMPLING_SEED, sample
 
     seed = SAMPLING_SEED if seed is None else seed
@@ -68,15 +69,15 @@ def sample_run(folder: Path, count: int, seed: int | None, temperature: float) -
     return Exit.DONE
 
 
-def evaluate_run(folder: Path, as_json: bool) -> int:
+def evaluate_run(run: str | None, data: str | None, as_json: bool) -> int:
     """Print the losses over the whole splits."""
-    trainer, attempt = net_of(folder)
+    trainer, attempt = net_of(run, data)
     from makemore_core.model import evaluate
 
-    data = trainer.dataset
+    dataset = trainer.dataset
     losses = {
         name: evaluate(trainer.model, trainer.split(items))
-        for name, items in (("train", data.train), ("val", data.val), ("test", data.test))
+        for name, items in (("train", dataset.train), ("val", dataset.val), ("test", dataset.test))
     }
     if as_json:
         click.echo(to_json({"step": trainer.step, "attempt": attempt, **losses}))

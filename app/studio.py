@@ -24,6 +24,7 @@ from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen, scrolled
 from app.views.doctor import examined
+from app.views.explain import about
 from app.views.state import MOVES, View, rows, selected
 from makemore_core.command import (
     CHANGES,
@@ -248,7 +249,7 @@ class Studio(App[int]):
 
     def ask_for_exhibit(self, now: float) -> None:
         """Ask for what the visible screen needs, at its own low rate."""
-        current = screen(self.state.screen)
+        current = screen(about(self.state) if self.state.screen == "explain" else self.state.screen)
         look = current.look(self.state) if current.look and not (self.state.frozen or self.state.absent) else None
         if look is None or self.answered(look):
             return
@@ -635,7 +636,7 @@ class Studio(App[int]):
 
     def screen_before(self) -> str:
         """Where leaving the present screen leads to: from an explanation to what it explains."""
-        return str(self.state.options.get("explained", "dashboard")) if self.state.screen == "explain" else "dashboard"
+        return about(self.state) if self.state.screen == "explain" else "dashboard"
 
     def action_picture(self) -> None:
         step = self.history.snapshot.step if self.history.snapshot else 0

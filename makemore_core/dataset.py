@@ -145,6 +145,14 @@ def read(path: str | os.PathLike[str] | None = None) -> Dataset:
     )
 
 
+def read_again(run: str, data: str, sha256: str) -> Dataset:
+    """What a run was started with, from the file that it is in now. Raises ValueError where that is something else."""
+    found = read(data)
+    if sha256 not in (found.sha256, ""):
+        raise ValueError(f"--data {printable(data)}: is not what {run} was started with")
+    return found
+
+
 def _bytes(path: Path) -> bytes:
     shown = printable(str(path))
     try:

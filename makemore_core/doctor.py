@@ -213,7 +213,9 @@ def _verdict(check: Check, found: Sequence[Finding]) -> Check:
     """The check with whether anything was found; that is what is seen where there is nothing else yet."""
     of = [one for one in found if one.name in CHECKS[check.name]]
     about = [one for one in of if not one.past or one.name == "confidently-wrong"]  # the first loss stays what it was
-    seen = check.seen or (about[0].evidence.removeprefix(f"{check.name} ") if about else "")
+    seen = check.seen
+    if about and (not seen or about[0].name == "no-signal"):  # which no number of this check tells of
+        seen = about[0].evidence.removeprefix(f"{check.name} ")
     return msgspec.structs.replace(check, seen=seen, found=bool(about))
 
 
@@ -443,11 +445,14 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
     # one layer that differs is no trend: of a deep net its last quarter is judged
     end = layers[-max(1, len(layers) // 4) :] if len(layers) >= DEEP else layers[-1:]
     first, last = layers[0].activation.std, median([layer.activation.std for layer in end])
-    ratio = last / first if first > 0 else math.inf
     least, most = (LIMITS[name + "_at_start" * start] for name in ("shrink", "grow"))
-    check = _check("spread", "{first:.2g} → {last:.2g}, × {ratio:.2f}", f"× {least:g} to {most:g}", "std",
-                   {"ratio": (least, most)}, first=first, last=last, ratio=ratio)  # fmt: skip
-    if least <= ratio <= most or first <= 0 or _one_step(layers):
+    limit = f"× {least:g} to {most:g}"
+    if first <= 0:
+        return _check("spread", "{first:.2g} → {last:.2g}", limit, "std", {}, first=first, last=last), None
+    ratio = last / first
+    check = _check("spread", "{first:.2g} → {last:.2g}, × {ratio:.2f}", limit, "std", {"ratio": (least, most)},
+                   first=first, last=last, ratio=ratio)  # fmt: skip
+    if least <= ratio <= most or _one_step(layers):
         return check, None
     name, what = ("activations-shrink", "shrinks") if ratio < least else ("activations-grow", "grows")
     evidence = f"std {first:.2g} → {last:.2g}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
@@ -457,12 +462,15 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
 def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
     del start  # a gradient's course is judged alike whenever it is
     first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
-    a_layer = (first / last) ** (1 / steps) if last > 0 else math.inf
     total, depth = (LIMITS[name] ** (1 / steps) for name in ("gradient_total", "gradient_depth"))
     most = min(max(LIMITS["gradient_layer"], total), depth)  # whichever binds
-    check = _check("gradients", "{last:.1e} → {first:.1e}, × {a_layer:.2f} a layer", f"× {1 / most:.2f} to {most:.2f}",
-                   "std", {"a_layer": (1 / most, most)}, last=last, first=first, a_layer=a_layer)  # fmt: skip
-    if 1 / most <= a_layer <= most or not (first > 0 and last > 0):
+    limit = f"× {1 / most:.2f} to {most:.2f}"
+    if not (first > 0 and last > 0):
+        return _check("gradients", "{last:.1e} → {first:.1e}", limit, "std", {}, last=last, first=first), None
+    a_layer = (first / last) ** (1 / steps)
+    check = _check("gradients", "{last:.1e} → {first:.1e}, × {a_layer:.2f} a layer", limit, "std",
+                   {"a_layer": (1 / most, most)}, last=last, first=first, a_layer=a_layer)  # fmt: skip
+    if 1 / most <= a_layer <= most:
         return check, None
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
     advice = _way_around(run) if first > last and len(layers) >= DEEP else _right_gain(run)
@@ -491,11 +499,13 @@ def _last_layer(run: _Run) -> Iterator[Told]:
     last, others = run.updates[weights[-1].name], max(run.updates[weight.name] for weight in weights[:-1])
     most = LIMITS["last_layer" if run.now.step >= 5000 else "last_layer_early"]
     ahead = last - others
+    if not math.isfinite(ahead):  # some do not move at all
+        return
     yield _check("last layer", "update:data {ahead:+.1f} to the next", f"{most:+g} at most", "log10",
                  {"ahead": (None, most)}, ahead=ahead)  # fmt: skip
-    if most < ahead < math.inf:
+    if ahead > most:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {others:.1f} in the others"
-        yield _finding("last-layer-fast", f"last layer {10**ahead:,.0f}× too fast", evidence,
+        yield _finding("last-layer-fast", f"last layer {10 ** min(ahead, 99):,.0f}× too fast", evidence,
                        "train on: a last layer that began small catches up", None)  # fmt: skip
 
 

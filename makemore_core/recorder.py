@@ -18,7 +18,7 @@ from makemore_core import checkpoint, rundir
 from makemore_core.address import folder_id
 from makemore_core.command import CHANGES, Channel, Command, Look, command_from_json
 from makemore_core.config import Config, Value, printable
-from makemore_core.dataset import Dataset
+from makemore_core.dataset import Dataset, read_again
 from makemore_core.dataset import read as read_dataset
 from makemore_core.files import replace_file
 from makemore_core.nets import Nets
@@ -219,7 +219,8 @@ class FolderRecorder(Recorder):
         if self._gone():
             self._unsaved = GONE
             raise ValueError(GONE)
-        if session.state == "diverged":  # what was saved before it is worth more
+        over = session.trainer.step >= session.config.steps  # where only the last update may have ruined it
+        if session.state == "diverged" or (over and session.net.ruined()):  # what was saved before is worth more
             self._unsaved = ""
             raise ValueError(WORTHLESS)
         kept = Kept(
@@ -251,6 +252,7 @@ class FolderRecorder(Recorder):
         return f"saved in {printable(str(self._saved[1]))}"
 
     def earlier(self, session: Session, attempt: int) -> Nets:
+        rundir.checkpoints(self.folder)  # where they cannot be listed, that may pass
         try:
             kept, loaded = _read(self.folder, attempt)
         except ValueError:
@@ -281,11 +283,18 @@ def _without_layers(snapshot: Snapshot) -> Snapshot:
     return msgspec.structs.replace(snapshot, layers=(), weights=(), twin=twin)
 
 
-def dataset_of(manifest: rundir.Manifest) -> Dataset:
-    """The data that a run was started with. Raises ValueError where the file is gone or has changed."""
-    if manifest.data and not Path(manifest.data).exists():
-        raise ValueError(f"{printable(manifest.data)}: no such file; --data tells where {manifest.name} finds it now")
-    dataset = read_dataset(manifest.data or None)
+def dataset_of(manifest: rundir.Manifest, data: str | None = None) -> Dataset:
+    """The data that a run was started with, or the same from where it is now.
+
+    Raises ValueError where the file is gone or has changed.
+    """
+    if data is not None:
+        return read_again(manifest.name, data, manifest.data_sha256)
+    try:
+        dataset = read_dataset(manifest.data or None)
+    except ValueError as error:
+        gone = f"; --data tells where {manifest.name} finds it now" if str(error).endswith("no such file") else ""
+        raise ValueError(f"{error}{gone}") from None
     if manifest.data_sha256 and dataset.sha256 != manifest.data_sha256:
         raise ValueError(f"{dataset.path}: has changed since {manifest.name} was started")
     return dataset
@@ -389,8 +398,9 @@ def later_changes(folder: Path, known: int) -> list[tuple[int, int, Command]]:
     return later
 
 
-def load_attempt(folder: Path) -> tuple[Trainer, int]:
-    """The net of a run's last good checkpoint, on the CPU, to look at, and the number of its attempt.
+def load_attempt(folder: Path, data: str | None = None) -> tuple[Trainer, int]:
+    """The net of a run's last good checkpoint, on the CPU, to look at, and the number of its attempt; `data`: where the
+    run's data is now, if it was moved.
 
     Raises ValueError where there is none.
     """
@@ -398,6 +408,7 @@ def load_attempt(folder: Path) -> tuple[Trainer, int]:
     kept, loaded = last_checkpoint(folder)
     if kept is None or loaded is None:
         raise ValueError(f"{folder.name}: has no checkpoint yet")
-    trainer = Trainer(Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"}), dataset_of(manifest))
+    config = Config().replace(kept.config).replace({"device": "cpu", "engine": "plain"})
+    trainer = Trainer(config, dataset_of(manifest, data))
     trainer.restore(_with(PREFIXES[0], loaded.tensors), kept.step, kept.nets[0].count)
     return trainer, kept.attempt

@@ -492,7 +492,8 @@ def test_a_run_finds_its_data_where_it_was_moved_to(trained: Commands, few_names
     ended = trained.run("eval", "moved", "--data", "other.txt")
     assert (ended.status, ended.err) == (2, "makemore: --data other.txt: is not what moved was started with\n")
     assert trained.run("sample", "moved", "--data", "after.txt").out == names
-    assert trained.run("resume", "moved", "--headless").status == 0  # it is told once
+    assert trained.run("resume", "moved", "--headless", "--data", "after.txt").status == 0
+    assert trained.run("sample", "moved").status == 0  # who goes on with it is told once
 
 
 def test_folders_and_files_whose_names_are_not_utf_8(trained: Commands, few_names_file: Path) -> None:

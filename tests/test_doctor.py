@@ -615,7 +615,9 @@ def test_what_is_measured_is_told_in_numbers_and_wrong_beyond_the_limits(preset:
             continue
         assert bool(check.measured.keys() & check.limits) == bool(check.seen), check
         bounds = [(check.measured[name], *check.limits[name]) for name in check.measured.keys() & check.limits]
-        beyond = [one for one, least, most in bounds if one < (least or -math.inf) or one > (most or math.inf)]
+        ends = [(one, -math.inf if least is None else least, math.inf if most is None else most)
+                for one, least, most in bounds]  # fmt: skip
+        beyond = [one for one, least, most in ends if not least <= one <= most]
         assert bool(beyond) == check.found, check
 
 

@@ -621,6 +621,14 @@ async def test_a_screen_asks_for_what_it_shows(key: str, name: str) -> None:
         assert studio.state.screen == "dashboard"
 
 
+async def test_what_an_explained_screen_needs_is_asked_for_while_it_is_explained() -> None:
+    studio = Studio(Asked("mlp-batchnorm"), fps=50)
+    async with studio.run_test(size=(160, 48)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        studio.state = replace(studio.state, screen="explain", options={"explained": "gain"})
+        await until(pilot, lambda: "gain" in studio.history.exhibits)
+
+
 async def test_where_nobody_trains_the_run_nobody_is_asked_and_waiting_ends() -> None:
     stream, told = Asked("mlp-batchnorm"), "nobody is training it now"
     answers, stream.answers = stream.answers, {}

@@ -225,6 +225,28 @@ def test_a_net_that_diverged_is_never_saved_over_one_that_learnt(
     assert session.recorder.trouble() == ""
 
 
+def test_a_net_that_only_its_last_update_ruined_is_not_saved_while_it_is_looked_at(
+    run: Callable[[Config], Path],
+) -> None:
+    folder = run(SMALL)
+    session = opened(folder, Order(0, 100, Checkpoint()))
+    asked = session.recorder.asked
+
+    def ruined(session: Session) -> list[Request]:
+        due = asked(session)
+        if session._last_look is not None and not told:
+            for parameter in session.trainer.model.parameters():
+                parameter.fill_(float("nan"))
+            due.append(Request(Checkpoint(), "", told.append))
+        return due
+
+    told = list[str | None]()
+    session.recorder.asked = ruined  # type: ignore[method-assign]
+    assert session.run() == "diverged"
+    assert told == ["the run is diverged: there is nothing worth saving"]
+    assert rundir.checkpoints(folder)[0].step in range(100, SMALL.steps)
+
+
 def test_checkpoints_that_cannot_be_read_are_not_taken_for_none(run: Callable[[Config], Path]) -> None:
     folder = run(SMALL)
     opened(folder, Order(0, 30, Stop())).run()
@@ -245,6 +267,29 @@ def test_a_state_file_that_cannot_be_written_at_the_end_is_a_loss(run: Callable[
 
 
 # Going back
+
+
+def test_going_back_that_fails_as_the_checkpoints_cannot_be_listed_can_be_tried_again(
+    run: Callable[[Config], Path],
+) -> None:
+    folder = run(SMALL)
+    session, moves = opened(folder, Order(0, 40, Restart()), Order(1, 20, Pause())), list[str]()
+
+    def next_move(_: float) -> None:
+        inside, aside = folder / rundir.CHECKPOINTS, folder / "aside"
+        moves.append(session.message)
+        if len(moves) == 1:
+            inside.rename(aside)
+            inside.write_text("not a folder")
+        elif len(moves) == 2:
+            inside.unlink()
+            aside.rename(inside)
+        session.channel.send(Back() if session.attempt == 1 else Stop())
+
+    session.channel.wait = next_move  # type: ignore[method-assign, assignment]
+    session.run()
+    assert (session.attempt, session.nets.origin) == (2, 0)
+    assert any("cannot be read" in message for message in moves)
 
 
 def test_going_back_that_fails_for_want_of_memory_can_be_tried_again(

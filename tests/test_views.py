@@ -64,7 +64,7 @@ def hostile(step: int = 1000) -> Snapshot:
         step=step, run=bad, preset=bad, device=bad, engine=bad, message=bad, names=(*canned.HOSTILE, bad), names_step=1,
         layers=tuple(replace_kind(layer, bad) for layer in plain.layers),
         weights=tuple(msgspec_replace(weight, name=bad + weight.name) for weight in plain.weights),
-        interventions=(Intervention(10, bad),),
+        interventions=(Intervention(10, bad),), config={**plain.config, "gain": bad, "norm": bad, "optimizer": bad},
     )  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
 
 @pytest.mark.parametrize(("changes", "told"), [
     ({}, "  BatchNorm, gain 1  "), ({"norm": "none", "gain": "auto"}, "  norm none, gain auto  cpu"),
-    ({"fan_in": "off"}, "  BatchNorm, gain 1, no fan-in  "), ({"gain": 5 / 3}, "  gain 5/3  BatchNorm  "),
+    ({"fan_in": "off"}, "  BatchNorm, gain 1, fan-in off  "), ({"gain": 5 / 3}, "  gain 5/3  BatchNorm  "),
 ])  # fmt: skip
 def test_the_header_always_tells_norm_gain_and_fan_in(changes: dict[str, Value], told: str) -> None:
     course = canned.course(until=2000)

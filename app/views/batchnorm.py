@@ -64,7 +64,10 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     for position, part in enumerate(order):
         if position and height - 1 - len(lines) < LEAST_PART:
             break
-        lines += _part(part, data, view, width, position == 0)
+        drawn, room = _part(part, data, view, width, position == 0), height - 1 - len(lines)
+        if len(drawn) > room:
+            drawn = [*drawn[: room - 1], [(f" {g.below} {len(drawn) - room + 1} more: down", "note")]]
+        lines += drawn
     lines = block(lines, width, height - 1, g)
     own = {
         "statistics": "enter whole splits / a part", "company": "←→ another example",

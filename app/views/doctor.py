@@ -137,13 +137,11 @@ def _all_about(finding: Finding, view: View, width: int, room: int) -> list[Line
     ]
     rows += [("enter", change, "note")] if view.obeyed else []
     parts: dict[str, list[Line]] = {}
+    g = view.glyphs
     for label, words, style in rows:
-        texts = glyph.wrap(glyph.escape(words), max(10, width - 9))
+        texts = glyph.wrap(glyph.escape(g.text(words), ascii=g.ascii), max(10, width - 9))
         labels = [label, *[""] * (len(texts) - 1)]
-        parts[label] = [
-            [(f" {name:6s} ", "axis"), (view.glyphs.text(text), style)]
-            for name, text in zip(labels, texts, strict=True)
-        ]
+        parts[label] = [[(f" {name:6s} ", "axis"), (text, style)] for name, text in zip(labels, texts, strict=True)]
     for label in ("why", "seen"):
         if sum(map(len, parts.values())) > room:
             del parts[label]

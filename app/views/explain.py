@@ -59,18 +59,18 @@ SCREENS: dict[str, str] = {
     "example of the whole training split does, and then nothing brings it back while what comes in stays as it is.",
     "backward": "The gradient of the loss by every intermediate result, worked out by hand, against autograd's: "
     "largest is its largest entry, off by the largest difference. Exact means equal bit for bit, close equal but for "
-    "rounding. Backward goes from the bottom up: a formula makes a gradient of the one by what comes next, dout. "
-    "Part 4 takes a net with one hidden layer and BatchNorm apart into 26 pieces, 25 without b1, the bias that "
+    "rounding. Backward goes from the bottom up: each formula makes a gradient out of dout, the one by what comes "
+    "next. Part 4 takes a net with one hidden layer and BatchNorm apart into 26 pieces, 25 without b1, the bias that "
     "BatchNorm makes useless; any other net goes brick by brick.",
     "batchnorm": "In training BatchNorm uses the mean and std of the minibatch, so that what the net says of an "
     "example depends on its company: a regulariser by accident. In evaluation it uses running statistics, which have "
     "to be near those of all the data, or the losses differ.",
     "gain": "Weights divided by the root of fan-in keep a spread of 1 through a linear layer. A nonlinearity squeezes "
     "it, and the gain makes up for that: 5/3 for tanh. Too small a gain fades with depth, too large a one saturates, "
-    "or explodes where nothing bounds it. A curve a gain, the std behind each layer of a fresh net without a norm, "
-    "fed with normal numbers; settles is the last layer's, PyTorch's is torch.nn.init.calculate_gain.",
+    "or explodes where nothing bounds it. One curve for each gain: the std behind each layer of a fresh net without a "
+    "norm, fed with normal numbers; settles is the last layer's, PyTorch's is torch.nn.init.calculate_gain.",
     "find-lr": "A copy of the net is trained for a thousand steps, each at a slightly larger rate. At the bottom of "
-    "the valley, before it rises, the rate is good: try marks it, and now the rate of this run. Where it rises, the "
+    'the valley, before it rises, the rate is good: "try" marks it, "now" the rate of this run. Where it rises, the '
     "rate is too large. Where there is no valley the net has learnt too much to tell.",
     "layer": "One layer enlarged. Above, what it gives and the gradient there, as densities: in colour now, grey at "
     "the first update, so that a drift shows. Piled up at the ends it is saturated, a narrow peak in the middle is "

@@ -45,7 +45,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     present, changed = goes_by(snapshot.preset, snapshot.config) if snapshot else ("", [])
     lines: list[Line] = [heading("experiments", "of the lectures", width, g)]
     chosen_one = PRESETS[names[at]]
-    run = glyph.escape(present, ascii=g.ascii) + (f" with {', '.join(changed)}" if changed else "")
+    run = glyph.escape(present + (f" with {', '.join(changed)}" if changed else ""), ascii=g.ascii)
     below: list[Line] = [[]]
     for label, text in (("this run", run), ("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
         parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]

@@ -119,7 +119,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     preset = glyph.escape(preset, ascii=g.ascii)
     # `deep-tanh-3` tells the preset too
     needed = "" if preset in (run, run.rstrip("0123456789")[:-1]) else preset
-    changed, count = ", ".join(other), f"{len(other)} changed" if other else ""
+    changed, count = escape(", ".join(other), ascii=g.ascii), f"{len(other)} changed" if other else ""
     full, short, shortest = _net(snapshot.config, g, {one.split()[0] for one in other})
     last = run + "*" * bool(other or preset != snapshot.preset)
     left: Line = []
@@ -130,6 +130,7 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
         (run, needed, changed, short),
         (run, needed, changed, shortest),
         (run, needed) if not other else (run, changed, full) if preset == snapshot.preset else (last, short),
+        (run, changed, shortest) if other and preset == snapshot.preset else (last, short),
         (last, short) if short else (run, needed, count, where),
         (last, shortest) if shortest else (run, needed, count),
         (run, changed if not needed or preset == snapshot.preset else count) if count else (last,),
@@ -153,9 +154,9 @@ def _net(config: Mapping[str, Value], g: glyph.Glyphs, told: Collection[str]) ->
     gain, kind = config.get("gain"), str(config.get("nonlinearity"))
     if gain is None:
         return "", "", ""
-    factor = shown(GAINS.get(kind, 1.0) if gain == "auto" else gain)
+    factor = escape(shown(GAINS.get(kind, 1.0) if gain == "auto" else gain), ascii=g.ascii)
     norm = NORMS.get(str(config.get("norm")), ("no norm", "no BN"))
-    fan_in = "no fan-in" if config.get("fan_in") == "off" else ""
+    fan_in = "fan-in off" if config.get("fan_in") == "off" else ""
     parts = {"norm": norm[0], "gain": f"gain {factor}", "fan_in": fan_in}
     full = ", ".join(part for name, part in parts.items() if part and name not in told)
     short, shortest = (
@@ -195,8 +196,9 @@ def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
         facts.append([("probes ", "dim"), (share, ""), (_seen_at(view, snapshot), "dim")])
         if cells >= 150:
             facts.append([("batch ", "dim"), _of_minibatch(snapshot, places=3)])
+    last = snapshot.state == "paused" and twin is not None  # the batch's stay: what else would a step show of the two
     while sum(cells_of(fact) + 2 for fact in facts) > cells - 8 and len(facts) > 1:
-        facts.pop()
+        facts.pop(-2 if last and len(facts) > 3 else -1)
     return facts
 
 
