@@ -620,7 +620,7 @@ class Studio(App[int]):
 
     def action_enlarge(self) -> None:
         if not self.pressed("enter"):
-            self.action_screen("layer")
+            self.action_screen("explain" if self.state.screen == "explain" else "layer")
 
     def let_through(self, text: str) -> None:
         """Another filter; the cursor stays on its row where that is still there."""

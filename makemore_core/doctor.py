@@ -455,8 +455,9 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
     if least <= ratio <= most or _one_step(layers):
         return check, None
     name, what = ("activations-shrink", "shrinks") if ratio < least else ("activations-grow", "grows")
-    evidence = f"std {first:.2g} → {last:.2g}, × {ratio ** (1 / (len(layers) - 1)):.2f} a layer"
-    return check, _finding(name, f"spread {what} with depth", evidence, *_right_gain(run), layer=layers[-1].index)
+    return check, _finding(
+        name, f"spread {what} with depth", f"std {check.seen}", *_right_gain(run), layer=layers[-1].index
+    )
 
 
 def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
@@ -544,7 +545,7 @@ def _slow(run: _Run, by: float = 0.0) -> bool:
 def _update_ratio(run: _Run) -> Iterator[Told]:
     judged = sorted(_judged(run), key=lambda weight: run.updates[weight.name])
     least, most = None if _decayed(run) else LIMITS["updates_slow"], LIMITS["updates_large"]
-    limit = f"{most:g} at most: lr fell as planned" if least is None else f"{least:g} to {most:g}"
+    limit = f"{most:g} at most, lr fell" if least is None else f"{least:g} to {most:g}"
     middle = median(_ratios(run)) if judged else None
     largest = run.updates[judged[-1].name] if judged else None
     yield _check("update:data", "median {median:.1f}, largest {largest:.1f}", limit, "log10",

@@ -249,7 +249,7 @@ def test_small_updates_are_meant_once_the_rate_has_decayed() -> None:
     lowered = msgspec.structs.replace(early, lr=0.01)
     assert findings(lowered) == ()
     limit = {check.name: check.limit for check in examine(lowered).checks}["update:data"]
-    assert limit == "-1.75 at most: lr fell as planned"
+    assert limit == "-1.75 at most, lr fell"
 
 
 def test_a_rate_beyond_all_measure_is_the_first_to_be_changed_whatever_else_is_wrong() -> None:

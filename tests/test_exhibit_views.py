@@ -418,7 +418,7 @@ def test_enter_takes_the_rate_that_was_found() -> None:
     assert "space r 8" not in words(none)
     late = replace(none, history=view("find-lr").history.copy())
     late.history.exhibits["find-lr"] = Exhibit("find-lr", 3000, data)
-    assert "; the lecture tests a fresh net: space r 8" in words(late, 160, 24)
+    assert " the lecture tests a fresh net: space r 8" in words(late, 160, 24)
 
 
 def test_what_lies_above_the_rates_scale_is_one_mark() -> None:
@@ -619,6 +619,15 @@ async def test_a_screen_asks_for_what_it_shows(key: str, name: str) -> None:
         assert stream.sent[0].name == name
         await pilot.press("right", "down", "escape")
         assert studio.state.screen == "dashboard"
+
+
+async def test_enter_leads_from_an_explanation_back_to_what_it_explains() -> None:
+    studio = Studio(Asked("mlp-batchnorm"), fps=50)
+    async with studio.run_test(size=(160, 48)) as pilot:
+        await until(pilot, lambda: studio.history.snapshot is not None)
+        await pilot.press("i", "e", "enter")
+        assert studio.state.screen == "gain"
+        assert not any(isinstance(command, Set) for command in studio.stream.sent)  # type: ignore[attr-defined]
 
 
 async def test_what_an_explained_screen_needs_is_asked_for_while_it_is_explained() -> None:

@@ -154,6 +154,12 @@ def test_a_run_that_became_another_experiment_keeps_its_name_and_says_so() -> No
     course[-1] = msgspec.structs.replace(course[-1], run="deep-tanh-1", preset="deep-tanh", config=config, pace=1.0)
     assert text_of(draw(view(course), 80, 24))[0].startswith("deep-tanh-1*  no BN ×1  step")
     assert text_of(draw(view(course), 100, 24))[0].startswith("deep-tanh-1  deep-tanh-gain1  ")
+    config = PRESETS["fifty-layers-residual"].config().as_dict()
+    course[-1] = msgspec.structs.replace(course[-1], run="deep-batchnorm-1", preset="deep-batchnorm", config=config)
+    course[-1] = msgspec.structs.replace(course[-1], pace=None)
+    assert text_of(draw(view(course), 80, 24))[0].startswith(
+        "fifty-layers-residual*  BN ×1  step"
+    )  # more than the name
 
 
 @pytest.mark.parametrize(("run", "cells", "told"), [

@@ -53,7 +53,7 @@ class Trail(NamedTuple):
 
 
 LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
-GHOST_WITHIN = 15  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
+GHOST_WITHIN = 9  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
 
 
 class Grain(NamedTuple):

@@ -41,11 +41,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     note = f"{len(data.rates):,} updates of a copy {taken_at(view, NAME)}, lr 0.001 to 1"
     snapshot = view.history.snapshot
     lines: list[Line] = [heading("learning rate", note, width, g)]
-    lines += _plot(data, view, width, max(3, height - 5), snapshot.lr if snapshot else None)
+    lines += _plot(data, view, width, max(3, height - 6), snapshot.lr if snapshot else None)
     if data.suggestion is None:
         learnt = view.history.exhibits[NAME].step > FRESH
-        again = "; the lecture tests a fresh net: space r 8" if learnt and view.obeyed else ""
-        lines.append([(" no suggestion: ", "sick"), (glyph.escape(data.reason) + again, "")])
+        lines.append([(" no suggestion: ", "sick"), (glyph.escape(data.reason), "")])
+        if learnt and view.obeyed:
+            lines.append([(" the lecture tests a fresh net: space r 8", "")])
     else:
         lines.append([(f" try lr {data.suggestion:g}", "good"), (f": {glyph.escape(data.reason)}", "")])
     now = "" if snapshot is None or snapshot.lr is None else f"; the run trains at lr {snapshot.lr:g}"

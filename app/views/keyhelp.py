@@ -39,7 +39,7 @@ LEGEND: dict[str, str] = {
     "probes": "share of the time for looking, held to --budget (3 %) after the first look",
     "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
     "paused, they are those of the last update",
-    "*": "behind the run's name: another experiment by now, or other settings (P)",
+    "*": "behind the name above: another experiment by now, or other settings (P)",
     "BN ×5/3": "there: BatchNorm, gain 5/3, where the words have no room",
     "grey curves": "earlier attempts; each restart, live change, u and U begins one",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "

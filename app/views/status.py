@@ -22,6 +22,7 @@ WORDS = {
 }  # fmt: skip
 
 NORMS = {"batch": ("BatchNorm", "BN"), "layer": ("LayerNorm", "LN"), "group": ("GroupNorm", "GN")}
+ENLARGES = ("dashboard", "gradients", "weights", "twin")  # screens on which enter does
 TEXTS = ("explain", "doctor", "help")  # screens whose key, pressed again, leads back
 RUNNING = len("  9,990/s  eta 0:30 training")  # cells behind the step while training runs
 
@@ -122,22 +123,19 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     changed, count = escape(", ".join(other), ascii=g.ascii), f"{len(other)} changed" if other else ""
     full, short, shortest = _net(snapshot.config, g, {one.split()[0] for one in other})
     last = run + "*" * bool(other or preset != snapshot.preset)
+    ours = preset == snapshot.preset  # the experiment that it began as
+    tries: list[tuple[str, ...]] = [(run, preset, changed, full, where)]
+    tries += [(run, needed, changed, *more) for more in ((full, where), (full,), (short,), (shortest,))]
+    if not other:
+        tries += [(run, needed)] if ours else [(run, needed), (preset + "*", short), (preset + "*", shortest)]
+    elif ours:
+        tries += [(run, changed, full), (run, changed, shortest)]
+    tries += [(last, short), (last, shortest)] if short else [(run, needed, count, where), (run, needed, count)]
+    if count:
+        tries += [(run, changed if ours or not needed else count), (run, count)]
+    tries += [(last,), (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",)]
     left: Line = []
-    for parts in (
-        (run, preset, changed, full, where),
-        (run, needed, changed, full, where),
-        (run, needed, changed, full),
-        (run, needed, changed, short),
-        (run, needed, changed, shortest),
-        (run, needed) if not other else (run, changed, full) if preset == snapshot.preset else (last, short),
-        (run, changed, shortest) if other and preset == snapshot.preset else (last, short),
-        (last, short) if short else (run, needed, count, where),
-        (last, shortest) if shortest else (run, needed, count),
-        (run, changed if not needed or preset == snapshot.preset else count) if count else (last,),
-        (run, count) if count else (last,),
-        (last,),
-        (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",),
-    ):
+    for parts in tries:
         told = [part for part in dict.fromkeys(parts) if part]
         most = preset if preset in told else run
         left = [(part + "  ", "title" if part == most or len(told) == 1 else "dim") for part in told]
@@ -243,7 +241,7 @@ def keys_line(view: View, cells: int) -> Line:
         size = len(key) + 1 + len(text)
         if (key, short) in must:
             reserve = 0
-        if used + size + reserve > cells:
+        if used + size + reserve > cells or (short == "enlarge" and view.screen not in ENLARGES):
             continue
         line += [(key, "key"), (f" {text}  ", "dim")]
         used += size + 2
