@@ -249,8 +249,7 @@ class Session:
     def _look_meanwhile(self) -> None:
         """A part of a look at a run that is held to a pace: the losses over its splits, dead units, names."""
         if self._meanwhile is None:
-            self._survey = None  # of an earlier step
-            self._meanwhile = self._look_at_all(whole=False)
+            self._survey, self._meanwhile = None, self._look_at_all(whole=False)
         with self._looking("survey"):
             done = next(self._meanwhile, "done") == "done"
         if done:
@@ -397,7 +396,7 @@ class Session:
     def _look_around(self) -> None:
         if self._last_look is not None:
             return
-        if self._survey is not None or (self._meanwhile is None and self._budget.affords("survey")):
+        if self._survey is not None or self._budget.affords("survey"):
             self._go_on_surveying()
         if self._budget.affords("sample"):
             self._sample_names()
@@ -405,7 +404,7 @@ class Session:
     def _go_on_surveying(self) -> None:
         with self._looking("survey"):
             if self._survey is None:  # once begun it is finished: its losses are to be of now, not of seconds ago
-                self._survey = self.nets.survey(whole=False)
+                self._survey, self._meanwhile = self.nets.survey(whole=False), None
             done = next(self._survey, "done") == "done"
         if done:
             self._survey = None
