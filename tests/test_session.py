@@ -40,7 +40,7 @@ from makemore_core.session import Recorder, Request, Session
 from makemore_core.trainer import Trainer
 from makemore_core.watch import Watch
 from makemore_core.watched import Watched
-from tests.scripted import DENSE, SMALL, Move, Script, at, once, play
+from tests.scripted import DENSE, SMALL, SPARSE, Move, Script, at, once, play
 
 UNWATCHED = Watch(per_second=1e-6)
 
@@ -1072,6 +1072,13 @@ def test_data_that_takes_more_memory_than_there_is_is_refused(
     monkeypatch.setattr("makemore_core.nets.find_room", lambda _: None)  # of the net
     with pytest.raises(ValueError, match="there can be no such net here: it takes about "):
         Nets.fresh(SMALL.replace({"block_size": block_size}), few_names, {})
+
+
+def test_the_rate_that_is_told_is_the_one_in_force(few_names: Dataset) -> None:
+    config = SMALL.replace({"lr": 0.1, "lr_decay": 0.1, "lr_decay_at": 60})
+    _, script = play(few_names, config=config, watch=SPARSE)
+    told = {snapshot.step: snapshot.lr for snapshot in script.snapshots}
+    assert (told[40], told[80]) == (0.1, pytest.approx(0.01))
 
 
 def test_a_new_net_may_be_asked_to_wait_at_its_start(few_names: Dataset) -> None:
