@@ -16,7 +16,7 @@ from typing import TypeVar
 from app.series import Series
 from app.traces import LayerTrace, WeightTrace
 from makemore_core.config import Value
-from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot
+from makemore_core.snapshot import ENDED, Event, Exhibit, Intervention, Snapshot, same_net
 from makemore_core.undo import MOST_LEFT
 
 MOST_GHOSTS = 4  # earlier attempts that are drawn
@@ -174,7 +174,10 @@ class History:
             origin.layers, origin.weights, origin.again = {}, {}, True
         elif origin:
             attempt.began = snapshot.step - len(snapshot.losses)
-        self._show(attempt)
+        if self.snapshot is not None and same_net(self.snapshot, snapshot):
+            self.attempt = attempt
+        else:
+            self._show(attempt)
         self.attempt.cut(snapshot.step - len(snapshot.losses))
 
     def _show(self, attempt: Attempt) -> None:

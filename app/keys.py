@@ -89,7 +89,7 @@ PAIRS = {"gain(1)": "g/G", "go_back(True)": "u/U", "lr(1)": "-/+", "pace(1)": "<
 
 # By the footer's words, in some states of a run: what is refused there, and what helps.
 IDLE = {"diverged": ("pause", "step", "pace", "names", "freeze"), "finished": ("pace", "freeze")}
-FIRST = {"diverged": ("restart", "doctor")}
+FIRST = {"diverged": ("undo", "restart", "doctor")}
 
 
 def bindings() -> Iterator[Binding]:

@@ -45,7 +45,7 @@ from makemore_core.command import (
 from makemore_core.config import Config, Nonlinearity, Value, decayed, keeps_weights, shown
 from makemore_core.doctor import GAINS, Chart, division
 from makemore_core.presets import twin_changes
-from makemore_core.snapshot import AS_PLANNED, ENDED, Event, Exhibit, Snapshot, gist
+from makemore_core.snapshot import ENDED, Event, Exhibit, Snapshot, gist
 
 GAIN_LADDER = (0.1, 0.2, 0.5, 1.0, 1.5, 5 / 3, 2.0, 3.0, 5.0)
 TEMPERATURES = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -406,28 +406,12 @@ class Studio(App[int]):
             self.say("restarted from the seed; u undoes it")
 
     def action_go_back(self, forth: bool) -> None:
-        """To the net before, or forth; the trainer says to which, or that there is none.
+        """Back to the net before, or forth; the trainer says to which, or that there is none.
 
-        Asks first where it was a change that left no net that came last: that is not what would be undone.
+        What has been asked for and not been done is taken for dropped.
         """
         if not self.changes_allowed():
             return
-        if not forth and (live := self.changed_live()):
-            leave = ("y", "leave this net for the one before it; U comes forth again")
-            self.ask("undo", f"{escape(live)} was live: u does not undo it.", leave, ("esc", "stay"))
-            return
-        self.go_back(forth)
-
-    def changed_live(self) -> str:
-        """The latest change of this net that left no other one behind; empty for none."""
-        snapshot = self.history.snapshot
-        if snapshot is None or not snapshot.attempt:
-            return ""
-        marks = [mark.what for mark in snapshot.interventions if mark.attempt == snapshot.attempt]
-        return next((what for what in reversed(marks[1:]) if not what.endswith(AS_PLANNED)), "")
-
-    def go_back(self, forth: bool) -> None:
-        """Ask for it, and take what has been asked for and not been done for dropped."""
         self.send(Back(forth))
         self.drop_pending()
         way = "forth again" if forth else "back to the net before"
@@ -745,11 +729,8 @@ class Studio(App[int]):
         elif key in ("escape", "c", "n", "q", "ctrl+c") or (key == "y" and key in offered):
             self.state = replace(self.state, prompt="")
             if key == "y" and self.obeyed():
-                if prompt == "undo":
-                    self.go_back(False)
-                else:
-                    self.send(Twin())
-                    self.say("the twin is gone")
+                self.send(Twin())
+                self.say("the twin is gone")
             self.paint()
 
 

@@ -58,7 +58,7 @@ class Restart(msgspec.Struct, frozen=True, tag="restart"):
 
 
 class Back(msgspec.Struct, frozen=True, tag="back"):
-    """Undo a restart: go back to the net that it left, as it was then; again: to the one before that.
+    """Undo a restart or a live change: go back to the net that it left, as it was then; again: to the one before that.
 
     `forth` undoes the going back. The net goes on as an attempt of its own. `attempt`, the one whose net is gone back
     to, is written down by the run, so that it is the same when a life of the run is repeated.

@@ -25,7 +25,7 @@ from makemore_core.nets import Nets
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
 from makemore_core.session import WORTHLESS, NotKeptError, Recorder, Request, Session
-from makemore_core.snapshot import Exhibit, Intervention, Seen, Snapshot, to_json
+from makemore_core.snapshot import Exhibit, Intervention, Seen, Snapshot, same_net, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
@@ -89,7 +89,7 @@ class FolderRecorder(Recorder):
         self._record: RecordWriter | None = None
         self._newest = b""
         self.finished: Snapshot | None = None  # the last word of an earlier life, until something happens
-        self._layers: tuple[int, int | None] | None = None  # attempt and step of the layers recorded last
+        self._last: Snapshot | None = None  # that was recorded
         self._next_beat = 0.0
         self._next_checkpoint = time.monotonic() + min(FIRST, CHECKPOINT)
         self._saved: tuple[Kept, Path] | None = None  # what the last checkpoint holds, and where it is
@@ -148,15 +148,16 @@ class FolderRecorder(Recorder):
             self._newest = to_json(finished)
             return
         self._newest = to_json(snapshot)
-        begins = self._layers is None or self._layers[0] != snapshot.attempt
-        if self._layers and begins and not self._gone():
+        last, self._last = self._last, snapshot
+        begins = last is not None and last.attempt != snapshot.attempt and not same_net(last, snapshot)
+        if begins and not self._gone():
             # they are of the net that was left, and nobody is to take them for this one's
             for shown in (self.folder / rundir.EXHIBITS).glob("*.json"):
                 with contextlib.suppress(OSError):
                     shown.unlink()
-        again = snapshot.state == "running" and self._layers == (snapshot.attempt, snapshot.layers_step)
+        looked_at = last and (last.attempt, last.layers_step)
+        again = snapshot.state == "running" and looked_at == (snapshot.attempt, snapshot.layers_step)
         self._append(to_json(_without_layers(snapshot)) if again else self._newest)
-        self._layers = snapshot.attempt, snapshot.layers_step
         if self._server is not None:
             self._server.tell(snapshot.state, snapshot.step)
         if snapshot.state != "running":

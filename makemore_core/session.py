@@ -361,6 +361,8 @@ class Session:
     def _diverge(self, since: int | None) -> None:
         self.state, self._pause_at = "diverged", None
         self.message = f"the loss is no number from step {since} on: the doctor says what to try"
+        if self.stay and self.undo.behind:
+            self.message += "; u goes back to the net before"
 
     def _finish(self) -> None:
         """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint.
@@ -591,9 +593,9 @@ class Session:
         return keeps_weights(self.config.changes_to(after), command.live)
 
     def _makes_another(self, command: Command) -> bool:
-        """Whether it changes the live net itself, not only what the coming updates do: one may want that net back."""
+        """Whether the live net, or what the coming updates do to it, is changed: one may want that net back."""
         changed = self.config.changes_to(self.config.replace(command.changes)) if isinstance(command, Set) else {}
-        return bool(changed.keys() & LIVE_IF_ASKED_FIELDS)
+        return bool(changed.keys() - {"steps"})
 
     def _apply(self, command: Command, nets: Nets | None, left: Left | None) -> None:
         """Raises ValueError where it could not be done after all."""

@@ -14,6 +14,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from makemore_core.config import keeps_weights
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 State: TypeAlias = Literal["running", "paused", "finished", "stopped", "crashed", "diverged", "unresponsive"]
 ENDED: tuple[State, ...] = ("finished", "stopped", "crashed", "diverged")
@@ -128,7 +130,7 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
 
     `losses` are those of the updates `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part
     of a long record was thinned, they are only the extremes, in order, of the last `losses_span` updates, whose mean is
-    `losses_mean`. `attempt` counts restarts, live changes of the net and going back; `origin` is the attempt whose net
+    `losses_mean`. `attempt` counts restarts, live changes and going back; `origin` is the attempt whose net
     this one goes on from, None for one from the seed. `overhead` is the share (0..1) of the time that went into
     looking: probes, evaluations, samples; `pace` the steps a second that the run is held to, if it is. `expected_loss`
     is that of the uniform guess, ln V. `message` is what there is to be said, `answered` how many commands had been
@@ -200,6 +202,12 @@ def from_json(line: bytes) -> Event:
 def gist(message: str) -> frozenset[str]:
     """What a message says, one by one, without the number that grows while it lasts."""
     return frozenset(re.sub(r"^[\d,]+ records? (?=lost)", "", part) for part in message.split("; ") if part)
+
+
+def same_net(before: Snapshot, now: Snapshot) -> bool:
+    """Whether a new attempt goes on with the net as it was shown: only what the coming updates do was changed."""
+    changed = [name for name, value in now.config.items() if before.config.get(name) != value]
+    return now.origin == before.attempt and keeps_weights(changed, live=False)
 
 
 def snapshots(lines: Iterable[bytes]) -> Iterator[Snapshot]:

@@ -79,9 +79,11 @@ class Script(Recorder):
 
     @property
     def losses(self) -> list[float]:
-        """All losses of the last attempt, from its first update on."""
-        last = self.snapshots[-1].attempt
-        return [loss for snapshot in self.snapshots if snapshot.attempt == last for loss in snapshot.losses]
+        """All losses of the last net, from its first update on, also where it was changed live on the way."""
+        origins, first = {snapshot.attempt: snapshot.origin for snapshot in self.snapshots}, self.snapshots[-1].attempt
+        while origins[first] == first - 1:
+            first -= 1
+        return [loss for snapshot in self.snapshots if snapshot.attempt >= first for loss in snapshot.losses]
 
 
 def play(

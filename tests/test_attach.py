@@ -19,7 +19,7 @@ from app.launch import Worker
 from app.session_view import OwnRun
 from makemore_core import attach, recorder, rundir
 from makemore_core.attach import Attached
-from makemore_core.command import Channel, Look, Pause, Restart, Resume, Set, Step, Stop
+from makemore_core.command import Channel, Command, Look, Pause, Restart, Resume, Set, Step, Stop
 from makemore_core.config import Config
 from makemore_core.record import BUDGET, RecordReader, RecordWriter
 from makemore_core.snapshot import Event, Exhibit, Snapshot, to_json
@@ -295,17 +295,20 @@ def test_each_question_has_an_answer_of_its_own_and_not_too_many_are_kept(
     assert shown == [(1, 20), (3, 40), (2, 50)]
 
 
-def test_who_comes_after_a_restart_is_shown_nothing_of_the_net_before(tmp_path: Path, few_names_file: Path) -> None:
+@pytest.mark.parametrize(("change", "another"), [(Restart(), True), (Set({"lr": 0.01}), False)])
+def test_who_comes_after_a_restart_is_shown_nothing_of_the_net_before(
+    tmp_path: Path, few_names_file: Path, change: Command, another: bool
+) -> None:
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
     first = Viewer(folder)
-    session = opened(folder, Order(0, 30, Look("dead-map")), Order(0, 60, Restart()), Order(1, 90, Stop()))
+    session = opened(folder, Order(0, 30, Look("dead-map")), Order(0, 60, change), Order(1, 90, Stop()))
     snapshot = session.recorder.snapshot
     session.recorder.snapshot = lambda one: (snapshot(one), first.look())[0]  # type: ignore[method-assign]
     session.run()
     late = Viewer(folder)
     late.wait(lambda s: s.state == "stopped", "the end")
     assert any(isinstance(event, Exhibit) for event in first.events)
-    assert not any(isinstance(event, Exhibit) for event in late.events)
+    assert any(isinstance(event, Exhibit) for event in late.events) != another
 
 
 @pytest.mark.parametrize("steps", [150, 300])

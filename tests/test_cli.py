@@ -420,7 +420,7 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
     trainer = load_attempt(trained.cwd / "runs/done")[0]
     train, val, test = (evaluate(trainer.model, trainer.split(items)) for items in few_names[2:5])
     assert trained.run("eval", "done").out == f"step 60  train {train:.4f}  val {val:.4f}  test {test:.4f}\n"
-    told = {"step": 60, "attempt": 0, "train": train, "val": val, "test": test}
+    told = {"step": 60, "attempt": 1, "train": train, "val": val, "test": test}
     assert strict(trained.run("eval", "done", "--json").out) == told
 
     ended = trained.run("sample", "never")
@@ -461,7 +461,7 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
     refused = "the run is diverged: there is nothing worth saving"
     first, second = ended.err.splitlines()
     assert first == f"not as it is now but as it was last saved: {refused}"
-    assert re.fullmatch(r"of step 3\d, attempt 0; the run was last seen at step [34]\d, attempt 0", second)
+    assert re.fullmatch(r"of step 3\d, attempt 0; the run was last seen at step [34]\d, attempt 1", second)
     assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
     assert set_lr.out == "set lr=0.01: a new net begins from the seed\n"  # the ruined one is not worth going back to
 

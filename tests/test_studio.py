@@ -26,7 +26,7 @@ from app.views.state import selected
 from makemore_core.command import Back, Look, Pace, Pause, Restart, Resume, Sample, Set, Step, Twin
 from makemore_core.config import Config
 from makemore_core.doctor import Examination
-from makemore_core.snapshot import AS_PLANNED, Event, Exhibit, Intervention
+from makemore_core.snapshot import Event, Exhibit, Intervention
 from tests.canned import HUNDRED, FakeStream, Shape, nan, snapshot, text_of
 
 DEADLINE = 20.0
@@ -186,39 +186,10 @@ async def test_the_proposed_twin_can_be_taken_and_added_to() -> None:
         assert stream.sent == [Twin({"norm": "none", "lr": 2.0})]
 
 
-async def test_a_live_change_is_not_undone_by_surprise() -> None:
-    async with running() as (pilot, app, stream):
-        await pilot.press("+")
-        await until(pilot, lambda: bool(stream.marks))
-        await pilot.press("u")  # there is nothing to go back to, and the trainer says so
-        assert stream.sent == [Set({"lr": 0.2}), Back()]
-        await pilot.press("G")
-        await until(pilot, lambda: app.history.snapshot.attempt == 1)  # type: ignore[union-attr]
-        await pilot.press("u")
-        assert stream.sent[-1] == Back()
-        await pilot.press("-")
-        await until(pilot, lambda: app.history.snapshot.interventions[-1].what == "lr 0.2 → 0.1")  # type: ignore[union-attr]
-        before = len(stream.sent)
-        await pilot.press("u")
-        assert "lr 0.2 → 0.1 was live: u does not undo it." in picture(app)
-        await pilot.press("escape", "u", "x")
-        assert len(stream.sent) == before
-        await pilot.press("y")
-        assert stream.sent[-1] == Back()
-        assert "was live" not in picture(app)
-        await pilot.press("U")
-        assert stream.sent[-1] == Back(forth=True)
-
-
-async def test_a_planned_decay_is_no_change_that_somebody_made() -> None:
-    async with running() as (_, app, stream):
-        stream.drain = list  # type: ignore[method-assign]
-        marks = [Intervention(0, "restart", 1), Intervention(900, "lr 0.1 → 0.01" + AS_PLANNED, 1)]
-        app.history.feed([snapshot(step=stream.step + 1, attempt=1, interventions=tuple(marks))])
-        assert app.changed_live() == ""
-        marks.insert(1, Intervention(500, "gain 1 → 2", 1))
-        app.history.feed([snapshot(step=stream.step + 2, attempt=1, interventions=tuple(marks))])
-        assert app.changed_live() == "gain 1 → 2"
+async def test_undo_is_asked_of_the_trainer_which_says_what_came_of_it() -> None:
+    async with running() as (pilot, _, stream):
+        await pilot.press("+", "u", "U")
+        assert stream.sent == [Set({"lr": 0.2}), Back(), Back(forth=True)]
 
 
 async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not_again() -> None:

@@ -748,7 +748,7 @@ def test_the_table_of_keys_has_each_key_once_and_every_word_is_short() -> None:
     assert all(len(key.help) <= 60 for key in KEYS)
     assert ("q", "quit") in footer(True)
     assert not {"b", "space"} & {key for key, _ in footer(True)}
-    assert footer(False, "diverged")[:2] == [("r", "restart"), ("D", "doctor")]
+    assert footer(False, "diverged")[:3] == [("r", "restart"), ("u/U", "undo"), ("D", "doctor")]
     words = {key.short for key in KEYS if key.short}
     assert words.issuperset({word for table in (IDLE, FIRST) for words in table.values() for word in words})
     assert {word for _, word in footer(False, "diverged")} == words - {"pause", "step", "pace", "names", "freeze"}

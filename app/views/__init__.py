@@ -107,4 +107,4 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         live: Line = [("  L live: on", "note")] if view.live and not view.prompt else []
         keys = [*keys_line(view, width - cells_of(live)), *live] if cells_of(live) < width else live
         lines += block([message_line(view, width) if below == 1 and view.message else keys], width, 1, view.glyphs)
-    return ask(view, lines, width, height) if view.prompt in ("untwin", "undo", "quit") else lines
+    return ask(view, lines, width, height) if view.prompt in ("untwin", "quit") else lines

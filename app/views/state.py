@@ -37,7 +37,7 @@ class View:
     message_style: str = "note"
     waiting: str = "waiting for the first snapshot"
     told: tuple[int, frozenset[str]] = (0, frozenset())  # the trainer's answer that was given here already
-    prompt: str = ""  # "", "filter", "twin", "untwin", "undo" or "quit"
+    prompt: str = ""  # "", "filter", "twin", "untwin" or "quit"
     typed: str = ""  # so far, in answer to the prompt "twin"
     question: str = ""  # of the prompts after "twin"
     choices: tuple[tuple[str, str], ...] = ()  # and its answers: key, what it does
