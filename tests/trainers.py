@@ -129,7 +129,7 @@ def reference(config: Config, dataset: Dataset, changes: Sequence[tuple[int, int
             case Set(changes=values, live=live):
                 before, config = config, config.replace(values)
                 if live or values.keys() <= LIVE_FIELDS:
-                    if before.changes_to(config).keys() - LIVE_FIELDS:
+                    if before.changes_to(config).keys() - {"steps"}:
                         left.append(Trainer(before, dataset))
                         left[-1].restore(trainer.tensors(), trainer.step, trainer.optimizer.count)
                     trainer.reconfigure(config)

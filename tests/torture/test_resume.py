@@ -21,7 +21,7 @@ CHANGES: tuple[Command, ...] = (
     Set({"norm": "none"}, live=True),
     Restart(),
     Set({"gain": 1.5}),
-    Back(attempt=2),
+    Back(attempt=3),
     Set({"optimizer": "adam", "gain": 2.0}, live=True),  # a change whatever the optimiser was
     Set({"nonlinearity": "relu"}, live=True),
     Set({"lr": 0.01}),
@@ -31,10 +31,10 @@ CHANGES: tuple[Command, ...] = (
 ORDERS = tuple(
     Order(attempt, step, command)
     for (attempt, step), command in zip(
-        [(0, 300), (0, 500), (1, 700), (2, 400), (3, 300), (4, 600), (5, 700), (6, 800)], CHANGES, strict=True
+        [(0, 300), (1, 500), (2, 700), (3, 400), (4, 300), (5, 600), (6, 700), (7, 800)], CHANGES, strict=True
     )
 )
-END = Order(6, 1500, Stop())
+END = Order(8, 1500, Stop())
 
 
 @pytest.mark.torture
