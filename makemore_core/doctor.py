@@ -502,9 +502,11 @@ def _last_layer(run: _Run) -> Iterator[Told]:
     ahead = last - others
     if not math.isfinite(ahead):  # some do not move at all
         return
-    yield _check("last layer", "update:data {ahead:+.1f} to the next", f"{most:+g} at most", "log10",
-                 {"ahead": (None, most)}, ahead=ahead)  # fmt: skip
-    if ahead > most:
+    slow = _slow(run)  # all of them: then the last is not too fast
+    yield _check("last layer", "update:data {ahead:+.1f} to the next",
+                 "none where all are slow" if slow else f"{most:+g} at most", "log10",
+                 {"ahead": (None, None if slow else most)}, ahead=ahead)  # fmt: skip
+    if ahead > most and not slow:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {others:.1f} in the others"
         yield _finding("last-layer-fast", f"last layer {10 ** min(ahead, 99):,.0f}× too fast", evidence,
                        "train on: a last layer that began small catches up", None)  # fmt: skip
@@ -544,19 +546,21 @@ def _slow(run: _Run, by: float = 0.0) -> bool:
 
 def _update_ratio(run: _Run) -> Iterator[Told]:
     judged = sorted(_judged(run), key=lambda weight: run.updates[weight.name])
-    least, most = None if _decayed(run) else LIMITS["updates_slow"], LIMITS["updates_large"]
-    limit = f"{most:g} at most, lr fell" if least is None else f"{least:g} to {most:g}"
+    least, most = LIMITS["updates_slow"], LIMITS["updates_large"]
+    meant = ", lr fell" if _decayed(run) else ", it has learnt" if _by_heart(run) else ""
+    limit = f"{most:g} at most{meant}" if meant else f"{least:g} to {most:g}"
     middle = median(_ratios(run)) if judged else None
     largest = run.updates[judged[-1].name] if judged else None
     yield _check("update:data", "median {median:.1f}, largest {largest:.1f}", limit, "log10",
-                 {"median": (least, None), "largest": (None, most)}, median=middle, largest=largest)  # fmt: skip
+                 {"median": (None if meant else least, None), "largest": (None, most)},
+                 median=middle, largest=largest)  # fmt: skip
     if middle is None or largest is None:
         return
     slowest, fastest = judged[0], judged[-1]
     if largest > most:
         evidence = f"update:data {largest:.1f} in {_weight(fastest)}, median {middle:.1f}"
         yield _finding("updates-large", "updates too large", evidence, *_smaller_updates(run), layer=fastest.layer)
-    if _slow(run):
+    if _slow(run) and not meant:
         evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {middle:.1f}"
         yield _finding("updates-small", "updates too small", evidence, *_larger_updates(run), layer=slowest.layer)
 
@@ -609,11 +613,18 @@ def _overfitting(run: _Run) -> Iterator[Told]:
     gap, most = _apart(splits.val, splits.train), LIMITS["by_heart"]
     yield _check("learning by heart", "val {val:.2f}, train {train:.2f}", f"{most:g} apart", "nats",
                  {"apart": (None, most)}, val=splits.val, train=splits.train, apart=gap)  # fmt: skip
-    learns = splits.train is None or run.now.expected_loss is None or splits.train < run.now.expected_loss
-    if gap is not None and gap > most and learns:
+    if _by_heart(run):
         evidence = f"val loss {splits.val:.2f}, train loss {splits.train:.2f}, at step {splits.step:,}"
         yield _finding("overfitting", "learning by heart", evidence,
                        "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
+
+
+def _by_heart(run: _Run) -> bool:
+    """Whether it has learnt its training split, and so little else that nothing is left to be learnt."""
+    splits, expected = run.now.splits or NO_SPLITS, run.now.expected_loss
+    gap = _apart(splits.val, splits.train)
+    learns = splits.train is None or expected is None or splits.train < expected
+    return gap is not None and gap > LIMITS["by_heart"] and learns
 
 
 def _tiny(run: _Run) -> bool:
@@ -738,7 +749,7 @@ def _smaller(run: _Run) -> Advice:
     if config.get("fan_in") != "off" and (normed or right_at_start):
         either = "holds it, a lower learning rate delays it"
         advice, fix = _rate(run, 0.1, "delays it") if normed else _normalised(config, either)
-        return f"it was trained into this: {advice}", fix
+        return f"it was trained into this; {advice}", fix
     advice, fix = _right_gain(run)
     if fix is not None and config.get("bias_init"):
         fix |= {"bias_init": 0.0}
@@ -813,7 +824,7 @@ def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     ruined = (layer.activation for layer in run.now.layers)
     dead = any(one.std == 0 or 2 * (one.dead or 0) >= one.units for one in ruined)
     if factor < 1 and not dead and _slow(run, math.log10(factor)):  # so would this
-        return f"train on: with lr {lr * factor:g} they would be too small", None
+        return f"train on: with lr {lr * factor:g} the updates would be too small", None
     # far out there is no stepping back by tens, and nobody is led there
     wanted = 0.1 if factor < 1 < lr else min(float(f"{lr * factor:.1g}"), HIGHEST_LR)
     if factor < 1 and run.now.config.get("optimizer") in ADAPTIVE and lr > ADAPTIVE_LR:

@@ -199,6 +199,7 @@ def with_all_updates(snapshot: Snapshot, ratio: float) -> Snapshot:
         (foreign(losses=(3.4,) * 1200, first_loss=27.0, expected_loss=3.3), {"confidently-wrong", "loss-flat"}),
         (foreign(splits=Splits(2.0, 2.2, None, 90)), set()),
         (foreign(splits=Splits(0.3, 8.7, None, 90)), {"overfitting"}),
+        (with_all_updates(foreign(splits=Splits(0.3, 8.7, None, 90)), -4.5), {"overfitting"}),  # nothing left to learn
         (with_layer(foreign(), 2, dead=3), {"dead-units"}),
         (with_layer(foreign(), 2, dead=0), set()),
         (with_layer(foreign(), 1, saturated=0.8), {"saturated"}),
@@ -208,6 +209,7 @@ def with_all_updates(snapshot: Snapshot, ratio: float) -> Snapshot:
         (with_stds(0.98, 0.98, 0.98, 0.28), set()),
         (with_stds(0.2, 0.9, 0.9, 0.9), set()),
         (with_update(foreign(), 4, -1.5), {"last-layer-fast"}),
+        (with_update(with_all_updates(foreign(), -4.5), 4, -2.5), {"updates-small"}),  # which is too fast for nothing
         (with_update(foreign(step=2000), 4, -1.5), set()),
         (with_update(foreign(), 1, -1.5), {"updates-large"}),
         (with_update(foreign(), 1, -4.5), {"updates-small"}),
@@ -405,7 +407,7 @@ def test_a_net_that_has_batchnorm_is_not_told_to_have_it() -> None:
     config = Config(norm="batch", gain=1.0, lr=50.0).as_dict()
     net = with_all_updates(with_layer(foreign(config=config), 1, saturated=0.8), -2.0)
     (finding,) = findings(net)
-    assert finding.suggestion == "it was trained into this: lr 50 → 0.1 delays it"
+    assert finding.suggestion == "it was trained into this; lr 50 → 0.1 delays it"
     assert finding.fix == {"lr": 0.1}
 
 
