@@ -134,7 +134,7 @@ PRESETS: dict[str, Preset] = {
     "fifty-layers-gain1": Preset(
         _FIFTY | {"gain": 1.0},
         "fifty tanh layers at gain 1: the signal fades",
-        "paused at the start: std about 0.1 in the last layers, no saturation below the first",
+        "paused at the start: std about 0.1 in the last layers (end goes there), no saturation below the first",
     ),
     "fifty-layers": Preset(
         _FIFTY,
@@ -144,7 +144,7 @@ PRESETS: dict[str, Preset] = {
     "fifty-layers-batchnorm": Preset(
         {"n_layer": 50},
         "fifty layers with BatchNorm: the activations are held, the gradients are not quite",
-        "paused at the start: gradient std through the depth",
+        "paused at the start: gradient std through the depth, also on screen 3",
     ),
     "fifty-layers-residual": Preset(
         {"n_layer": 50, "residual": True},

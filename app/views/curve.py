@@ -52,6 +52,7 @@ class Trail(NamedTuple):
         return Trail(out, self.style)
 
 
+SHORTEST = 8  # steps of an axis, so that a first one is not drawn as a line
 LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
 GHOST_WITHIN = 9  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
 
@@ -107,7 +108,7 @@ def _column(
 
 def stretch(last: int, dots: int) -> int:
     """Columns of dots to a step, a power of two, for a run of fewer steps than dots."""
-    return 1 << max(0, (dots // max(1, last)).bit_length() - 1)
+    return 1 << max(0, (dots // max(SHORTEST, last)).bit_length() - 1)
 
 
 class Canvas:

@@ -52,7 +52,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     now = "" if snapshot is None or snapshot.lr is None else f"; the run trains at lr {snapshot.lr:g}"
     lines.append([(f" the mean of the latest losses{now}", "dim")])
     lines = block(lines, width, height - 1, g)
-    takes = "enter takes it  " if data.suggestion is not None and view.obeyed else ""
+    other = data.suggestion is not None and snapshot is not None and data.suggestion != snapshot.lr
+    takes = "enter takes it  " if other and view.obeyed else ""
     return [*lines, *block([hint(f"{takes}↑↓ test again  esc back", view)], width, 1, g)]
 
 

@@ -28,7 +28,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     scale = history.gradient_scale or 1.0
     note = f"at every layer's output; bars {g.plus_minus}{scale:g}, the rest in the edge bars"
     lines: list[Line] = [heading("gradients", note, width, g)]
-    head = f"{'':{label}}{'':{cells}}{'mean':>10}{'std':>9}{'/median':>9}{'/first':>9}"
+    head = f"{'':{label}}{'':{cells}}{'mean':>10}{'std':>9}{'/median':>9}{'/start':>9}"
     lines.append([(head[:width], "dim")])
     cursor = min(max(0, view.cursor), len(found) - 1)
     tall = max(1, min(3, room // len(found)))

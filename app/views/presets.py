@@ -50,7 +50,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     for label, text in (("this run", run), ("shows", chosen_one.shows), ("look at", chosen_one.look_at)):
         parts = glyph.wrap(text, width - 11) if height >= WHOLE else [glyph.clip(text, width - 11, g)]
         below += [[(f" {'' if nth else label:8s} ", "axis"), (g.text(part), "")] for nth, part in enumerate(parts)]
-    starts = f"enter starts it{', paused at step 1' * chosen_one.paused}  " if view.obeyed else ""
+    waits = chosen_one.paused or (snapshot is not None and snapshot.state == "paused")
+    starts = f"enter starts it{', paused at step 1' * waits}  " if view.obeyed else ""
     below.append(hint(f"↑↓ experiment  {starts}esc back", view))
     room = max(1, height - len(lines) - len(below))
 
