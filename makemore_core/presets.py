@@ -134,7 +134,7 @@ PRESETS: dict[str, Preset] = {
     "fifty-layers-gain1": Preset(
         _FIFTY | {"gain": 1.0},
         "fifty tanh layers at gain 1: the signal fades",
-        "paused at the start: std about 0.1 in the last layers (end goes there), no saturation below the first",
+        "paused at the start: std about 0.1 in the last layers (end: there), no saturation below the first",
     ),
     "fifty-layers": Preset(
         _FIFTY,
