@@ -254,6 +254,14 @@ def test_small_updates_are_meant_once_the_rate_has_decayed() -> None:
     assert limit == "-1.75 at most, lr fell"
 
 
+def test_updates_before_the_rate_fell_are_no_evidence_after_it() -> None:
+    config = Config(lr=0.1, lr_decay_at=1000).as_dict()
+    large = [with_all_updates(foreign(step=at, lr=0.1, config=config), -1.5) for at in (996, 997, 998, 999)]
+    assert {finding.name for finding in findings(large[-1], large[:-1])} == {"updates-large"}
+    lowered = with_all_updates(foreign(step=1001, lr=0.01, config=config), -2.5)
+    assert findings(lowered, large) == ()
+
+
 def test_a_rate_beyond_all_measure_is_the_first_to_be_changed_whatever_else_is_wrong() -> None:
     config = PRESETS["deep-tanh"].config().replace({"nonlinearity": "relu", "lr": 4.0})
     assert diagnose(config, (1, 60, 120))["diverged"].fix == {"lr": 0.1}
