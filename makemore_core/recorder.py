@@ -104,13 +104,13 @@ class FolderRecorder(Recorder):
     def asked(self, session: Session) -> list[Request]:
         self.alive(session)
         asked = self._server.asked() if self._server is not None else []
-        return [Request(command, who, partial(self._tell, session, token, command)) for command, who, token in asked]
+        return [Request(command, who, partial(self._tell, token, command)) for command, who, token in asked]
 
-    def _tell(self, session: Session, token: int, command: Command, error: str | None) -> None:
-        if error is None and not isinstance(command, Look) and self._newest and not self._gone():
+    def _tell(self, token: int, command: Command, outcome: int | str) -> None:
+        if isinstance(outcome, int) and not isinstance(command, Look) and self._newest and not self._gone():
             rundir.write_state(self.folder, self._newest)  # a script may read at once what became of it
         if self._server is not None:
-            self._server.acknowledge(token, session.trainer.step if error is None else error)
+            self._server.acknowledge(token, outcome)
 
     def alive(self, session: Session) -> None:
         now = time.monotonic()

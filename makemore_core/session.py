@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -74,11 +75,11 @@ class NotKeptError(ValueError):
 
 
 class Request(NamedTuple):
-    """A command, who gave it, and how to tell them of the outcome: None where it was applied, else what was wrong."""
+    """A command, who gave it, and how to tell them: the step it was applied before, or what was wrong."""
 
     command: Command
     who: str
-    tell: Callable[[str | None], None]
+    tell: Callable[[int | str], None]
 
 
 class Recorder:
@@ -164,6 +165,7 @@ class Session:
         self._pause_at: int | None = None
         self._told = self._news()
         self._published = 0.0
+        self._untold: list[Callable[[], None]] = []  # outcomes that do not show yet
         self._said = time.monotonic()  # when somebody was told what became of a command
         self._over = False  # somebody has ended it
         self._sampling_seed, self._temperature = SAMPLING_SEED, 1.0
@@ -464,15 +466,17 @@ class Session:
                 left = self._leave(command, nets)
                 self._note(command, who)
                 self._apply(command, nets, left)
-                error = None
+                outcome: int | str = self.trainer.step
             except ValueError as refused:
-                error = str(refused)
+                outcome = str(refused)
                 if not who:  # given here: nobody but whoever asked is to be told
-                    self._answer(error)
+                    self._answer(outcome)
+            self._untold.append(partial(tell, outcome))
             shows = self.net.seen.layers_step is not None or self._pause_at is None  # else the first update is about to
-            if shows and not isinstance(command, Look):  # which changes nothing, and views ask again and again
+            if isinstance(command, Look):  # which changes nothing, and views ask again and again
+                self._tell()
+            elif shows:
                 self._publish()
-            tell(error)  # last: whoever was answered finds what became of it
 
     def _repeat(self, command: Command) -> None:
         """Make a change of an earlier life of the run again."""
@@ -763,7 +767,14 @@ class Session:
             self.channel.publish(snapshot)
             self.recorder.snapshot(snapshot)
         self._published = time.monotonic()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell those who asked for something of the outcome, once they find it where they look for it."""
+        untold, self._untold = self._untold, []
+        for tell in untold:
+            tell()
 
 
-def _nobody(_: str | None) -> None:
+def _nobody(_: int | str) -> None:
     """Nobody waits for the outcome of a command given in this process: it shows in the next snapshot."""

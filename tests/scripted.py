@@ -63,8 +63,8 @@ class Script(Recorder):
             break
         return due
 
-    def _told(self, command: Command, step: int, error: str | None) -> None:
-        self.outcomes.append(Outcome(command, step, error))
+    def _told(self, command: Command, step: int, outcome: int | str) -> None:
+        self.outcomes.append(Outcome(command, step, outcome if isinstance(outcome, str) else None))
 
     def snapshot(self, snapshot: Snapshot) -> None:
         self.snapshots.append(snapshot)

@@ -244,7 +244,7 @@ def test_a_net_that_only_its_last_update_ruined_is_not_saved_while_it_is_looked_
             due.append(Request(Checkpoint(), "", told.append))
         return due
 
-    told = list[str | None]()
+    told = list[int | str]()
     session.recorder.asked = ruined  # type: ignore[method-assign]
     assert session.run() == "diverged"
     assert told == ["the run is diverged: there is nothing worth saving"]
@@ -439,7 +439,7 @@ def test_a_net_that_cannot_be_saved_is_not_stopped_from_afar(
 ) -> None:
     folder, save = run(SMALL), checkpoint.save
     session = opened(folder, watch=Watch(every=1))
-    told: list[str | None] = []
+    told: list[int | str] = []
 
     def sometimes(*what: Any) -> Path:
         if session.trainer.step < 60:
@@ -454,7 +454,7 @@ def test_a_net_that_cannot_be_saved_is_not_stopped_from_afar(
     monkeypatch.setattr(checkpoint, "save", sometimes)
     assert session.run() == "stopped"
     refused = f"it is not stopped, for the checkpoint could not be saved: No space left on device; kill {os.getpid()}"
-    assert (str(told[0]).startswith(refused), told[1:]) == (True, [None])
+    assert (str(told[0]).startswith(refused), told[1:]) == (True, [60])
     assert load_attempt(folder)[0].step == 60
 
 
@@ -591,7 +591,7 @@ def test_where_nothing_was_left_nothing_is_undone(run: Callable[[Config], Path])
 def test_a_net_that_was_not_kept_after_all_is_told_and_then_passed_over(run: Callable[[Config], Path]) -> None:
     folder = run(SMALL)
     session = opened(folder, watch=Watch(every=1), stay=True)
-    asked, moves, told = session.recorder.asked, [Restart(), Restart(), Back(), Back(), Stop()], list[str | None]()
+    asked, moves, told = session.recorder.asked, [Restart(), Restart(), Back(), Back(), Stop()], list[int | str]()
 
     def moved(one: Session) -> list[Request]:
         if one.trainer.step < 10 or not moves:
@@ -604,7 +604,7 @@ def test_a_net_that_was_not_kept_after_all_is_told_and_then_passed_over(run: Cal
 
     session.recorder.asked = moved  # type: ignore[method-assign]
     session.run()
-    assert told == [None, None, "the net of attempt 1 was not kept", None, None]
+    assert told == [0, 0, "the net of attempt 1 was not kept", 10, 11]
     assert session.nets.origin == 0
 
 

@@ -418,7 +418,8 @@ def test_dead_units_of_a_net_that_waits_are_shown_as_soon_as_they_are_counted(fe
 def test_looking_at_a_net_that_waits_fills_no_record(few_names: Dataset) -> None:
     def settled(ran: Session) -> bool:
         splits, step = ran.net.seen.splits, ran.trainer.step
-        return ran.state == "paused" and splits is not None and splits.step == ran.net.seen.names_step == step
+        seen = splits is not None and splits.step == ran.net.seen.names_step == step
+        return ran.state == "paused" and seen and not ran._making
 
     def told(*looks: Command) -> int:
         moves = [Move(settled, command) for command in (*looks, Resume())]
@@ -843,7 +844,10 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
-def test_a_run_that_is_over_in_a_moment_is_looked_at_all_along_it(few_names: Dataset) -> None:
+def test_a_run_that_is_over_in_a_moment_is_looked_at_all_along_it(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SlowMotion(monkeypatch, {"tap": 0.001, "look": 0.002, "survey": 0.001, "sample": 0.01})
     _, script = play(few_names, config=SMALL.replace({"steps": 1000}), watch=Watch())
     looks = sorted({seen.layers_step for seen in script.snapshots if seen.layers_step})
     assert max(b - a for a, b in itertools.pairwise([0, *looks, 1000])) <= 20
