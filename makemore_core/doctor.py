@@ -93,6 +93,7 @@ LIMITS: dict[str, float] = {
     "updates_after": 100,  # updates; the first ones after initialisation are not typical
     "statistics_noise": 0.06,  # std of the running mean in std of a batch; part 3: 0.1 is large for 32 examples
     "statistics_gap": 0.15,  # nats of loss in evaluation above the minibatches' on the same split
+    "learnt": 0.1,  # nats of loss: there is next to nothing left to be learnt, and no gradient to speak of
     "by_heart": 0.3,  # nats of validation loss above the training loss; the lectures' nets stay below 0.08
     "risen": 0.5,  # nats above both the first loss and ln V, after 100 updates
     "flat_after": 300,  # updates; by then every preset that learns has fallen by 0.05
@@ -117,7 +118,8 @@ LOWEST_LR, HIGHEST_LR = 1e-4, 1.0  # that are advised; the range test goes no fu
 GAINS = {"tanh": 5 / 3, "relu": math.sqrt(2), "leaky_relu": math.sqrt(2 / (1 + 0.01**2)), "identity": 1.0}
 
 _WHY = {
-    "diverged": "From here on every number is noise or NaN; nothing that is trained further can come back.",
+    "diverged": "From here on the numbers are noise or NaN: a net that was thrown so far out does not come back in any "
+    "useful time.",
     "confidently-wrong": "The net begins sure of wrong answers, and the first thousands of steps are spent squashing "
     "the logits instead of learning: the hockey stick in the loss curve.",
     "saturated": "Where the nonlinearity is flat its slope (of tanh 1 - t*t) is near 0, so the gradient stops there "
@@ -158,7 +160,8 @@ class _Run(NamedTuple):
     now: Snapshot
     start: Snapshot | None
     whole: tuple[Snapshot, ...]  # those whose losses follow on each other without a gap
-    updates: dict[str, float]
+    updates: dict[str, float]  # typical log10 update:data of each weight, since the last change
+    changed: int  # the step at which what updates do was changed last, on the live net or as planned
 
     @property
     def loss(self) -> float | None:
@@ -278,15 +281,19 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
         start = None
     taken = {s.step if s.layers_step is None else s.layers_step: s for s in past if 2 * s.step >= now.step}
     latest = list(taken.values())[-RECENT_SNAPSHOTS:]
+    marks = [mark for mark in now.interventions if mark.attempt == now.attempt and mark.what not in ("back", "forth")]
+    changed = max((mark.step for mark in marks), default=0)
     values: dict[str, list[float]] = {}
     for snapshot in latest:
+        if snapshot.lr != now.lr or (snapshot.layers_step is not None and snapshot.layers_step <= changed):
+            continue  # of another rate; a snapshot after a change may still hold the update before it
         for weight in snapshot.weights:
-            if weight.update_data_log10 < math.inf and snapshot.lr == now.lr:  # -inf: it did not move
+            if weight.update_data_log10 < math.inf:  # -inf: it did not move
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
     whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]
     updates = {weight.name: median(values[weight.name]) for weight in now.weights if weight.name in values}
     steady = _steady(now.layers, [s.layers for s in latest if s.config == now.config])
-    return _Run(msgspec.structs.replace(now, layers=steady), start, tuple(whole), updates)
+    return _Run(msgspec.structs.replace(now, layers=steady), start, tuple(whole), updates, changed)
 
 
 def _steady(now: Sequence[Layer], recent: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
@@ -333,7 +340,18 @@ def _diverged(run: _Run) -> Iterator[Told]:
     if loss is not None and math.isfinite(ceiling) and run.now.step >= 100 and loss > ceiling:
         began = expected if first is None else first
         evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {began:.2f} at the first"
-        yield _finding("diverged", "loss above its start", evidence, *_slower(run), severity="serious")
+        advice: Advice = "go back to a net before, or restart: this one was ruined before its last live change", None
+        if not _came_ruined(run, ceiling):
+            advice = _slower(run)
+        yield _finding("diverged", "loss above its start", evidence, *advice, severity="serious")
+
+
+def _came_ruined(run: _Run, ceiling: float) -> bool:
+    """Whether the net was beyond `ceiling` when it was changed live: the present settings have not done that."""
+    if run.now.origin is None or not run.changed:
+        return False
+    since = [one for s in run.whole for at, one in enumerate(s.losses, s.step - len(s.losses)) if at >= run.changed]
+    return bool(since) and median(since[:RECENT_LOSSES]) > ceiling
 
 
 def _confidently_wrong(run: _Run) -> Iterator[Told]:
@@ -461,17 +479,19 @@ def _spread_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
 
 
 def _gradients_of(run: _Run, layers: Sequence[Layer], start: bool) -> Course:
-    del start  # a gradient's course is judged alike whenever it is
+    del start  # a gradient's course is judged alike whenever it is, but where nothing is left to be learnt
+    learnt = layers is run.now.layers and _learnt(run)
     first, last, steps = layers[0].gradient.std, layers[-1].gradient.std, len(layers) - 1
     total, depth = (LIMITS[name] ** (1 / steps) for name in ("gradient_total", "gradient_depth"))
     most = min(max(LIMITS["gradient_layer"], total), depth)  # whichever binds
-    limit = f"× {1 / most:.2f} to {most:.2f}"
+    limit = "none: it has learnt" if learnt else f"× {1 / most:.2f} to {most:.2f}"
     if not (first > 0 and last > 0):
         return _check("gradients", "{last:.1e} → {first:.1e}", limit, "std", {}, last=last, first=first), None
     a_layer = (first / last) ** (1 / steps)
     check = _check("gradients", "{last:.1e} → {first:.1e}, × {a_layer:.2f} a layer", limit, "std",
-                   {"a_layer": (1 / most, most)}, last=last, first=first, a_layer=a_layer)  # fmt: skip
-    if 1 / most <= a_layer <= most:
+                   {} if learnt else {"a_layer": (1 / most, most)},
+                   last=last, first=first, a_layer=a_layer)  # fmt: skip
+    if learnt or 1 / most <= a_layer <= most:
         return check, None
     name, what = ("gradients-grow", "grow") if first > last else ("gradients-shrink", "shrink")
     advice = _way_around(run) if first > last and len(layers) >= DEEP else _right_gain(run)
@@ -502,11 +522,11 @@ def _last_layer(run: _Run) -> Iterator[Told]:
     ahead = last - others
     if not math.isfinite(ahead):  # some do not move at all
         return
-    slow = _slow(run)  # all of them: then the last is not too fast
+    meant = "" if _decayed(run) else _meant(run) or "all are slow" * _slow(run)  # then the last is not too fast
     yield _check("last layer", "update:data {ahead:+.1f} to the next",
-                 "none where all are slow" if slow else f"{most:+g} at most", "log10",
-                 {"ahead": (None, None if slow else most)}, ahead=ahead)  # fmt: skip
-    if ahead > most and not slow:
+                 f"none: {meant}" if meant else f"{most:+g} at most", "log10",
+                 {"ahead": (None, None if meant else most)}, ahead=ahead)  # fmt: skip
+    if ahead > most and not meant:
         evidence = f"update:data {last:.1f} in {_weight(weights[-1])}, at most {others:.1f} in the others"
         yield _finding("last-layer-fast", f"last layer {10 ** min(ahead, 99):,.0f}× too fast", evidence,
                        "train on: a last layer that began small catches up", None)  # fmt: skip
@@ -538,7 +558,7 @@ def _slow(run: _Run, by: float = 0.0) -> bool:
     One weight alone that does not move at all may be meant so.
     """
     ratios = [ratio + by for ratio in _ratios(run)]
-    if not ratios or _decayed(run):
+    if not ratios or _meant(run):
         return False
     small = [ratio for ratio in ratios if -math.inf < ratio < LIMITS["updates_small"]]
     return len(small) >= len(ratios) / 4 or median(ratios) < LIMITS["updates_slow"]
@@ -547,8 +567,8 @@ def _slow(run: _Run, by: float = 0.0) -> bool:
 def _update_ratio(run: _Run) -> Iterator[Told]:
     judged = sorted(_judged(run), key=lambda weight: run.updates[weight.name])
     least, most = LIMITS["updates_slow"], LIMITS["updates_large"]
-    meant = ", lr fell" if _decayed(run) else ", it has learnt" if _by_heart(run) else ""
-    limit = f"{most:g} at most{meant}" if meant else f"{least:g} to {most:g}"
+    meant = _meant(run)
+    limit = f"{most:g} at most, {meant}" if meant else f"{least:g} to {most:g}"
     middle = median(_ratios(run)) if judged else None
     largest = run.updates[judged[-1].name] if judged else None
     yield _check("update:data", "median {median:.1f}, largest {largest:.1f}", limit, "log10",
@@ -560,7 +580,7 @@ def _update_ratio(run: _Run) -> Iterator[Told]:
     if largest > most:
         evidence = f"update:data {largest:.1f} in {_weight(fastest)}, median {middle:.1f}"
         yield _finding("updates-large", "updates too large", evidence, *_smaller_updates(run), layer=fastest.layer)
-    if _slow(run) and not meant:
+    if _slow(run):
         evidence = f"update:data {run.updates[slowest.name]:.1f} in {_weight(slowest)}, median {middle:.1f}"
         yield _finding("updates-small", "updates too small", evidence, *_larger_updates(run), layer=slowest.layer)
 
@@ -576,16 +596,21 @@ def _running_statistics(run: _Run) -> Iterator[Told]:
     config, splits = run.now.config, run.now.splits or NO_SPLITS
     if config.get("norm") != "batch":
         return
-    gap, most = _apart(splits.train, splits.minibatches), LIMITS["statistics_gap"]
-    yield _check("running statistics", "{train:.2f} evaluated, {minibatches:.2f} minibatches", f"{most:g} apart",
-                 "nats", {"apart": (None, most)}, train=splits.train, minibatches=splits.minibatches,
-                 apart=gap)  # fmt: skip
+    gap, most, quiet = _apart(splits.train, splits.minibatches), LIMITS["statistics_gap"], LIMITS["statistics_noise"]
     momentum, batch = _amount(config, "norm_momentum"), _amount(config, "batch_size")
-    if _tiny(run) or not (0 <= momentum <= 1 and batch > 0):  # no settings of this program's
+    sound = not _tiny(run) and 0 <= momentum <= 1 and batch > 0  # others are no settings of this program's
+    noise = math.sqrt(momentum / (2 - momentum) / batch) if sound else 0.0
+    if noise > quiet:
+        yield _check("running statistics", "wander by {wander:.2f} std", f"{quiet:g} at most", "std",
+                     {"wander": (None, quiet)}, wander=noise)  # fmt: skip
+    else:
+        yield _check("running statistics", "{train:.2f} evaluated, {minibatches:.2f} minibatches", f"{most:g} apart",
+                     "nats", {"apart": (None, most)}, train=splits.train, minibatches=splits.minibatches,
+                     apart=gap)  # fmt: skip
+    if not sound:
         return
     slower = 0.001 if run.now.steps >= 10_000 else 0.01
-    noise = math.sqrt(momentum / (2 - momentum) / batch)
-    if noise > LIMITS["statistics_noise"]:
+    if noise > quiet:
         evidence = f"momentum {momentum:g} with batches of {batch:g}: they keep wandering by {noise:.2f} std"
         yield _finding("running-statistics", "unsettled statistics", evidence,
                        f"average over more examples: norm_momentum {slower:g}, or larger batches",
@@ -619,6 +644,16 @@ def _overfitting(run: _Run) -> Iterator[Told]:
                        "more data, fewer steps, or a smaller net: n_hidden, n_embd, block_size", None)  # fmt: skip
 
 
+def _meant(run: _Run) -> str:
+    """Why small updates are as they should be, or no matter of the rate; empty where they are neither."""
+    return "lr fell" if _decayed(run) else "it has learnt" if _learnt(run) else "tiny batch" if _tiny(run) else ""
+
+
+def _learnt(run: _Run) -> bool:
+    """Whether nothing is left to be learnt, for good or by heart."""
+    return _by_heart(run) or (run.loss is not None and run.loss < LIMITS["learnt"])
+
+
 def _by_heart(run: _Run) -> bool:
     """Whether it has learnt its training split, and so little else that nothing is left to be learnt."""
     splits, expected = run.now.splits or NO_SPLITS, run.now.expected_loss
@@ -641,7 +676,7 @@ def _tiny_batch(run: _Run) -> Iterator[Told]:
 
 def _loss_flat(run: _Run) -> Iterator[Told]:
     first, expected, loss, step = run.now.first_loss, run.now.expected_loss, run.loss, run.now.step
-    if step < LIMITS["flat_after"]:
+    if step - run.changed < LIMITS["flat_after"]:
         loss = None
     fallen = _apart(first, loss)
     yield _check("loss", "{loss:.2f}, {first:.2f} at the first", f"falls by {LIMITS['flat']:g}", "nats",
@@ -747,12 +782,14 @@ def _smaller(run: _Run) -> Advice:
     if config.get("fan_in") != "off" and config.get("norm_place") == "after" and normed and began:
         return "a normalisation before the nonlinearity holds what goes into it", {"norm_place": "before"}
     if config.get("fan_in") != "off" and (normed or right_at_start):
+        if began and not normed and _amount(config, "bias_init") >= 0.5:
+            return "hidden biases 0 at the start", {"bias_init": 0.0}
         either = "holds it, a lower learning rate delays it"
         advice, fix = _rate(run, 0.1, "delays it") if normed else _normalised(config, either)
-        return f"it was trained into this; {advice}", fix
+        return advice if began else f"it was trained into this; {advice}", fix
     advice, fix = _right_gain(run)
     if fix is not None and config.get("bias_init"):
-        fix |= {"bias_init": 0.0}
+        advice, fix = f"{advice}; hidden biases 0 at the start", fix | {"bias_init": 0.0}
     return advice, fix
 
 

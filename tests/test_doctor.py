@@ -17,7 +17,7 @@ from makemore_core.diagnostics import DeadUnits
 from makemore_core.doctor import GAINS, Check, Finding, examine
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Snapshot, Splits, Weight
+from makemore_core.snapshot import Activation, Gradient, Histogram, Intervention, Layer, Snapshot, Splits, Weight
 from makemore_core.trainer import Trainer
 
 
@@ -260,6 +260,41 @@ def test_updates_before_the_rate_fell_are_no_evidence_after_it() -> None:
     assert {finding.name for finding in findings(large[-1], large[:-1])} == {"updates-large"}
     lowered = with_all_updates(foreign(step=1001, lr=0.01, config=config), -2.5)
     assert findings(lowered, large) == ()
+
+
+@pytest.mark.parametrize(("lr", "ratio"), [(0.0001, -5.8), (1.0, -1.2)])
+def test_a_rate_that_was_changed_a_moment_ago_is_not_judged_by_the_update_before(lr: float, ratio: float) -> None:
+    """Which a snapshot after the change still shows: the same advice once more would be ten times too much."""
+    now = with_all_updates(foreign(step=500, layers_step=500, lr=lr, config=Config(lr=lr).as_dict()), ratio)
+    (finding,) = findings(now)
+    assert finding.fix is not None
+    marks = (Intervention(500, f"lr {lr:g} → {finding.fix['lr']}", 1),)
+    taken = {"lr": finding.fix["lr"], "config": now.config | finding.fix, "attempt": 1, "origin": 0}
+    after = msgspec.structs.replace(now, interventions=marks, **taken)
+    assert [found.name for found in findings(after, [now])] == []
+    seen = with_all_updates(msgspec.structs.replace(after, step=501, layers_step=501), ratio)
+    assert [found.name for found in findings(seen, [now, after])] == [finding.name]
+
+
+@pytest.mark.parametrize(("before", "came_so"), [(400.0, True), (2.5, False)])
+def test_a_net_that_was_ruined_before_its_rate_was_lowered_is_to_be_left(before: float, came_so: bool) -> None:
+    config = Config(norm="none").as_dict()
+    now = foreign(step=1000, attempt=2, origin=1, first_loss=3.3, losses=(*[before] * 60, *[400.0] * 40), config=config)
+    (finding,) = findings(msgspec.structs.replace(now, interventions=(Intervention(900, "lr 100 → 0.1", 2),)))
+    assert finding.what == "loss above its start"
+    assert (finding.fix is None, "go back" in finding.suggestion) == (came_so, came_so)
+
+
+def test_where_nothing_is_left_to_learn_small_updates_and_gradients_are_no_fault() -> None:
+    slow = with_all_updates(foreign(loss=2.5), -4.5)
+    assert {finding.name for finding in findings(slow)} == {"updates-small"}
+    assert findings(msgspec.structs.replace(slow, loss=0.01)) == ()
+
+
+def test_large_hidden_biases_are_named_where_they_saturate() -> None:
+    config = PRESETS["mlp-kaiming"].config().replace({"bias_init": 10.0})
+    saturated = diagnose(config, (1,))["saturated"]
+    assert (saturated.suggestion, saturated.fix) == ("hidden biases 0 at the start", {"bias_init": 0.0})
 
 
 def test_a_rate_beyond_all_measure_is_the_first_to_be_changed_whatever_else_is_wrong() -> None:
