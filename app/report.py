@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ from makemore_core.command import (
     Stop,
     check,
 )
-from makemore_core.config import decayed, printable, shown
+from makemore_core.config import Value, decayed, parse, printable, shown
 from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
-from makemore_core.doctor import Chart, Check
+from makemore_core.doctor import Chart, Check, Finding
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
 from makemore_core.snapshot import ENDED, Json, Snapshot, snapshots, to_json
@@ -337,12 +338,39 @@ def examine_run(run: str | None, as_json: bool) -> int:
         wanted = finding.suggestion + ("; from the seed" if finding.fix and finding.fresh else "")
         for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {wanted}"):
             say(text)
+        if finding.fix:
+            say(f"      {_command_for(finding, folder, last)}")
     say_checks("looked at", checks)
     if twin:
         say_checks("its twin", twin.checks)
         for finding in twin.findings:
             say(f"of its twin: {finding.what}: {finding.evidence}")
     return Exit.TROUBLE if found else Exit.DONE
+
+
+def _command_for(finding: Finding, folder: Path, last: Snapshot) -> str:
+    """What tries the fix of a finding: on the run where somebody trains it, else on a new one like it."""
+    fix = dict(finding.fix or {})
+    if not rundir.absent(folder):
+        ctl = f"makemore ctl {shlex.quote(rundir.called(folder))}"
+        anew = finding.fresh and settings.keeps_weights(fix, live=False) and last.state != "diverged"
+        return " ".join([ctl, "set", *_pairs(fix), *["&&", ctl, "restart"] * anew])
+    manifest = rundir.read_manifest(folder)
+    preset = goes_by(last.preset if last.preset in PRESETS else DEFAULT, last.config)[0]
+    wanted = {**last.config, **fix}
+    other = {
+        name: wanted[name]
+        for name, value in PRESETS[preset].config().as_dict().items()
+        if wanted.get(name, value) != value
+    }
+    data = ["--data", shlex.quote(manifest.data)] if manifest.data else []
+    sets = (word for one in _pairs(other) for word in ("--set", one))
+    return " ".join(["makemore train --preset", preset, *data, *sets])
+
+
+def _pairs(changes: Mapping[str, Value]) -> list[str]:
+    """Changed settings as a command line takes them; a gain as the lecture writes it."""
+    return [f"{name}={shown(v) if parse(name, shown(v)) == v else v}" for name, v in changes.items()]
 
 
 def say_checks(title: str, checks: Sequence[Check]) -> None:

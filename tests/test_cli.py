@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -439,6 +440,36 @@ def test_that_the_net_is_not_the_latest_of_a_crashed_run_is_told(trained: Comman
         ended = trained.run(command, "crashed")
         assert ended.status == 0
         assert ended.err == f"of step {step}, attempt 0; the run was last seen at step 1,234, attempt 1\n"
+
+
+def test_what_the_doctor_says_can_be_tried_as_it_stands(trained: Commands, few_names_file: Path) -> None:
+    sick = SMALL.replace({"batch_size": 2, "gain": 5 / 3, "n_layer": 3})
+    cured = sick.replace({"batch_size": 32})
+    folder = new_run(trained.cwd / "runs/tiny batch", sick, few_names_file)
+
+    def tried(run: str) -> list[list[str]]:
+        lines = trained.run("doctor", run).out.splitlines()
+        told = next(line.strip() for line in lines if line.startswith("      makemore "))
+        return [shlex.split(command)[1:] for command in told.split("&&")]
+
+    trainer = trainer_process(folder, [], stay=True)
+    try:
+        wait_for(lambda: rundir.liveness(folder) == "finished", "its end")
+        live = tried("tiny batch")
+        assert [argv[:2] for argv in live] == [["ctl", "tiny batch"]] * 2
+        assert [trained.run(*argv).status for argv in live] == [0, 0]
+        state = rundir.read_state(folder)
+        assert state is not None
+        assert (Config().replace(state.config), state.attempt) == (cured, 2)
+    finally:
+        trainer.kill()
+        trainer.join()
+
+    opened(new_run(trained.cwd / "runs/stopped", sick, few_names_file), Order(0, 30, Stop())).run()
+    (again,) = tried("stopped")
+    assert trained.run(*again, "--headless", "--run", "cured").status == 0
+    manifest = rundir.read_manifest(trained.cwd / "runs/cured")
+    assert (Config().replace(manifest.config), manifest.data) == (cured, str(few_names_file))
 
 
 def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_taken(
