@@ -173,6 +173,9 @@ def in_background(folder: Path, watch: Watch, steps: str | None = None) -> int:
         if ended:
             break
         time.sleep(0.05)
+    holder = rundir.held_by(folder)
+    if trainer.poll() is None and holder is not None and holder.pid == trainer.pid:
+        return trainer.pid  # it trains, but cannot write: on a full disk it has not even a socket
     trainer.kill()  # else it might train what is told not to have begun
     trainer.wait()
     lines = (folder / LOG).read_bytes()[said:].decode(errors="replace").strip().splitlines()

@@ -52,7 +52,9 @@ def newest(folder: Path) -> Snapshot:
     snapshot = rundir.read_state(folder) or last_recorded(folder)
     if snapshot is None:
         raise ValueError(_unrecorded(folder))
-    return msgspec.structs.replace(snapshot, state=rundir.liveness(folder))
+    state, trouble = rundir.heard_of(folder)
+    message = snapshot.message if trouble in snapshot.message else "; ".join(filter(None, (snapshot.message, trouble)))
+    return msgspec.structs.replace(snapshot, state=state, message=message)
 
 
 def _unrecorded(folder: Path) -> str:

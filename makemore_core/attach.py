@@ -41,11 +41,11 @@ class _Liveness(threading.Thread):
         super().__init__(name="liveness", daemon=True)
         self._folder = folder
         self.began = time.monotonic()
-        self.state: State | None = None  # once it is known
+        self.heard: tuple[State, str] | None = None  # state and trouble, once they are known
         self.start()
 
     def run(self) -> None:
-        self.state = rundir.liveness(self._folder)
+        self.heard = rundir.heard_of(self._folder)
 
 
 class Attached:
@@ -58,7 +58,8 @@ class Attached:
         self._reader = RecordReader(folder / rundir.RECORD)
         self._client = ControlClient(folder, readonly=readonly)
         self._newest: Snapshot | None = None
-        self._told: State | None = None
+        self._told: tuple[State | None, str] = (None, "")  # state and trouble
+        self._message = ""  # the trainer's own
         self._heard = 0.0  # when the last snapshot was read
         self._look: _Liveness | None = None
         self._exhibited = 0  # when an exhibit was last put into its folder
@@ -75,7 +76,8 @@ class Attached:
         heard = self._heard
         anew = self._listen()
         for snapshot in recorded(self._reader, self._folder.name):
-            self._newest, self._told, self._heard = snapshot, snapshot.state, time.monotonic()
+            self._newest, self._message, self._heard = snapshot, snapshot.message, time.monotonic()
+            self._told = snapshot.state, ""
             yield self._remarked(snapshot)
         if self._newest is not None and (self._skipped() or (anew and heard == self._heard)):
             yield self._remarked(msgspec.structs.replace(self._newest, losses=()))
@@ -123,23 +125,22 @@ class Attached:
             self._exhibited = changed
 
     def _turn(self) -> Iterator[Event]:
-        """A snapshot where the state is no longer the one that the trainer wrote: it crashed, or does not answer."""
+        """A snapshot where things are no longer as the trainer wrote: it crashed, does not answer, or cannot write."""
         look = self._look
         if look is None or (not look.is_alive() and time.monotonic() - max(self._heard, look.began) > SILENCE):
             self._look = _Liveness(self._folder)
-        if look is None or look.state in (None, self._told) or self._heard >= look.began:
+        if look is None or look.heard in (None, self._told) or self._heard >= look.began:
             return
+        assert look.heard is not None
+        state, trouble = look.heard
         if self._newest is None:
-            self._newest = self._blank(look.state)
-        if self._newest is not None and look.state is not None:
-            self._told = look.state
-            self._newest = msgspec.structs.replace(
-                self._newest,
-                state=look.state,
-                losses=(),
-                steps_per_second=0.0,
-                message=self._word(look.state) or self._newest.message,
-            )
+            self._newest = self._blank(state)
+        if self._newest is not None:
+            self._told = look.heard
+            known = self._message if trouble in self._message else "; ".join(filter(None, (self._message, trouble)))
+            speed = 0.0 if state != self._newest.state else self._newest.steps_per_second
+            told = {"state": state, "steps_per_second": speed, "message": self._word(state) or known}
+            self._newest = msgspec.structs.replace(self._newest, losses=(), **told)
             yield self._remarked(self._newest)
 
     def _word(self, state: State) -> str:

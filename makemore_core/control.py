@@ -32,8 +32,8 @@ LONGEST_ERROR = 300  # characters
 class Reply(msgspec.Struct, omit_defaults=True):
     """An answer. `step`: the command was applied before that update; `error`: one line for people.
 
-    A ping is answered with the `state` and `step` that the trainer told last, `age` seconds ago, its process id and
-    the device and inode of the run's folder.
+    A ping is answered with the `state` and `step` that the trainer told last, `age` seconds ago, what it has `trouble`
+    with, its process id and the device and inode of the run's folder.
     """
 
     ok: bool = msgspec.field()
@@ -42,6 +42,7 @@ class Reply(msgspec.Struct, omit_defaults=True):
     error: str = ""
     state: State | None = None
     age: float | None = None
+    trouble: str = ""
     pid: int | None = None
     folder: tuple[int, int] | None = None
 

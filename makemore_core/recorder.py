@@ -122,7 +122,7 @@ class FolderRecorder(Recorder):
             session.end()
             return
         if self._server is not None:
-            self._server.tell(session.state, session.trainer.step)
+            self._server.tell(session.state, session.trainer.step, self.trouble())
         if self._record is not None:
             self._record.sync()
         if self._newest and not rundir.write_state(self.folder, self._newest):
@@ -159,7 +159,7 @@ class FolderRecorder(Recorder):
         again = snapshot.state == "running" and looked_at == (snapshot.attempt, snapshot.layers_step)
         self._append(to_json(_without_layers(snapshot)) if again else self._newest)
         if self._server is not None:
-            self._server.tell(snapshot.state, snapshot.step)
+            self._server.tell(snapshot.state, snapshot.step, self.trouble())
         if snapshot.state != "running":
             self._next_beat = 0.0
 
@@ -269,7 +269,7 @@ class FolderRecorder(Recorder):
 
     def close(self, session: Session) -> None:
         if self._server is not None:
-            self._server.tell(session.state, session.trainer.step)
+            self._server.tell(session.state, session.trainer.step, self.trouble())
         if self._newest and not self._gone() and not rundir.write_state(self.folder, self._newest):
             self._unwritten = UNWRITTEN
         if self._record is not None:

@@ -434,9 +434,18 @@ def absent(folder: Path, seen: str = "") -> str:
 
 def liveness(folder: Path) -> State:
     """What has become of a run: the word of its trainer, else what lock, process and heartbeat tell of it."""
+    return heard_of(folder)[0]
+
+
+def heard_of(folder: Path) -> tuple[State, str]:
+    """The same, and what its trainer has trouble with: on a full disk nothing else may tell."""
     reply = control.ping(folder)
-    if reply is not None and reply.state is not None:
-        return reply.state if (reply.age or 0.0) < STALE or reply.state in ENDED else "unresponsive"
+    if reply is None or reply.state is None:
+        return _left_behind(folder), ""
+    return reply.state if (reply.age or 0.0) < STALE or reply.state in ENDED else "unresponsive", reply.trouble
+
+
+def _left_behind(folder: Path) -> State:
     holder, beat, snapshot = held_by(folder), read_beat(folder), read_state(folder)
     last: State = snapshot.state if snapshot else "running"
     if holder is None:

@@ -77,7 +77,7 @@ class ControlServer:
         self._folder = folder
         self._wake = wake
         self._asked: deque[tuple[Command, str, int]] = deque()
-        self._told: tuple[State, int, float] = ("running", 0, time.monotonic())
+        self._told: tuple[State, int, str, float] = ("running", 0, "", time.monotonic())
         self._clients: dict[int, _Client] = {}
         self._waiting: dict[int, tuple[_Client, msgspec.Raw]] = {}
         self._token = 0
@@ -94,9 +94,9 @@ class ControlServer:
         self._thread = threading.Thread(target=self._serve, name="control", daemon=True)
         self._thread.start()
 
-    def tell(self, state: State, step: int) -> None:
+    def tell(self, state: State, step: int, trouble: str = "") -> None:
         """What a ping is answered with; told at least once a second, or the run passes for unresponsive."""
-        self._told = (state, step, time.monotonic())
+        self._told = (state, step, trouble, time.monotonic())
 
     def asked(self) -> list[tuple[Command, str, int]]:
         """What was sent since the last call, in the order of arrival: command, who, and the token to acknowledge."""
@@ -263,13 +263,14 @@ class ControlServer:
                 self._say(client, {"ok": True, "id": name, "step": result})
 
     def _about(self, name: msgspec.Raw) -> dict[str, object]:
-        state, step, told = self._told
+        state, step, trouble, told = self._told
         return {
             "ok": True,
             "id": name,
             "state": state,
             "step": step,
             "age": round(time.monotonic() - told, 3),
+            "trouble": trouble,
             "pid": os.getpid(),
             "folder": self._folder_id,
         }

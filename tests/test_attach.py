@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from app import report
 from app.history import History
 from app.launch import Worker
 from app.session_view import OwnRun
@@ -22,6 +23,7 @@ from makemore_core.attach import Attached
 from makemore_core.command import Channel, Command, Look, Pause, Restart, Resume, Set, Step, Stop
 from makemore_core.config import Config
 from makemore_core.record import BUDGET, RecordReader, RecordWriter
+from makemore_core.server import ControlServer
 from makemore_core.snapshot import Event, Exhibit, Snapshot, to_json
 from makemore_core.watch import Watch
 from tests.canned import snapshot as canned
@@ -197,6 +199,41 @@ def test_a_trainer_that_is_stopped_by_a_signal_is_told_as_unresponsive(
     viewer.wait(lambda s: s.state == "running" and s.steps_per_second > 0, "going on")
 
 
+def test_of_a_trainer_that_waits_it_is_no_longer_said_that_it_does_not_answer_once_it_does(
+    live: tuple[Path, ForkServerProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rundir, "STALE", 0.3)
+    monkeypatch.setattr(attach, "SILENCE", 0.1)
+    folder, trainer = live
+    viewer = Viewer(folder)
+    viewer.wait(lambda s: s.step > 0, "training")
+    viewer.stream.send(Pause())
+    viewer.wait(lambda s: s.state == "paused", "a pause")
+    before = viewer.newest.message
+    assert trainer.pid is not None
+    os.kill(trainer.pid, signal.SIGSTOP)
+    viewer.wait(lambda s: s.message == "its trainer does not answer", "silence")
+    os.kill(trainer.pid, signal.SIGCONT)
+    viewer.wait(lambda s: (s.state, s.message) == ("paused", before), "an answer")
+
+
+def test_what_the_trainer_cannot_write_down_it_says(
+    tmp_path: Path, few_names_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attach, "SILENCE", 0.1)
+    folder, full = new_run(tmp_path / "run", SMALL, few_names_file), "nothing is recorded: No space left on device"
+    opened(folder, Order(0, 30, Stop())).run()
+    server, viewer = ControlServer(folder, wake=lambda: None), Viewer(folder)
+    try:
+        server.tell("paused", 30, full)
+        viewer.wait(lambda s: s.state == "paused" and s.message.endswith(full), "trouble")
+        assert report.newest(folder).message.endswith(full)
+        server.tell("paused", 30)
+        viewer.wait(lambda s: s.state == "paused" and full not in s.message, "its end")
+    finally:
+        server.close()
+
+
 def test_a_view_never_waits_for_a_trainer_that_hangs(
     live: tuple[Path, ForkServerProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,12 +241,12 @@ def test_a_view_never_waits_for_a_trainer_that_hangs(
     viewer = Viewer(folder)
     asked: list[Path] = []
 
-    def hanging(folder: Path) -> rundir.State:
+    def hanging(folder: Path) -> tuple[rundir.State, str]:
         asked.append(folder)
         time.sleep(30.0)
-        return "unresponsive"
+        return "unresponsive", ""
 
-    monkeypatch.setattr(rundir, "liveness", hanging)
+    monkeypatch.setattr(rundir, "heard_of", hanging)
     viewer.wait(lambda s: s.step > 0 and bool(asked), "training")
 
 
@@ -222,7 +259,7 @@ def test_a_run_that_is_over_is_seen_whole(tmp_path: Path, few_names_file: Path, 
     viewer.wait(lambda s: s.state == state, state)
     look = viewer.stream._look
     viewer.wait(lambda _: viewer.stream._look is not look, "another look")
-    viewer.wait(lambda _: viewer.stream._look is not None and viewer.stream._look.state is not None, "its end")
+    viewer.wait(lambda _: viewer.stream._look is not None and viewer.stream._look.heard is not None, "its end")
     viewer.look()
     assert viewer.newest.state == state
     assert viewer.newest.attempt == 1
