@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -851,6 +852,18 @@ def test_the_label_of_a_mark_is_as_long_as_there_is_room_and_leaves_the_guide_s(
     assert next(at for at, line in enumerate(lines) if "ln V" in line) < 3  # where labels are
     assert any(line.endswith("┄ln V") for line in lines)
     assert any(mark.what in line for line in lines)
+
+
+def test_changes_of_one_setting_next_to_each_other_are_told_as_one() -> None:
+    """A learning rate that was pressed up key by key: what matters is where it ended."""
+    history = History()
+    ladder = ["0.1", "0.2", "0.5", "1", "2", "5"]
+    marks = [Intervention(300 + 20 * at, f"lr {a} → {b}") for at, (a, b) in enumerate(itertools.pairwise(ladder))]
+    marks += [Intervention(420, "gain 1 → 2"), Intervention(440, "gain 2 → 3"), Intervention(900, "lr 5 → 0.1")]
+    history.feed([canned.snapshot(step=1000, losses=(2.2,) * 500, splits=None, interventions=tuple(marks))])
+    text = "\n".join(text_of(loss_curve(View(history=history), 110, 20)))
+    assert re.findall(r"(?:lr|gain) [\d.]+ → [\d.]+", text) == ["lr 0.1 → 5", "lr 5 → 0.1", "gain 1 → 3"]
+    assert text.count("│") >= len(marks)
 
 
 @pytest.mark.parametrize("slope", [-0.02, -0.01, 0.0, 0.01])

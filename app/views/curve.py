@@ -54,6 +54,7 @@ class Trail(NamedTuple):
 
 SHORTEST = 8  # steps of an axis, so that a first one is not drawn as a line
 LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
+CHANGED = " → "  # in the words of a mark
 GHOST_WITHIN = 9  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
 
 
@@ -454,9 +455,9 @@ def _put_labels(canvas: Canvas, marks: Sequence[Intervention], frame: Frame, tak
     """
     cells, g = frame.cells, frame.glyphs
     free = dict.fromkeys([row for row in range(frame.rows) if row not in taken][: min(3, frame.rows // 3)], 0)
-    for mark in marks:
-        at = min(cells - 1, int(mark.step / frame.per_cell))
-        text = glyph.escape(g.text(mark.what), ascii=g.ascii)
+    for step, what in _told(marks, frame):
+        at = min(cells - 1, int(step / frame.per_cell))
+        text = glyph.escape(g.text(what), ascii=g.ascii)
         row = next((row for row, first in free.items() if first <= at), None)
         if row is None:
             continue
@@ -469,6 +470,26 @@ def _put_labels(canvas: Canvas, marks: Sequence[Intervention], frame: Frame, tak
             text = glyph.clip(text, left, g)
             canvas.put(row, at - len(text), text + g.below, "mark")
             free[row] = cells
+
+
+def _told(marks: Sequence[Intervention], frame: Frame) -> list[tuple[int, str]]:
+    """Step and words of each label. Where one setting was changed again before its label would end, that is one change
+    from the first value to the last: a learning rate pressed up by seven keys is told whole.
+    """
+    labels: list[tuple[int, str]] = []
+    since = 0  # the step of the latest mark
+    for mark in marks:
+        before, arrow, after = mark.what.rpartition(CHANGED)
+        step, what = labels[-1] if labels else (0, "")
+        near = mark.step - since < (len(what) + 2) * frame.per_cell
+        since = mark.step
+        if arrow and near and "," not in mark.what and what.endswith(f"{CHANGED}{before.partition(' ')[2]}"):
+            first = what.rpartition(CHANGED)[0]
+            if first.partition(" ")[0] == before.partition(" ")[0]:
+                labels[-1] = step, f"{first}{CHANGED}{after}"
+                continue
+        labels.append((mark.step, mark.what))
+    return labels
 
 
 class Course(NamedTuple):
