@@ -54,6 +54,7 @@ class Trail(NamedTuple):
 
 SHORTEST = 8  # steps of an axis, so that a first one is not drawn as a line
 LINES = 12  # styles of lines, from the input to the output, cold to warm; and the most lines of a plot
+DOTTED = 4  # columns of dots from one to the next of a line over what nothing is known of
 CHANGED = " → "  # in the words of a mark
 GHOST_WITHIN = 9  # times as high as the present curve or ln V: the hockey stick of a first loss of 27 still shows
 
@@ -175,8 +176,8 @@ class Axis(NamedTuple):
 
 
 def line(buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False) -> list[Reach]:
-    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured, where
-    they can be `bridged`.
+    """The means as a line without gaps between neighbours; `joined`: nor over columns where nothing was measured, but
+    dotted where they cannot be `bridged`.
     """
     out: list[Reach] = []
     before: int | None = None
@@ -189,10 +190,8 @@ def line(buckets: Sequence[Bucket | None], axis: Axis, *, joined: bool = False) 
                 before = None
             continue
         dot = axis.dot(bucket.mean)
-        if not bridged(missed, len(out)):
-            before = None
         if before is not None and missed:
-            for k in range(1, missed + 1):
+            for k in range(1, missed + 1) if bridged(missed, len(out)) else range(DOTTED, missed + 1, DOTTED):
                 between = before + round((dot - before) * k / (missed + 1))
                 out[k - missed - 1 + len(out)] = (between, between)
         if before is None or abs(dot - before) <= 1 or missed:

@@ -26,7 +26,7 @@ def draw(view: View, width: int, height: int) -> list[Line]:
     label = min(12, max(len(glyph.escape(row.name)) for row in found) + 3)
     cells = max(8, width - label - _NUMBERS)
     scale = history.gradient_scale or 1.0
-    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, the rest in the edge bars"
+    note = f"at every layer's output; bars {g.plus_minus}{scale:g}, the rest in the grey edge bars"
     lines: list[Line] = [heading("gradients", note, width, g)]
     head = f"{'':{label}}{'':{cells}}{'mean':>10}{'std':>9}{'/median':>9}{'/start':>9}"
     lines.append([(head[:width], "dim")])
@@ -39,11 +39,12 @@ def draw(view: View, width: int, height: int) -> list[Line]:
             return [[mark, (f"{glyph.safe(found[at].name, label - 1, g)} a weight: 4 shows its gradient", "dim")]]
         gradient = trace.layer.gradient
         sick = gradient_sick(found[at], against.gradient_std)
-        bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, tall, g)
-        return [*([(" " * label, ""), (bar, "sick" if sick else "gradient")] for bar in bars[:-1]), fit([
+        style = "sick" if sick else "gradient"
+        bars = histogram(trace.gradient_counts, gradient.histogram, scale, cells, tall, style, g)
+        return [*([(" " * label, ""), *bar] for bar in bars[:-1]), fit([
             mark,
             (glyph.safe(f"{trace.layer.index:>{against.digits}} {trace.layer.kind}", label - 1, g), ""),
-            (bars[-1], "sick" if sick else "gradient"),
+            *bars[-1],
             (glyph.scientific(gradient.mean, g, 10), "dim"),
             (("!" * sick + glyph.scientific(gradient.std, g)).rjust(9), "sick" if sick else ""),
             (_times(gradient.std, against.gradient_std, g), "dim"),

@@ -22,7 +22,7 @@ LEGEND: dict[str, str] = {
     "for relu-like units the share that is off",
     "dead": f"units flat (|a| > {FLAT:g}, or off) for all of the training split, at the last check",
     "gradient": f"histogram of the loss's derivative by those outputs; the scale is up to {STDS} stds "
-    "of the median layer, what lies outside is in the edge bars",
+    "of the median layer, what lies outside is in the edge bars, grey",
     "std": "behind the gradient: its standard deviation",
     "g:d": "grad:data, std of a weight's gradient / std of the weight, after the update",
     "update:data": "log10(std of the last change of a weight / std of the weight), over the run, on the "
@@ -41,6 +41,7 @@ LEGEND: dict[str, str] = {
     "paused, they are those of the last update",
     "*": "behind the name above: another experiment by now, or other settings (P)",
     "BN ×5/3": "there: BatchNorm, gain 5/3, where the words have no room",
+    "dotted lines": "from one look to the next where they are far apart: how it came there was not seen",
     "grey curves": "earlier attempts; each restart, live change, u and U begins one",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
     "that can be; lr restarts only a diverged run",

@@ -149,14 +149,18 @@ def _label(name: str, cells: int, digits: int, index: int | None, g: Glyphs) -> 
 
 
 def histogram(
-    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, g: Glyphs, *, tails: bool = True
-) -> list[str]:
+    counts: Sequence[float], box: Histogram, scale: float, cells: int, tall: int, style: str, g: Glyphs,
+    *, tails: bool = True,
+) -> list[Line]:  # fmt: skip
     """Counts as bars on the scale `-scale..scale`, `tall` lines high, the top line first.
 
-    What lies outside the scale, or in the edge bins where these hold `tails`, is drawn in the edge bars.
+    What lies outside the scale, or in the edge bins where these hold `tails`, is drawn in the edge bars; grey where
+    there are tails, since they are no heap of numbers at the scale's end as saturation is.
     """
     shares = glyph.rebin(counts, box.low, box.high, -scale, scale, cells, tails=tails)
-    return glyph.tower(glyph.heights(shares), tall, g)
+    lines = glyph.tower(glyph.heights(shares), tall, g)
+    edge = "axis" if tails and cells > 2 else style
+    return [[(line[:1], edge), (line[1:-1], style), (line[1:][-1:], edge)] for line in lines]
 
 
 def spark(trace: WeightTrace, per_column: int, cells: int, tall: int, g: Glyphs) -> tuple[tuple[Span, ...], ...]:
@@ -279,12 +283,13 @@ def _layer_cells(
         if column == "activation":
             style = "sick" if sick.saturated or sick.spread else "activation"
             tails = not bounded(trace.layer.kind)
-            rows_ = histogram(trace.activation_counts, activation.histogram, scales[0], room, tall, g, tails=tails)
-            out.append(tuple(((" ", ""), (row, style)) for row in rows_))
+            box, counts = activation.histogram, trace.activation_counts
+            lines = histogram(counts, box, scales[0], room, tall, style, g, tails=tails)
+            out.append(tuple(((" ", ""), *line) for line in lines))
         elif column == "gradient":
             style = "sick" if sick.gradient else "gradient"
-            rows_ = histogram(trace.gradient_counts, gradient.histogram, scales[1], room, tall, g)
-            out.append(tuple(((" ", ""), (row, style)) for row in rows_))
+            lines = histogram(trace.gradient_counts, gradient.histogram, scales[1], room, tall, style, g)
+            out.append(tuple(((" ", ""), *line) for line in lines))
         elif column == "meter":
             style = "sick" if sick.saturated else "activation"
             out.append(_low(((" ", ""), (glyph.meter(activation.saturated, room, g), style)), cells, tall))
@@ -334,12 +339,13 @@ def _weight_cells(
     return tuple(out)
 
 
-def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, tall: int) -> list[Line]:
+def _row(view: View, row: Row, plan: Layout, against: Norms, chosen: bool, sick: bool, tall: int) -> list[Line]:
     g, history = view.glyphs, view.history
     name = row.layer.layer.kind if row.layer else row.name
     label = _label(name, plan.label - 1, against.digits, row.layer.layer.index if row.layer else None, g)
-    style = "cursor" if chosen else "" if row.layer else "dim"
-    blocks: list[Block] = [_low(((g.cursor if chosen else " ", "cursor"), (label, style)), plan.label, tall)]
+    style = "sick" if sick else "cursor" if chosen else "" if row.layer else "dim"
+    sign = (g.cursor, "cursor") if chosen else ("!" if sick else " ", "sick")
+    blocks: list[Block] = [_low((sign, (label, style)), plan.label, tall)]
     layer_columns = tuple(column for column in plan.columns if not COLUMNS[column[0]].of_weight)
     weight_columns = tuple(column for column in plan.columns if COLUMNS[column[0]].of_weight)
     if row.layer is not None:
@@ -381,7 +387,7 @@ def table(view: View, width: int, height: int, tall: int = 1) -> list[Line]:
     cursor = min(max(0, view.cursor), len(found) - 1)
 
     def row(at: int) -> list[Line]:
-        return _row(view, found[at], plan, against, at == cursor, tall)
+        return _row(view, found[at], plan, against, at == cursor, sick(at), tall)
 
     def sick(at: int) -> bool:
         layer, weight = found[at]

@@ -110,8 +110,9 @@ def _row(
     above: list[Line] = [[(" " * cells_of(line), "")] for _ in range(tall - 1)]
     if data is not None and columns.bars:
         counts = data.counts.get(weight.name, [])
-        for part, text in zip([*above, line], histogram(counts, REACH, 1.0, columns.bars - 1, tall, g), strict=True):
-            part += [(" ", ""), (text, "gradient")]
+        bars = histogram(counts, REACH, 1.0, columns.bars - 1, tall, "gradient", g)
+        for part, bar in zip([*above, line], bars, strict=True):
+            part += [(" ", ""), *bar]
     update = ("!" * sick + glyph.fixed(weight.update_data_log10, 6, 2, glyphs=g).strip()).rjust(13)
     told = (
         (glyph.scientific(weight.grad_mean, g, 10), "dim"),
