@@ -38,10 +38,9 @@ LEGEND: dict[str, str] = {
     "ln V": "loss of the uniform guess over V symbols: what the first loss should be",
     "probes": "share of the time for looking, held to --budget (3 %) after the first look",
     "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
-    "paused, they are those of the last update",
+    "paused, they are those of the last update; a line is dotted where looks are far apart",
     "*": "behind the name above: another experiment by now, or other settings (P)",
     "BN ×5/3": "there: BatchNorm, gain 5/3, where the words have no room",
-    "dotted lines": "from one look to the next where they are far apart: how it came there was not seen",
     "grey curves": "earlier attempts; each restart, live change, u and U begins one",
     "L": "a change of the net restarts from the seed, or with L goes to the live weights where "
     "that can be; lr restarts only a diverged run",
