@@ -37,8 +37,8 @@ LEGEND: dict[str, str] = {
     "as points; batch: of one, before its update",
     "ln V": "loss of the uniform guess over V symbols: what the first loss should be",
     "probes": "share of the time for looking, held to --budget (3 %) after the first look",
-    "smoothing": f"while training runs, bars and numbers are means of the last {SMOOTHING:g} seconds; "
-    "paused, they are those of the last update; a line is dotted where looks are far apart",
+    "smoothing": f"bars and numbers are means of {SMOOTHING:g} seconds; paused, of the last update; "
+    "lines are dotted where looks are far apart",
     "*": "behind the name above: another experiment by now, or other settings (P)",
     "BN ×5/3": "there: BatchNorm, gain 5/3, where the words have no room",
     "grey curves": "earlier attempts; each restart, live change, u and U begins one",
