@@ -411,14 +411,19 @@ def test_enter_takes_the_rate_that_was_found() -> None:
     assert command(view("find-lr"), "enter") == Set({"lr": suggestion})
     assert command(view("find-lr"), "down") == Look("find-lr")
     assert f"try lr {suggestion:g}" in words(view("find-lr"))
+    after = replace(view("find-lr"), history=view("find-lr").history.copy())
+    assert after.history.snapshot is not None
+    planned = {**after.history.snapshot.config, "lr_decay_at": after.history.snapshot.step}
+    after.history.snapshot = msgspec.structs.replace(after.history.snapshot, config=planned)
+    assert command(after, "enter") == Set({"lr": suggestion, "lr_decay_at": 0})
     none = replace(view("find-lr"), history=History())
     data = {**view("find-lr").history.exhibits["find-lr"].data, "suggestion": None, "fix": None}
     none.history.exhibits["find-lr"] = Exhibit("find-lr", 30, data)
     assert command(none, "enter") == Set({})  # which the studio answers: nothing to change
-    assert "space r 8" not in words(none)
+    assert "then 8 again" not in words(none)
     late = replace(none, history=view("find-lr").history.copy())
     late.history.exhibits["find-lr"] = Exhibit("find-lr", 3000, data)
-    assert " the lecture tests a fresh net: space r 8" in words(late, 160, 24)
+    assert " the lecture tests a fresh net: space, r, then 8 again" in words(late, 160, 24)
 
 
 def test_what_lies_above_the_rates_scale_is_one_mark() -> None:

@@ -12,6 +12,7 @@ from app.views.state import Pressed, View, hint
 from app.views.status import loss_number
 from makemore_core.answers import RangeTest
 from makemore_core.command import Look, Set
+from makemore_core.config import decayed
 
 NAME = "find-lr"
 FRESH = 100  # steps; of a net that has learnt hardly any rate stands out
@@ -27,7 +28,10 @@ def press(view: View, key: str) -> Pressed | None:
     """`enter` takes the suggestion, if there is one, up or down runs the test again on the net as it is now."""
     data = answer(view, NAME, RangeTest)
     if key == "enter":
-        return Pressed(view, None if data is None else Set(data.fix or {}))
+        fix, now = (data.fix or {} if data else {}), view.history.snapshot
+        if now is not None and decayed({**now.config, **fix}, now.step):  # as planned, since the test
+            fix = {**fix, "lr_decay_at": 0}
+        return Pressed(view, None if data is None else Set(fix))
     return Pressed(view, Look(NAME)) if key in ("up", "down") else None
 
 
@@ -46,7 +50,8 @@ def draw(view: View, width: int, height: int) -> list[Line]:
         learnt = view.history.exhibits[NAME].step > FRESH
         lines.append([(" no suggestion: ", "sick"), (glyph.escape(data.reason), "")])
         if learnt and view.obeyed:
-            lines.append([(" the lecture tests a fresh net: space r 8", "")])
+            keys = "r" if snapshot and snapshot.state == "paused" else "space, r"
+            lines.append([(f" the lecture tests a fresh net: {keys}, then 8 again", "")])
     else:
         lines.append([(f" try lr {data.suggestion:g}", "good"), (f": {glyph.escape(data.reason)}", "")])
     now = "" if snapshot is None or snapshot.lr is None else f"; the run trains at lr {snapshot.lr:g}"
