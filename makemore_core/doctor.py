@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from makemore_core.config import LIVE_FIELDS, Value
+from makemore_core.config import LIVE_FIELDS, Value, shown
 from makemore_core.snapshot import Layer, Snapshot, Splits, Weight
 
 Severity: TypeAlias = Literal["warning", "serious"]
@@ -725,12 +725,11 @@ Advice: TypeAlias = tuple[str, dict[str, Value] | None]
 def _right_gain(run: _Run) -> Advice:
     """The first of these that the net does not have yet: fan-in division, the right gain, BatchNorm, residuals."""
     config = run.now.config
-    nonlinearity = str(config.get("nonlinearity", ""))
-    gain, right = config.get("gain"), GAINS.get(nonlinearity)
+    gain, right = config.get("gain"), GAINS.get(nonlinearity := str(config.get("nonlinearity")))
     if config.get("fan_in") == "off":
         return _divided(config)
     if config.get("norm") == "none" and right is not None and not _close(gain, right):
-        return f"gain {_number(right)} keeps the spread for {nonlinearity}", {"gain": right}
+        return f"gain {shown(right)} keeps the spread for {nonlinearity}", {"gain": right}
     if config.get("norm") == "none":
         return _normalised(config, "holds the spread whatever the weights")
     if config.get("residual") is False:
@@ -767,7 +766,7 @@ def _signal(run: _Run) -> Advice:
     norm, units = config.get("norm"), config.get("n_hidden")
     if config.get("gain") == 0:
         right = GAINS.get(str(config.get("nonlinearity")), 1.0) if norm == "none" else 1.0
-        return f"gain {_number(right)}: at 0 all weights are 0", {"gain": right}
+        return f"gain {shown(right)}: at 0 all weights are 0", {"gain": right}
     if units is not None and units == {"group": config.get("norm_groups"), "layer": 1}.get(str(norm)):
         wider = "layer" if norm == "group" and units != 1 else "batch"
         return "less its own mean a single unit is 0: normalise over more of them", {"norm": wider}
@@ -793,6 +792,11 @@ def _smaller(run: _Run) -> Advice:
     return advice, fix
 
 
+def _undivided(config: Mapping[str, Value]) -> bool:
+    """Whether weights begin undivided by fan-in, and no norm makes up for that."""
+    return config.get("fan_in") == "off" and config.get("norm") == "none"
+
+
 def _divided(config: Mapping[str, Value]) -> Advice:
     right = GAINS.get(str(config.get("nonlinearity")), "auto")
     gain: dict[str, Value] = {"gain": right} if config.get("norm") == "none" else {}
@@ -812,7 +816,7 @@ def _larger_updates(run: _Run) -> Advice:
     suits_all = max(ratios) + wanted <= LIMITS["updates_large"]
     if not suits_all or median(ratios) >= LIMITS["updates_slow"]:  # then it is no matter of the rate
         return _right_gain(run)
-    if config.get("fan_in") == "off" and config.get("norm") == "none":
+    if _undivided(config):
         return _divided(config)
     return _rate(run, 10.0 ** round(min(wanted, 2.0)), "to bring it near -3")
 
@@ -822,7 +826,7 @@ def _smaller_updates(run: _Run) -> Advice:
     gain = _amount(config, "gain")
     if config.get("norm") != "none" and gain < 0.5:
         return f"gain {gain:g} makes the weights small under BatchNorm: gain 1 brings the ratio back", {"gain": 1.0}
-    if config.get("fan_in") == "off" and config.get("norm") == "none":
+    if _undivided(config):
         return _divided(config)
     return _rate(run, 0.1, "to bring it near -3")
 
@@ -838,8 +842,7 @@ def _slower(run: _Run) -> Advice:
         for found in itertools.chain(_saturated(began), _spread(began), _gradient_flow(began)):
             if isinstance(found, Finding) and found.fix and not found.name.endswith("shrink"):
                 return found.suggestion, found.fix
-    undivided = config.get("fan_in") == "off" and config.get("norm") == "none"
-    if undivided and first is not None and expected is not None and first > 3 * expected:
+    if _undivided(config) and first is not None and expected is not None and first > 3 * expected:
         return _divided(config)
     if config.get("norm") == "batch" and _few(config):
         return "batches of 32: alike examples leave BatchNorm nothing to divide by", {"batch_size": 32}
@@ -945,7 +948,3 @@ def _finite(layers: Sequence[Layer]) -> bool:
 
 def _close(gain: Value | None, right: float) -> bool:
     return gain == "auto" or (isinstance(gain, int | float) and abs(gain / right - 1) < 0.1)
-
-
-def _number(gain: float) -> str:
-    return "5/3" if gain == 5 / 3 else f"{gain:.3g}"

@@ -36,7 +36,6 @@ FIRST = 5.0  # seconds to the first one
 PREFIXES = ("", "twin.")  # of the names of the tensors of a run's net and of its twin's
 SHOWN = 60.0  # seconds for which lost records are told of after recording has gone on
 MOST_EXHIBITS = 16
-GONE = "its folder is gone"
 UNWRITTEN = "the state file cannot be written"
 RETRY = 5.0  # seconds after which a checkpoint that failed is tried again
 
@@ -118,7 +117,7 @@ class FolderRecorder(Recorder):
             return
         self._next_beat = now + BEAT
         if self._gone():  # nobody could find what is trained any more, nor its trainer
-            self._unsaved = GONE
+            self._unsaved = rundir.GONE
             session.end()
             return
         if self._server is not None:
@@ -218,8 +217,8 @@ class FolderRecorder(Recorder):
 
     def checkpoint(self, session: Session) -> str:
         if self._gone():
-            self._unsaved = GONE
-            raise ValueError(GONE)
+            self._unsaved = rundir.GONE
+            raise ValueError(rundir.GONE)
         over = session.trainer.step >= session.config.steps  # where only the last update may have ruined it
         if session.state == "diverged" or (over and session.net.ruined()):  # what was saved before is worth more
             self._unsaved = ""

@@ -38,6 +38,7 @@ LONGEST_NAME = 100
 NAME = re.compile(rf"\w[\w.,+=@ -]{{0,{LONGEST_NAME - 1}}}")
 
 
+GONE = "its folder is gone"
 _CHECKPOINT = re.compile(r"(\d{6,})-attempt(\d+)-step(\d+)")
 
 
@@ -413,7 +414,7 @@ def absent(folder: Path, seen: str = "") -> str:
     if held_by(folder) is not None:
         return ""
     if not folder.is_dir():
-        return "its folder is gone"
+        return GONE
     if seen not in ENDED and (last := read_state(folder)):
         seen = last.state
     resume = f"`makemore resume {called(folder)}`"

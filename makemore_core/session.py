@@ -179,13 +179,17 @@ class Session:
         self.nets = nets
         self._clock = Clock()
         self._budget = Budget(self._clock, self.watch)
-        self._survey: Iterator[None] | None = None
-        self._last_look: Iterator[None] | None = None  # once the last update is done
+        self._drop_looks()
         self._making = Making()
         self._due = 0.0  # when the next update may begin, to keep the pace
-        self._meanwhile: Iterator[None] | None = None  # a look at a run that is held to a pace
         self._look_again = 0.0  # when the next one may begin
         self._part_takes = 0.0  # seconds, at least
+
+    def _drop_looks(self) -> None:
+        """What is under way is of the net as it was."""
+        self._survey: Iterator[None] | None = None
+        self._last_look: Iterator[None] | None = None  # once the last update is done
+        self._meanwhile: Iterator[None] | None = None  # at a run that is held to a pace
 
     @property
     def net(self) -> Watched:
@@ -628,7 +632,7 @@ class Session:
                 self._restart(Twin(nets.twin_changes), nets, left)
             case Twin():
                 self.nets.untwin()
-                self._survey = self._last_look = self._meanwhile = None
+                self._drop_looks()
                 self._mark(command, self.config.as_dict())
                 self.message = "the twin is gone"
             case Sample(temperature=temperature):
@@ -671,7 +675,7 @@ class Session:
             self.nets.origin, self.nets.since, self.attempt = self.attempt, self.trainer.step, self.attempt + 1
         self._mark(what, before)
         self.nets.reconfigure(after)
-        self._survey = self._last_look = self._meanwhile = None  # of the net as it was
+        self._drop_looks()
         self._making = Making()
         if "batch_size" in changed:
             self._clock.rate = 0.0  # it says nothing of how many such updates a slice has room for

@@ -860,8 +860,8 @@ def test_a_run_that_is_held_to_a_pace_is_looked_at_while_it_waits(
     watch = Watch(pace=200.0, budget=1e-9)
     _, script = play(few_names, config=SMALL.replace({"steps": 200}), watch=watch)
     running = [seen for seen in script.snapshots if seen.state == "running" and seen.step > 1]
-    assert len({seen.splits.step for seen in running if seen.splits}) > 3
-    assert len({seen.names_step for seen in running}) > 3
+    assert len({seen.splits.step for seen in running if seen.splits}) > 1
+    assert len({seen.names_step for seen in running}) > 1
     assert script.losses == Trainer(SMALL, few_names).advance(200)
 
 
