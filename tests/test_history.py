@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.history import History, round_down
+from app.history import MOST_PAST, History, round_down
 from app.series import Series
 from app.traces import SHORT_BUCKETS, LayerTrace, steady
-from makemore_core.config import Value
+from makemore_core.config import Config, Value
 from makemore_core.snapshot import Exhibit, Histogram, Intervention
 from tests import canned
 
@@ -121,6 +121,28 @@ def test_the_curve_of_the_net_that_took_longest_is_there_however_often_one_resta
     history.feed([canned.snapshot(step=2000, since=2000, attempt=50, origin=0)])
     assert history.attempt.loss.end == 2000
     assert len(history.attempt.loss) > 1000
+
+
+def test_of_many_curves_those_go_first_that_a_later_net_has_too() -> None:
+    """A net that was gone back to, however long it was trained, before one that took little."""
+    history = History()
+    history.feed(canned.course(until=2000))
+    history.feed([canned.snapshot(step=50, since=0, attempt=1)])
+    history.feed([canned.snapshot(step=2000, since=2000, attempt=2, origin=0)])
+    history.feed(canned.snapshot(step=50, since=0, attempt=attempt) for attempt in range(3, MOST_PAST + 1))
+    history.feed([canned.snapshot(step=50, since=50, attempt=MOST_PAST + 1, origin=1)])
+    assert len(history.attempt.loss) == 50
+
+
+def test_of_many_curves_those_go_first_that_took_least_since_they_were_changed_live() -> None:
+    history = History()
+    history.feed(canned.course(until=500))
+    history.feed(canned.course(until=2000, attempt=1))
+    for attempt in range(2, MOST_PAST + 1):
+        step = 2000 + 10 * attempt
+        history.feed([canned.snapshot(step=step, since=step - 10, attempt=attempt, origin=attempt - 1)])
+    history.feed([canned.snapshot(step=500, since=500, attempt=MOST_PAST + 1, origin=0)])
+    assert len(history.attempt.loss) == 500
 
 
 def test_a_twin_that_comes_back_has_its_curve() -> None:
@@ -314,6 +336,25 @@ def test_scales_hold_until_the_net_has_left_them() -> None:
     assert [round_down(v) for v in (0.0083, 0.1, 7, 99, 0, math.nan)] == [0.008, 0.1, 6, 80, 1, 1]
 
 
+@pytest.mark.parametrize(("times", "kept"), [(0.9, True), (1.4, True), (0.8, False), (1.7, False)])
+def test_a_scale_is_left_for_what_is_clearly_smaller_or_larger(times: float, kept: bool) -> None:
+    history, scales = History(), []
+    for std in (2.0, 2.0 * times):
+        standing = canned.snapshot(canned.RELU, state="paused")
+        layers = tuple(
+            msgspec.structs.replace(
+                layer,
+                activation=msgspec.structs.replace(layer.activation, mean=0.0, std=std),
+                gradient=msgspec.structs.replace(layer.gradient, std=std),
+            )
+            for layer in standing.layers
+        )
+        history.feed([msgspec.structs.replace(standing, layers=layers)])
+        scales.append((history.activation_scale, history.gradient_scale))
+    assert scales[0] == (6.0, 6.0)
+    assert (scales[1] == scales[0]) == kept
+
+
 def test_a_run_and_its_twin_share_a_scale_where_both_can_be_seen_on_it() -> None:
     for gradient, shared in ((1e-3, True), (1e-5, False)):
         history = History()
@@ -357,6 +398,7 @@ def test_a_still_copy_stays_as_it_is() -> None:
     loss, row = still.attempt.loss.columns(8), still.layers[2, "Tanh"]
     before = (list(loss), row.layer, list(row.activation_counts), row.std.columns(8), list(still.attempt.val))
     history.feed(canned.snapshot(canned.SICK, step, since=step - 500) for step in range(5500, 20_001, 500))
+    history.attempt.loss.columns(8)  # drawn too
     assert (
         still.attempt.loss.columns(8), row.layer, list(row.activation_counts), row.std.columns(8), still.attempt.val,
     ) == before  # fmt: skip
@@ -414,6 +456,14 @@ def test_the_rate_of_a_run_that_is_held_to_a_pace_is_shown_at_once() -> None:
             assert history.rate == rate
         else:
             assert 3000 < history.rate <= 4000
+
+
+def test_the_rate_of_a_new_net_is_shown_at_once() -> None:
+    history = History()
+    history.feed(canned.course(until=5000))
+    slow = canned.snapshot(step=100, since=0, attempt=1, steps_per_second=50.0, config=Config(n_layer=9).as_dict())
+    history.feed([slow])
+    assert history.rate == 50.0
 
 
 def test_a_net_that_draws_no_histograms_is_smoothed_all_the_same() -> None:
