@@ -311,6 +311,17 @@ def test_dead_units_have_a_column_once_there_is_one() -> None:
     assert "dead" not in text_of(table(view([snapshot]), 160, 12))[0]
 
 
+@pytest.mark.parametrize("gone", [0.0, math.nan])
+def test_a_gradient_is_compared_with_those_of_the_layers_that_have_one(gone: float) -> None:
+    snapshot = canned.snapshot(step=3000)
+    layers = tuple(
+        structs.replace(layer, gradient=structs.replace(layer.gradient, std=gone if at else layer.gradient.std))
+        for at, layer in enumerate(snapshot.layers)
+    )
+    lines = text_of(table(view([structs.replace(snapshot, layers=layers)]), 160, 12))
+    assert ["!" in line for line in lines if " Tanh " in line] == [False, True, True, True, True]
+
+
 def test_the_first_updates_are_not_judged_however_many_steps_a_column_has() -> None:
     for size in (50, 100, 200):
         (line,) = spark(course(*((step, -4.5) for step in range(1, 401, 50))), size, 8, 1, UNICODE)
@@ -363,13 +374,33 @@ def test_hidden_layers_are_counted_and_the_sick_among_them() -> None:
     assert set(ill) == {max(ill)} != {0}
 
 
+@pytest.mark.parametrize("trouble", ["dead units", "large updates", "small updates", "saturation"])
+def test_a_row_is_counted_among_the_sick_that_are_hidden_whatever_its_trouble_is(trouble: str) -> None:
+    """One that is not sick in any other way."""
+    (healthy,) = (event for event in canned.course(canned.HUNDRED, until=1000) if event.step == 1000)
+    layers, weights = [*quiet(healthy).layers], [*quiet(healthy).weights]
+    activation = layers[50].activation
+    if trouble == "dead units":
+        layers[50] = structs.replace(layers[50], activation=structs.replace(activation, dead=3))
+    elif trouble == "saturation":
+        layers[50] = structs.replace(layers[50], activation=structs.replace(activation, saturated=0.9))
+    else:
+        value = -1.0 if trouble == "large updates" else -6.0
+        weights[50] = structs.replace(weights[50], update_data_log10=value)
+    for ill in (False, True):
+        shown = structs.replace(quiet(healthy), **({"layers": tuple(layers), "weights": tuple(weights)} if ill else {}))
+        (hidden,) = (line for line in text_of(table(view([shown]), 160, 8)) if " more below" in line)
+        assert hidden.endswith("more below" + ", 1 of them !" * ill)
+
+
 @pytest.mark.parametrize(("count", "height"), [(102, 10), (5, 5), (6, 5), (7, 5), (3, 1), (1, 1), (50, 2)])
 def test_the_window_always_holds_the_cursor(count: int, height: int) -> None:
     for cursor in range(count):
         first, last = window(count, cursor, height)
         assert 0 <= first <= cursor < last <= count
         if height > 2:
-            assert last - first + (first > 0) + (last < count) <= height
+            assert last - first + (first > 0) + (last < count) == min(count, height)
+            assert 1 not in (first, count - last)  # its own line would take no less
 
 
 def test_no_room_at_all_for_no_rows_at_all() -> None:
@@ -589,12 +620,26 @@ def test_a_speed_is_told_of_what_moves_or_has_finished_and_the_time_left_of_what
     assert ("/s" in first, "eta" in first) == (state in ("running", "finished"), state == "running")
 
 
+def test_layers_that_were_looked_at_seconds_ago_say_at_what_step() -> None:
+    for at, state, told in (
+        (99_000, "running", "probes 1.1%  batch"),
+        (60_000, "running", "probes 1.1% at 60k  batch"),
+        (None, "running", "probes 1.1%  batch"),
+        (60_000, "paused", "batch"),
+    ):
+        seen = canned.snapshot(step=100_000, layers_step=at, state=state, steps_per_second=5000.0)
+        shown = text_of(draw(view([seen]), 200, 48))[1]
+        assert told in shown
+        assert ("60k" in shown) == ("60k" in told)
+
+
 def test_frozen_paused_lost_and_read_only_say_so() -> None:
     running = view(canned.course(until=1000))
     for state, word in (
         (replace(running, frozen=True), "view frozen"),
         (replace(running, lost=True), "lost"),
         (view([canned.snapshot(state="paused")]), "paused"),
+        (view([canned.snapshot(state="paused")], frozen=True), "frozen, paused"),
         (view([canned.snapshot(state="finished")]), "finished"),
         (view([canned.nan()]), "diverged"),
         (view([], waiting="loading torch and the data"), "starting"),
@@ -792,6 +837,14 @@ def test_the_curves_are_those_of_the_present_step() -> None:
             assert event.step == 500 or abs(end - event.step / frame.per_cell) <= 1.5  # a second look, in no whole cell
 
 
+def quiet(snapshot: Snapshot) -> Snapshot:
+    """The snapshot with every layer as the first one, and every weight moving as it should."""
+    first = snapshot.layers[0]
+    layers = (structs.replace(first, index=layer.index) for layer in snapshot.layers)
+    weights = (structs.replace(weight, update_data_log10=-3.0) for weight in snapshot.weights)
+    return structs.replace(snapshot, layers=tuple(layers), weights=tuple(weights))
+
+
 def saturated(snapshot: Snapshot) -> Snapshot:
     """The snapshot with every layer flat everywhere."""
     flat = [structs.replace(layer.activation, saturated=1.0) for layer in snapshot.layers]
@@ -841,6 +894,16 @@ def test_a_validation_loss_above_the_training_loss_lies_on_the_scale() -> None:
     lines = text_of(loss_curve(View(history=history), 70, 20))
     (row,) = (at for at, line in enumerate(lines) if "●" in line)
     assert row < next(at for at, line in enumerate(lines) if "ln V" in line)
+
+
+def test_a_validation_loss_stands_over_the_last_loss_before_it() -> None:
+    history = History()
+    history.feed([canned.snapshot(step=64, losses=(2.0,) * 40 + (3.0,) * 24, splits=None, expected_loss=None)])
+    history.attempt.val.append((40, 3.0))
+    picture = text_of(loss_curve(View(history=history), 70, 12))
+    (at,) = (line.index("●") for line in picture if "●" in line)
+    (low,) = (line for line in picture if line.startswith("  2.0┤"))
+    assert at == len(low) - 1
 
 
 @pytest.mark.parametrize("step", [600, 905, 940, 985, 999])
