@@ -86,6 +86,13 @@ def test_what_is_suggested_lies_below_where_the_loss_rises() -> None:
     assert find_lr.suggest([0.001, 0.02, 0.0962, 0.13, 0.2], smooth, 0.01)[0] == 0.1
 
 
+@pytest.mark.parametrize(("noise", "rises"), [(0.001, "0.1"), (0.05, "0.5"), (0.06, "1")])
+def test_the_loss_does_not_rise_before_it_is_clear_of_the_noise(noise: float, rises: str) -> None:
+    found, reason = find_lr.suggest([0.001, 0.01, 0.05, 0.1, 0.5, 1.0], [3.0, 2.9, 2.5, 2.6, 2.78, 5.0], noise)
+    assert found == 0.05
+    assert reason.endswith(f"; from {rises} on it clearly rises")
+
+
 def test_nothing_is_suggested_where_the_loss_only_rises() -> None:
     rates = [10 ** (-3 + 3 * k / 99) for k in range(100)]
     found, reason = find_lr.suggest(rates, [2.6, 2.4, *(2.41 + k / 100 for k in range(98))], 0.01)

@@ -117,8 +117,8 @@ def test_percentages(share: float, text: str) -> None:
 def test_counts_rates_and_times() -> None:
     assert [glyphs.short(n) for n in (950, 41_250, 200_000, 1_500_000)] == ["950", "41.2k", "200k", "1.5M"]
     assert [glyphs.rate(n) for n in (5123.4, 0.51234, 0, 98_765, math.inf)] == ["5,120", "0.512", "0", "98,800", "inf"]
-    assert [glyphs.duration(s) for s in (31, 3723, 300_000, math.inf, math.nan, -1)] == [
-        "0:31", "1:02:03", "3d11h", "?", "?", "?",
+    assert [glyphs.duration(s) for s in (31, 3600, 3723, 300_000, math.inf, math.nan, -1)] == [
+        "0:31", "1:00:00", "1:02:03", "3d11h", "?", "?", "?",
     ]  # fmt: skip
 
 
