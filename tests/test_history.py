@@ -15,7 +15,7 @@ from app.history import MOST_PAST, History, round_down
 from app.series import Series
 from app.traces import SHORT_BUCKETS, LayerTrace, steady
 from makemore_core.config import Config, Value
-from makemore_core.snapshot import Exhibit, Histogram, Intervention
+from makemore_core.snapshot import Exhibit, Histogram, Intervention, Splits
 from tests import canned
 
 
@@ -389,6 +389,11 @@ def test_memory_is_bounded() -> None:
     history.feed(canned.snapshot(step=step, since=step - 400) for step in range(400, 1_000_001, 20_000))
     assert len(history.attempt.loss) <= 2048
     assert all(len(trace.std) <= SHORT_BUCKETS for trace in history.layers.values())
+    bare = canned.snapshot(step=1_000_000, since=1_000_000, layers=(), weights=())
+    steps = range(1_000_100, 1_500_001, 100)
+    history.feed(msgspec.structs.replace(bare, step=step, splits=Splits(None, 2.0, None, step)) for step in steps)
+    assert len(history.attempt.val) <= 1024
+    assert (history.attempt.val[0][0], history.attempt.val[-1][0]) == (0, 1_500_000)
 
 
 def test_a_still_copy_stays_as_it_is() -> None:
