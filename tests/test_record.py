@@ -235,6 +235,15 @@ def test_random_files_deliver_nothing(tmp_path_factory: pytest.TempPathFactory, 
     assert read_all(folder) == PAYLOADS[:1]
 
 
+def test_who_had_read_the_last_line_before_it_was_damaged_gets_the_next(tmp_path: Path) -> None:
+    path, follower = written(tmp_path), RecordReader(tmp_path)
+    assert follower.read() == PAYLOADS
+    path.write_bytes(path.read_bytes()[:-9] + b"damaged.\n")
+    writer = RecordWriter(tmp_path)
+    assert writer.append(PAYLOADS[0])
+    assert follower.read() == PAYLOADS[:1]
+
+
 def test_what_is_no_file_is_no_segment_and_stalls_nobody(tmp_path: Path) -> None:
     os.mkfifo(record.segment_path(tmp_path, 0))
     record.segment_path(tmp_path, 1).mkdir()
@@ -396,8 +405,10 @@ def run_of_days(folder: Path, n: int, budget: int, look: Callable[[int], None] =
 
 def writer_waits(writer: RecordWriter, payload: bytes) -> None:
     """Nobody records at the speed of this loop: wait for the disk where thinning does."""
+    deadline = time.monotonic() + 60
     while not writer.append(payload):
         assert "used up" in writer.problem
+        assert time.monotonic() < deadline
         time.sleep(0.0005)
 
 
@@ -416,6 +427,19 @@ def test_a_record_of_days_stays_in_its_budget_with_extremes_commands_and_ends(tm
     assert max(b - a for a, b in itertools.pairwise(steps)) < 50_000 / 10, "the whole run is still there"
     assert len(segments(tmp_path)) < 40
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.usefixtures("quick_disk")
+def test_beside_commands_that_fill_whole_segments_the_rest_is_thinned(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path, budget=150_000)
+    commands = [b'{"type":"command","step":%d,"who":"%s"}' % (i, b"anna" * 200) for i in range(60)]
+    assert all(writer.append(command, durable=True) for command in commands)
+    for step in range(20, 40_000, 20):
+        writer_waits(writer, snapshot(step, [3.0] * 20))
+    writer.close()
+    found = read_all(tmp_path)
+    assert [payload for payload in found if b'"command"' in payload] == commands
+    assert json.loads(found[-1])["step"] == 39_980
 
 
 @pytest.mark.usefixtures("quick_disk")
