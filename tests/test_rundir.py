@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -363,6 +367,27 @@ def test_a_lock_left_by_a_kill_is_taken_over(run: Path, train: Train) -> None:
         assert holder is not None
         assert holder.pid == os.getpid()
     assert rundir.held_by(run) is None
+
+
+def test_where_nothing_can_be_locked_the_process_named_in_the_file_holds_it_while_it_lives(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlockable(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", unlockable)
+    monkeypatch.setattr(fcntl, "fcntl", unlockable)
+    with locked(run):
+        pass
+    assert rundir.held_by(run) is None
+    parent = rundir.Holder(os.getppid(), rundir.process_start(os.getppid()))
+    (run / rundir.LOCK).write_bytes(msgspec.json.encode(parent))
+    with pytest.raises(ValueError, match=f"by process {parent.pid}$"):
+        RunLock(run).acquire()
+    another = msgspec.structs.replace(parent, started=parent.started - 1)  # its number was given anew
+    (run / rundir.LOCK).write_bytes(msgspec.json.encode(another))
+    with locked(run):
+        pass
 
 
 def test_looking_does_not_loosen_the_lock_of_this_process(run: Path) -> None:
