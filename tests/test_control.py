@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -408,6 +409,21 @@ def test_silence_and_half_lines_end_but_a_viewer_may_be_quiet(run: Run, monkeypa
     assert answers(silent) == answers(slow) == []
     assert len(run.server._clients) == 1
     assert viewer.request(None).ok
+
+
+def test_who_was_quiet_for_long_has_time_for_its_next_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SILENCE", 60.0)
+    viewer = caller(run.folder)
+    viewer.sendall(b'{"ping":1}\n')
+    assert viewer.recv(65536)
+    later = SimpleNamespace(**vars(time) | {"monotonic": lambda: time.monotonic() + 1000})
+    monkeypatch.setattr(server, "time", later)
+    viewer.sendall(b'{"pi')
+    for _ in range(20):
+        assert still_answers(run)
+    viewer.sendall(b'ng":1}\n')
+    assert viewer.recv(65536)
+    viewer.close()
 
 
 def test_a_client_that_does_not_read_is_dropped(run: Run) -> None:
