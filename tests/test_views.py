@@ -290,6 +290,12 @@ def test_updates_are_signed_where_the_doctor_finds_them_too_large_or_small(value
     assert update_sick(math.nan, weight, 1)
 
 
+@pytest.mark.parametrize(("value", "sick"), [(-4.1, True), (-0.6, False), (-0.5, True)])
+def test_the_last_layer_may_move_faster(value: float, sick: bool) -> None:
+    output = canned.snapshot().weights[-1]
+    assert update_sick(value, output, 100) == sick
+
+
 def course(*looks: tuple[int, float]) -> WeightTrace:
     """A weight's course from its update:data at steps."""
     weight = canned.snapshot().weights[1]
