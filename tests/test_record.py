@@ -558,6 +558,16 @@ def test_thinning_keeps_losses_that_are_no_numbers() -> None:
     assert losses[-1] != losses[-1]
 
 
+def test_thinning_keeps_the_mean_of_all_losses() -> None:
+    """However many each snapshot had, and however often they are thinned."""
+    (once,) = thin([snapshot(500, [1.0] * 300), snapshot(600, [3.0] * 100)])
+    found = json.loads(once)
+    assert (found["losses_span"], found["losses_mean"]) == (400, 1.5)
+    (twice,) = thin([once, snapshot(1000, [4.0] * 400)])
+    found = json.loads(twice)
+    assert (found["losses_span"], found["losses_mean"]) == (800, 2.75)
+
+
 def test_thinning_keeps_the_layers_that_later_snapshots_leave_out() -> None:
     rows, kept = [{"index": 2}], []
     for step in range(20, 100, 20):
