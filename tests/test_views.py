@@ -884,6 +884,15 @@ def test_a_run_of_few_steps_fills_the_plot() -> None:
     assert [word for word in lines[-1].split() if word.isdigit()] == ["2", "4", "6"]
 
 
+def test_a_curve_is_drawn_in_whole_cells_until_the_run_stands() -> None:
+    for state, cells in (("running", 50), ("paused", 51)):
+        history = History()
+        losses = (2.0,) * 12_900  # 50.4 cells
+        history.feed([canned.snapshot(step=12_900, losses=losses, state=state, expected_loss=None, splits=None)])
+        (low,) = (line for line in text_of(loss_curve(View(history=history), 70, 12)) if "▄" in line or "▀" in line)
+        assert len(low.rstrip()) == 6 + cells
+
+
 def test_the_curves_of_one_screen_have_one_axis_of_steps() -> None:
     for step, losses in ((1, (3.0,)), (46, (3.0, *[math.nan] * 45))):
         history = History()
