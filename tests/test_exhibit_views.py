@@ -469,6 +469,17 @@ def test_enter_tries_what_the_doctor_suggests() -> None:
     assert "gain 5/3 → 5/3" in shown
 
 
+@pytest.mark.parametrize(("key", "order"), [("down", "abcab"), ("up", "acbac")])
+def test_behind_the_last_finding_is_the_first(key: str, order: str) -> None:
+    findings = tuple(msgspec.structs.replace(canned.FOUND, name=name, what=f"trouble {name}") for name in "abc")
+    state, seen = replace(view("doctor"), findings=findings), ""
+    for _ in order:
+        (marked,) = (line for line in words(state).splitlines() if line.startswith(UNICODE.cursor))
+        seen += marked[-1]
+        state = pressed(state, key)
+    assert seen == order
+
+
 def check(name: str, seen: str, limit: str, *, found: bool = False) -> Check:
     return Check(name=name, seen=seen, limit=limit, found=found)
 

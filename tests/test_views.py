@@ -851,6 +851,16 @@ def quiet(snapshot: Snapshot) -> Snapshot:
     return structs.replace(snapshot, layers=tuple(layers), weights=tuple(weights))
 
 
+def test_what_comes_within_one_cell_of_a_curve_is_drawn_at_once() -> None:
+    history = History()
+    history.feed(canned.snapshot(step=step, since=step - 10_000, splits=None) for step in range(10_000, 60_001, 10_000))
+    assert "●" not in "\n".join(text_of(loss_curve(View(history), 70, 12)))
+    history.feed([canned.snapshot(step=60_001, since=60_000, splits=Splits(None, 2.5, None, 60_001))])
+    assert "●" in "\n".join(text_of(loss_curve(View(history), 70, 12)))
+    history.feed([canned.snapshot(step=60_002, losses=(math.nan,))])
+    assert "!not finite from step 60,001" in "\n".join(text_of(loss_curve(View(history), 70, 12)))
+
+
 def saturated(snapshot: Snapshot) -> Snapshot:
     """The snapshot with every layer flat everywhere."""
     flat = [structs.replace(layer.activation, saturated=1.0) for layer in snapshot.layers]
