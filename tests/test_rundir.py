@@ -176,6 +176,8 @@ def test_a_run_is_found_by_name_by_path_or_as_the_latest(run: Path) -> None:
     os.utime(run / rundir.MANIFEST, (2e9, 2e9))
     assert find_run(None) == run
     assert list_runs() == [run, other]
+    os.utime(other / rundir.STATE, (3e9, 3e9))  # it is trained on
+    assert list_runs() == [other, run]
 
 
 def test_the_latest_is_one_that_can_be_read_and_was_recorded_or_is_beginning(run: Path) -> None:
