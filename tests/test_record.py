@@ -87,6 +87,15 @@ def test_a_durable_record_is_on_the_disk_at_once_and_others_when_they_are_synced
     assert synced[2:] == [file, file]
 
 
+def test_the_name_of_a_new_file_is_on_the_disk_once_it_is_synced(tmp_path: Path, synced: list[str]) -> None:
+    writer, file = RecordWriter(tmp_path / "record"), "000000000000000.jsonl"
+    writer.append(PAYLOADS[0])
+    writer.sync()
+    assert writer._syncing is not None
+    writer._syncing.join()
+    assert synced == [file, "record"]
+
+
 def test_a_follower_gets_each_record_once_while_it_is_written(tmp_path: Path) -> None:
     reader, writer = RecordReader(tmp_path), RecordWriter(tmp_path, segment=100)
     assert reader.read() == []
@@ -165,6 +174,17 @@ def test_a_flipped_bit_loses_its_record_and_no_other(tmp_path: Path) -> None:
     for at in range(len(data)):
         path.write_bytes(flipped(data, at, at % 8))
         check_flip(tmp_path, data, at)
+
+
+def test_a_line_torn_at_the_end_of_a_file_with_others_behind_it_is_counted(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path, segment=1)
+    assert all(writer.append(payload) for payload in PAYLOADS)
+    writer.close()
+    torn = segment_path(tmp_path, 1)
+    torn.write_bytes(torn.read_bytes()[:-9])
+    reader = RecordReader(tmp_path)
+    assert reader.read() == [PAYLOADS[0], *PAYLOADS[2:]]
+    assert reader.damaged == 1
 
 
 def flipped(data: bytes, at: int, bit: int) -> bytes:
