@@ -19,6 +19,7 @@ from makemore_core.config import (
     Value,
     allowed,
     describe,
+    keeps_weights,
     pair,
     parse,
     printable,
@@ -146,6 +147,17 @@ def test_the_learning_rate_falls_once_at_its_step() -> None:
 def test_the_fields_that_can_change_on_the_way_exist_and_differ() -> None:
     assert set(FIELDS) >= LIVE_FIELDS | LIVE_IF_ASKED_FIELDS
     assert not LIVE_FIELDS & LIVE_IF_ASKED_FIELDS
+
+
+@pytest.mark.parametrize(("field", "kept"), [
+    *((name, (True, True)) for name in ("lr", "momentum", "weight_decay", "batch_size", "steps", "norm_momentum")),
+    *((name, (False, True)) for name in ("norm", "gain", "nonlinearity", "optimizer")),
+    *((name, (False, False)) for name in ("n_layer", "n_hidden", "norm_place", "residual", "seed")),
+])  # fmt: skip
+def test_a_net_keeps_its_weights_where_only_its_updates_change_or_where_that_is_asked_for(
+    field: str, kept: tuple[bool, bool]
+) -> None:
+    assert (keeps_weights([field], live=False), keeps_weights([field], live=True)) == kept
 
 
 ANYTHING = st.one_of(
