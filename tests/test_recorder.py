@@ -162,6 +162,7 @@ def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes
     assert rundir.liveness(folder) == "crashed"
 
     session = opened(folder)
+    assert session.message == "no checkpoint yet: begins again from the seed, and every change is made again"
     assert session.run() == "finished"
 
     changes = later_changes(folder, 0)
@@ -890,7 +891,10 @@ def test_a_full_disk_is_counted_shown_and_got_over(
     assert differing(load_attempt(folder)[0], reference(SMALL, few_names, [(0, 70, Set({"lr": 0.5}))])) == []
 
 
-def test_a_finished_run_is_saved_as_soon_as_there_is_room(run: Callable[[Config], Path], disk: list[bool]) -> None:
+def test_a_finished_run_is_saved_as_soon_as_there_is_room(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch, disk: list[bool]
+) -> None:
+    monkeypatch.setattr(recorder, "CHECKPOINT", 1e9)
     folder = run(SMALL)
     session, waited = opened(folder), list[str]()
     asked = session.recorder.asked

@@ -461,7 +461,17 @@ def test_a_trainer_that_no_longer_tells_is_unresponsive(run: Path, monkeypatch: 
     server.tell("running", 3)
     monkeypatch.setattr(rundir, "STALE", 0.0)
     assert liveness(run) == "unresponsive"
+    server.tell("finished", 10)  # there is nothing more to tell
+    assert liveness(run) == "finished"
     server.close()
+
+
+def test_a_process_that_ended_is_gone_though_nobody_has_waited_for_it() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        assert rundir.process_start(process.pid) > 0
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert rundir.process_start(process.pid) == 0
 
 
 @pytest.mark.parametrize("last", ["running", "paused", "finished", "stopped", "diverged", "crashed"])
