@@ -487,3 +487,12 @@ def test_a_notice_that_stands_is_remarked_once(capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err.splitlines() == [
         "running: no GPU", "running: lr 0.1 → 0.05", "running: lr 0.05 → 0.1",
     ]  # fmt: skip
+
+
+def test_a_pause_is_remarked_once_however_many_steps_are_taken_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    channel, states = Channel(), iter([False, True])
+    for step, state in enumerate(("running", "paused", "paused", "running", "paused"), 1):
+        channel.publish(canned.snapshot(step=step, state=state))
+    worker = cast(launch.Worker, SimpleNamespace(join=lambda _: next(states), unsaved=lambda: False))
+    follow(Path("runs/one"), channel, worker, Lines(), None, [])
+    assert [line.partition(";")[0] for line in capsys.readouterr().err.splitlines()] == ["paused", "paused"]

@@ -561,6 +561,8 @@ def test_a_trainer_that_comes_later_can_undo_and_do_again(run: Callable[[Config]
     last.run()
     origins = {(seen.attempt, seen.origin) for seen in snapshots(folder)}
     assert origins == {(0, None), (1, None), (2, 0), (3, 1), (4, 3), (5, 4), (6, None)}
+    marks = [mark.what.split()[0] for mark in last.interventions]
+    assert marks == ["restart", "back", "forth", "norm", "lr", "n_hidden"]
     assert last.undo.behind == [(2, 60), (3, 40), (4, 30), (5, 10)]  # of these their own updates, since a live change
 
 
@@ -911,6 +913,28 @@ def test_a_finished_run_is_saved_as_soon_as_there_is_room(
     at(session, 100, lambda: disk.append(True))
     assert session.run() == "finished"
     assert load_attempt(folder)[0].step == SMALL.steps
+
+
+def test_the_end_of_a_run_that_stays_open_is_on_the_disk_at_once(
+    run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "BEAT", 1e9)
+    folder = run(SMALL)
+    session, states = opened(folder, stay=True), list[str]()
+    asked = session.recorder.asked
+
+    def waits(one: Session) -> list[Request]:
+        due = asked(one)
+        if one.state == "finished":
+            found = rundir.read_state(folder)
+            states.append(found.state if found else "")
+            if len(states) > 2:
+                one.end()
+        return due
+
+    session.recorder.asked = waits  # type: ignore[method-assign]
+    session.run()
+    assert states[-1] == "finished"
 
 
 @pytest.mark.parametrize("becomes", ["removed", "renamed", "replaced"])
