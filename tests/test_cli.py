@@ -19,7 +19,7 @@ import pytest
 
 from app.cli import cli
 from app.glyphs import width_of
-from app.report import COLUMNS, DROPPED, command_of, in_columns
+from app.report import COLUMNS, DROPPED, command_of, in_columns, line
 from makemore_core import rundir
 from makemore_core.command import Back, Command, Pause, Restart, Set, Step, Stop
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
@@ -276,6 +276,13 @@ def test_show_json_has_what_was_promised(makemore: Commands) -> None:
     assert mark["step"] >= 30
 
 
+def test_a_run_that_measures_its_losses_after_the_last_step_says_so() -> None:
+    for step, told in ((900, "  5,000 steps/s  running"), (1000, "  measuring the losses")):
+        snapshot = canned.snapshot(step=step, steps=1000, steps_per_second=5000.0)
+        assert line(snapshot).endswith(told)
+        assert ("steps/s" in line(snapshot)) == (step < 1000)
+
+
 def test_show_says_it_in_words(makemore: Commands) -> None:
     said = makemore.run("show", "done").out
     assert said.startswith("done  deep-batchnorm with n_layer 2, n_hidden 16, ")
@@ -306,8 +313,9 @@ def test_a_run_whose_manifest_is_damaged_is_listed_as_that(makemore: Commands) -
     folder = makemore.cwd / "runs/bad"
     folder.mkdir()
     (folder / rundir.MANIFEST).write_bytes(b"null")
+    os.utime(folder, (1e9, 1e9))
     try:
-        assert re.search(r"^bad +damaged +0 s$", makemore.run("runs").out, re.MULTILINE)
+        assert re.search(r"^bad +damaged +\d{4,} d$", makemore.run("runs").out, re.MULTILINE)
     finally:
         shutil.rmtree(folder)
 
@@ -370,11 +378,14 @@ def test_the_doctor_says_what_needs_a_new_net(makemore: Commands) -> None:
     (folder / rundir.MANIFEST).write_bytes((makemore.cwd / "runs/done" / rundir.MANIFEST).read_bytes())
     config = Config(last_shrink=1.0).as_dict()
     sure = msgspec.structs.replace(canned.snapshot(), config=config, first_loss=9.0, expected_loss=3.3)
-    rundir.write_state(folder, to_json(sure))
+    rundir.write_state(folder, to_json(msgspec.structs.replace(sure, twin=sure)))
     try:
-        told = makemore.run("doctor", str(folder)).out
+        ended, as_json = (makemore.run("doctor", str(folder), *options) for options in ((), ("--json",)))
     finally:
         shutil.rmtree(folder)
+    assert (ended.status, as_json.status) == (1, 1)
+    (found, *_), told = strict(as_json.out)["findings"], ended.out
+    assert f"of its twin: {found['what']}: {found['evidence']}\n" in told
     assert "bias 0 at the start; from the seed\n" in told
     looked_at = told[told.index("  looked at") :].splitlines()
     assert looked_at[0].split() == ["looked", "at", "seen", "limit"]
