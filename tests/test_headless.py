@@ -332,8 +332,11 @@ def test_a_trainer_that_is_too_slow_to_start_is_ended(tmp_path: Path, monkeypatc
     monkeypatch.setattr(launch, "STARTING", 0.0)
     folder = launch.begin(launch.plan(None, {}, None), str(tmp_path / "slow"))
     with pytest.raises(ValueError, match="the trainer did not start: it said nothing"):
-        launch.in_background(folder, Watch())
-    assert [process.returncode for process in started] == [-signal.SIGKILL]
+        launch.in_background(folder, Watch(per_second=7.0, budget=0.5, every=9, pace=3.0))
+    (process,) = started
+    assert process.returncode == -signal.SIGKILL
+    asked = {"--fps=7.0", "--budget=0.5", "--probe-every=9", "--pace=3.0"}
+    assert asked <= {str(word) for word in process.args}
 
 
 def test_a_short_run_in_the_background_may_be_over_at_once(makemore: Commands) -> None:
