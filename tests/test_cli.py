@@ -665,6 +665,11 @@ def test_a_reader_that_leaves_early_is_no_error(place: Path, argv: str) -> None:
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+def test_a_file_that_finds_no_room_for_what_is_printed_is_told(makemore: Commands) -> None:
+    ended = makemore.run("presets", most=100)
+    assert (ended.status, ended.err) == (1, "makemore: cannot write: File too large\n")
+
+
 def test_an_old_locale_gets_what_it_can_show(place: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "app", "show", "done"],
