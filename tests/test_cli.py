@@ -233,20 +233,22 @@ def test_a_cold_start_says_what_is_wrong(place: Path) -> None:
     assert (ran.returncode, ran.stdout, ran.stderr) == (2, "", "makemore: none: no such file\n")
 
 
-def test_ctrl_c_while_it_is_loading_is_quiet() -> None:
-    interrupted = """
+@pytest.mark.parametrize(("argv", "loading", "said"), [([], "click", ""), (["presets"], "app.report", "\n")])
+def test_ctrl_c_while_it_is_loading_is_quiet(argv: list[str], loading: str, said: str) -> None:
+    interrupted = f"""
 import os, runpy, signal, sys
 class Interrupts:
     def find_spec(name, *_):
-        if name == "click":
+        if name == "{loading}":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Interrupts)
 runpy.run_module("app", run_name="__main__")
 """
     ran = subprocess.run(
-        [sys.executable, "-c", interrupted], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
+        [sys.executable, "-c", interrupted, *argv],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", said)
 
 
 # What is printed
@@ -667,7 +669,7 @@ def test_a_reader_that_leaves_early_is_no_error(place: Path, argv: str) -> None:
 
 def test_a_file_that_finds_no_room_for_what_is_printed_is_told(makemore: Commands) -> None:
     ended = makemore.run("presets", most=100)
-    assert (ended.status, ended.err) == (1, "makemore: cannot write: File too large\n")
+    assert ended.err.startswith("makemore: cannot write: File too large\n")
 
 
 def test_an_old_locale_gets_what_it_can_show(place: Path) -> None:
