@@ -182,7 +182,7 @@ def test_a_finished_run_is_given_more_steps(makemore: Commands) -> None:
 
     again = makemore.run("resume", "longer", "--headless", "--steps", "90")
     assert (again.status, again.out) == (0, ended.out.splitlines()[-1] + "\n")
-    assert again.err.startswith("finished already")
+    assert again.err == "finished already: --steps N trains on up to there\n"
     for steps, said in {"80": "steps=80: the run is at step 90 already", "x": "steps=x: has to be a whole"}.items():
         ended = makemore.run("resume", "longer", "--headless", "--steps", steps)
         assert (ended.status, ended.out) == (2, "")
