@@ -290,6 +290,20 @@ def test_a_run_that_died_before_anything_was_recorded_is_told(tmp_path: Path, fe
     assert told.message == f"its trainer is gone; `makemore resume {folder}` begins again from the seed"
 
 
+def test_a_run_whose_end_is_not_in_its_record_is_told_as_over_with_what_it_said_last(
+    tmp_path: Path, few_names_file: Path
+) -> None:
+    folder = new_run(tmp_path / "run", SMALL, few_names_file)
+    last = canned(run="run", step=60, since=0, message="3 records lost")
+    writer = RecordWriter(folder / rundir.RECORD)
+    assert writer.append(to_json(last))
+    writer.close()
+    assert rundir.write_state(folder, to_json(msgspec.structs.replace(last, state="finished")))
+    viewer = Viewer(folder)
+    over = viewer.wait(lambda s: s.state == "finished", "its end")
+    assert over.message == "3 records lost"
+
+
 def test_a_renamed_run_goes_by_its_new_name(tmp_path: Path, few_names_file: Path) -> None:
     folder = new_run(tmp_path / "run", SMALL, few_names_file)
     opened(folder, Order(0, 30, Stop())).run()
