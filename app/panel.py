@@ -103,7 +103,12 @@ def changed(old: Line, new: Line) -> list[tuple[int, int]]:
 @functools.lru_cache(512)
 def _plain(text: str) -> bool:
     """Whether every character is one cell wide: ours are, those of names may not be."""
-    return width_of(text) == len(text)
+    return text.isascii() or all(map(_one_cell, set(text)))
+
+
+@functools.lru_cache(4096)
+def _one_cell(character: str) -> bool:
+    return width_of(character) == 1
 
 
 class Patch(CompositorUpdate):

@@ -765,6 +765,7 @@ def test_only_what_changed_is_sent() -> None:
     assert changed(old, [("abc", "title"), ("0123456799", ""), ("xyz", "dim")]) == [(11, 12)]
     assert changed(old, [("abC", "title"), ("0123456789", ""), ("xyz", "")]) == [(2, 3), (13, 16)]
     assert changed([("日本", "")], [("日木", "")]) == [(0, 1_000_000)]
+    assert changed([("日x e\u0301", "")], [("日y e\u0301", "")]) == [(0, 1_000_000)]  # though as wide as it is long
     wide = [("日" + "-" * 40, ""), ("e\u0301", "")]  # as many cells as characters, but not each in its own
     assert changed(wide, [("a" + "-" * 42, "")]) == [(0, 1_000_000)]
     assert cut([("ab", "x"), ("日本c", "y")], 1, 5) == [("b", "x"), ("日 ", "y")]

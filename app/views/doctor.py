@@ -16,7 +16,7 @@ def press(view: View, key: str) -> Pressed | None:
     """Up and down choose a finding, `enter` applies what it suggests."""
     found = view.findings
     if key in ("up", "down") and found:
-        at = (chosen(view, "doctor_row") + (1 if key == "down" else -1)) % len(found)
+        at = (found.index(_selected(view, found)) + (1 if key == "down" else -1)) % len(found)
         return Pressed(keep(view, doctor_row=at))
     if key == "enter":
         one = _selected(view, found) if found else None
