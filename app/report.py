@@ -38,7 +38,7 @@ from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
 from makemore_core.doctor import Chart, Check, Finding
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import ENDED, Json, Snapshot, snapshots, to_json
+from makemore_core.snapshot import ENDED, Json, Snapshot, joined, snapshots, to_json
 
 VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "back", "forth", "checkpoint", "stop")
 COLUMNS = ["run", "state", "step", "loss", "val", "at", "age", "preset"]  # of the list of runs
@@ -53,8 +53,7 @@ def newest(folder: Path) -> Snapshot:
     if snapshot is None:
         raise ValueError(_unrecorded(folder))
     state, trouble = rundir.heard_of(folder)
-    message = snapshot.message if trouble in snapshot.message else "; ".join(filter(None, (snapshot.message, trouble)))
-    return msgspec.structs.replace(snapshot, state=state, message=message)
+    return msgspec.structs.replace(snapshot, state=state, message=joined(snapshot.message, trouble))
 
 
 def _unrecorded(folder: Path) -> str:

@@ -19,7 +19,7 @@ from makemore_core.command import Command
 from makemore_core.control import ControlClient
 from makemore_core.files import read_file
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import ENDED, Event, Snapshot, State, from_json, snapshots
+from makemore_core.snapshot import ENDED, Event, Snapshot, State, from_json, joined, snapshots
 
 LONGEST_EXHIBIT = 16 * 1024 * 1024
 PIECE = 1024 * 1024  # bytes of the record that are held at once
@@ -129,17 +129,16 @@ class Attached:
         look = self._look
         if look is None or (not look.is_alive() and time.monotonic() - max(self._heard, look.began) > SILENCE):
             self._look = _Liveness(self._folder)
-        if look is None or look.heard in (None, self._told) or self._heard >= look.began:
+        if look is None or look.heard is None or look.heard == self._told or self._heard >= look.began:
             return
-        assert look.heard is not None
         state, trouble = look.heard
         if self._newest is None:
             self._newest = self._blank(state)
         if self._newest is not None:
             self._told = look.heard
-            known = self._message if trouble in self._message else "; ".join(filter(None, (self._message, trouble)))
+            message = self._word(state) or joined(self._message, trouble)
             speed = 0.0 if state != self._newest.state else self._newest.steps_per_second
-            told = {"state": state, "steps_per_second": speed, "message": self._word(state) or known}
+            told = {"state": state, "steps_per_second": speed, "message": message}
             self._newest = msgspec.structs.replace(self._newest, losses=(), **told)
             yield self._remarked(self._newest)
 

@@ -655,7 +655,7 @@ def _learnt(run: _Run) -> bool:
 
 
 def _by_heart(run: _Run) -> bool:
-    """Whether it has learnt its training split, and so little else that nothing is left to be learnt."""
+    """Whether it knows what it is trained on far better than the rest."""
     splits, expected = run.now.splits or NO_SPLITS, run.now.expected_loss
     gap = _apart(splits.val, splits.train)
     learns = splits.train is None or expected is None or splits.train < expected

@@ -204,6 +204,11 @@ def gist(message: str) -> frozenset[str]:
     return frozenset(re.sub(r"^[\d,]+ records? (?=lost)", "", part) for part in message.split("; ") if part)
 
 
+def joined(message: str, trouble: str) -> str:
+    """A message with what there is trouble with, unless it says so."""
+    return message if trouble in message else "; ".join(filter(None, (message, trouble)))
+
+
 def same_net(before: Snapshot, now: Snapshot) -> bool:
     """Whether a new attempt goes on with the net as it was shown: only what the coming updates do was changed."""
     changed = [name for name, value in now.config.items() if before.config.get(name) != value]
