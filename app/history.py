@@ -35,7 +35,8 @@ Trace = TypeVar("Trace")
 
 @dataclass(eq=False)
 class Attempt:
-    """One run from its seed to a restart: its curves. One that was gone back to has the number of each of its lives.
+    """One run from its seed, or from a live change, to the next restart or change: its curves, with those that it goes
+    on from. One that was gone back to has the number of each of its lives.
 
     `began` is the step from which on it is another than the one it goes on from, `took` how many updates it had since
     when it was left; `again`: it was gone back to, and its curves are a later one's too.
@@ -167,18 +168,19 @@ class History:
 
     def _begin(self, snapshot: Snapshot) -> None:
         """A new attempt; where the run has gone back to the net of an earlier one, with the curves of that."""
+        before = snapshot.step - (len(snapshot.losses) if snapshot.losses_span is None else snapshot.losses_span)
         number, origin = snapshot.attempt, self.past.get(-1 if snapshot.origin is None else snapshot.origin)
         attempt = origin.copy() if origin else Attempt(number)
         attempt.number, attempt.numbers = number, attempt.numbers | {number}
         if origin and origin.number < number - 1:  # gone back to; one that was left just now may be yet
             origin.layers, origin.weights, origin.again = {}, {}, True
         elif origin:
-            attempt.began = snapshot.step - len(snapshot.losses)
+            attempt.began = before
         if self.snapshot is not None and same_net(self.snapshot, snapshot):
             self.attempt = attempt
         else:
             self._show(attempt)
-        self.attempt.cut(snapshot.step - len(snapshot.losses))
+        self.attempt.cut(before)
 
     def _show(self, attempt: Attempt) -> None:
         self.attempt, self._seen, self.exhibits = attempt, None, {}

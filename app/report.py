@@ -339,8 +339,8 @@ def examine_run(run: str | None, as_json: bool) -> int:
         wanted = finding.suggestion + ("; from the seed" if finding.fix and finding.fresh else "")
         for text in (finding.what, f"    {finding.evidence}", f"    {finding.why}", f"    try: {wanted}"):
             say(text)
-        if finding.fix:
-            say(f"      {_command_for(finding, folder, last)}")
+        if command := _command_for(finding, folder, last):
+            say(f"      {command}")
     say_checks("looked at", checks)
     if twin:
         say_checks("its twin", twin.checks)
@@ -350,13 +350,20 @@ def examine_run(run: str | None, as_json: bool) -> int:
 
 
 def _command_for(finding: Finding, folder: Path, last: Snapshot) -> str:
-    """What tries the fix of a finding: on the run where somebody trains it, else on a new one like it."""
-    fix = dict(finding.fix or {})
+    """What tries the fix of a finding: on the run where somebody trains it, else on a new one like it. Empty where it
+    cannot be said, or not in one line.
+    """
+    fix, manifest = dict(finding.fix or {}), rundir.read_manifest(folder)
+    try:
+        settings.Config().replace({**last.config, **fix})
+    except (ValueError, TypeError):  # of another program
+        return ""
+    if not fix or printable(manifest.data or "") != (manifest.data or ""):
+        return ""
     if not rundir.absent(folder):
         ctl = f"makemore ctl {shlex.quote(rundir.called(folder))}"
         anew = finding.fresh and settings.keeps_weights(fix, live=False) and last.state != "diverged"
         return " ".join([ctl, "set", *_pairs(fix), *["&&", ctl, "restart"] * anew])
-    manifest = rundir.read_manifest(folder)
     preset = goes_by(last.preset if last.preset in PRESETS else DEFAULT, last.config)[0]
     wanted = {**last.config, **fix}
     other = {

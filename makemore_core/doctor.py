@@ -162,6 +162,7 @@ class _Run(NamedTuple):
     whole: tuple[Snapshot, ...]  # those whose losses follow on each other without a gap
     updates: dict[str, float]  # typical log10 update:data of each weight, since the last change
     changed: int  # the step at which what updates do was changed last, on the live net or as planned
+    came: float | None  # the smoothed loss with which the net came to that change, where it was a live one
 
     @property
     def loss(self) -> float | None:
@@ -228,6 +229,7 @@ class Chart:
     def __init__(self) -> None:
         self._twin: Chart | None = None
         self._start: Snapshot | None = None
+        self._came: Snapshot | None = None  # the first of the present attempt
         self._starts: dict[int, tuple[int, Snapshot]] = {}  # with the step each came to, by attempt
         self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
 
@@ -263,6 +265,8 @@ class Chart:
         # the past may come after the present
         if start is None or another or not start.layers or (snapshot.layers and snapshot.step < start.step):
             self._start = snapshot
+        if before is None or before.attempt != snapshot.attempt:
+            self._came = snapshot
         self._recent.append(snapshot)
 
     def examine(self) -> Examination:
@@ -270,7 +274,8 @@ class Chart:
         if self._start is None:
             return Examination()
         *recent, now = self._recent
-        return examine(now, recent if self._start in self._recent else [self._start, *recent])
+        old = [one for one in (self._start, self._came) if one is not None and one not in self._recent]
+        return examine(now, [*old, *recent])
 
 
 def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
@@ -281,8 +286,10 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
         start = None
     taken = {s.step if s.layers_step is None else s.layers_step: s for s in past if 2 * s.step >= now.step}
     latest = list(taken.values())[-RECENT_SNAPSHOTS:]
-    marks = [mark for mark in now.interventions if mark.attempt == now.attempt and mark.what not in ("back", "forth")]
+    others = ("back", "forth", "twin off")  # which change nothing of what updates do
+    marks = [mark for mark in now.interventions if mark.attempt == now.attempt and mark.what not in others]
     changed = max((mark.step for mark in marks), default=0)
+    came = next((s.smoothed_loss for s in past if s.step == changed and s.origin is not None), None)
     values: dict[str, list[float]] = {}
     for snapshot in latest:
         if snapshot.lr != now.lr or (snapshot.layers_step is not None and snapshot.layers_step <= changed):
@@ -290,10 +297,13 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
         for weight in snapshot.weights:
             if weight.update_data_log10 < math.inf:  # -inf: it did not move
                 values.setdefault(weight.name, []).append(weight.update_data_log10)
-    whole = past if len(past) < 2 or past[1].step - len(past[1].losses) <= past[0].step else past[1:]
+    whole = past
+    for _ in range(2):  # how the net began, and how the attempt did, may be of long ago
+        if len(whole) > 1 and whole[1].step - len(whole[1].losses) > whole[0].step:
+            whole = whole[1:]
     updates = {weight.name: median(values[weight.name]) for weight in now.weights if weight.name in values}
     steady = _steady(now.layers, [s.layers for s in latest if s.config == now.config])
-    return _Run(msgspec.structs.replace(now, layers=steady), start, tuple(whole), updates, changed)
+    return _Run(msgspec.structs.replace(now, layers=steady), start, tuple(whole), updates, changed, came)
 
 
 def _steady(now: Sequence[Layer], recent: Sequence[Sequence[Layer]]) -> tuple[Layer, ...]:
@@ -341,17 +351,9 @@ def _diverged(run: _Run) -> Iterator[Told]:
         began = expected if first is None else first
         evidence = f"loss {loss:.2f} after {run.now.step:,} updates, {began:.2f} at the first"
         advice: Advice = "go back to a net before, or restart: this one was ruined before its last live change", None
-        if not _came_ruined(run, ceiling):
+        if run.came is None or run.came <= ceiling:  # else the present settings have not done that
             advice = _slower(run)
         yield _finding("diverged", "loss above its start", evidence, *advice, severity="serious")
-
-
-def _came_ruined(run: _Run, ceiling: float) -> bool:
-    """Whether the net was beyond `ceiling` when it was changed live: the present settings have not done that."""
-    if run.now.origin is None or not run.changed:
-        return False
-    since = [one for s in run.whole for at, one in enumerate(s.losses, s.step - len(s.losses)) if at >= run.changed]
-    return bool(since) and median(since[:RECENT_LOSSES]) > ceiling
 
 
 def _confidently_wrong(run: _Run) -> Iterator[Told]:

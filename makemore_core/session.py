@@ -509,8 +509,9 @@ class Session:
         """
         if nets is None and not self._makes_another(command):
             return None
-        left = None
-        if own := self._own_updates():
+        left, own = None, self._own_updates()
+        # one that was changed live a moment ago has made no update of its own, but has settings of its own
+        if own or (self.state != "diverged" and self.nets.origin is not None):
             try:
                 self.recorder.checkpoint(self)
                 left = Left(self.attempt, own)

@@ -205,8 +205,9 @@ def gist(message: str) -> frozenset[str]:
 
 
 def joined(message: str, trouble: str) -> str:
-    """A message with what there is trouble with, unless it says so."""
-    return message if trouble in message else "; ".join(filter(None, (message, trouble)))
+    """A message with what there is trouble with, in its latest words."""
+    others = [part for part in message.split("; ") if not gist(part) <= gist(trouble)]
+    return "; ".join(filter(None, (*others, trouble)))
 
 
 def same_net(before: Snapshot, now: Snapshot) -> bool:

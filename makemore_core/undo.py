@@ -43,7 +43,9 @@ class Undo:
             nets[:] = [left for left in nets if left.attempt != attempt]
 
     def leave(self, left: Left | None, back: Back | None) -> None:
-        """A net is left for one from the seed, or by going back or forth; None where it is not worth coming back to."""
+        """A net is left for one from the seed, by a live change, or by going back or forth; None where it is not worth
+        coming back to.
+        """
         if back is None:
             self.ahead.clear()
         else:

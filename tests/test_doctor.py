@@ -279,8 +279,13 @@ def test_a_rate_that_was_changed_a_moment_ago_is_not_judged_by_the_update_before
 @pytest.mark.parametrize(("before", "came_so"), [(400.0, True), (2.5, False)])
 def test_a_net_that_was_ruined_before_its_rate_was_lowered_is_to_be_left(before: float, came_so: bool) -> None:
     config = Config(norm="none").as_dict()
-    now = foreign(step=1000, attempt=2, origin=1, first_loss=3.3, losses=(*[before] * 60, *[400.0] * 40), config=config)
-    (finding,) = findings(msgspec.structs.replace(now, interventions=(Intervention(900, "lr 100 → 0.1", 2),)))
+    marks = (Intervention(900, "lr 100 → 0.1", 2),)
+    came = foreign(step=900, attempt=2, origin=1, first_loss=3.3, smoothed_loss=before, interventions=marks)
+    chart = doctor.Chart()
+    for at in range(900, 900 + 2 * doctor.RECENT_SNAPSHOTS):  # however long ago that was
+        losses = (400.0,) if at > 900 else ()
+        chart.see(msgspec.structs.replace(came, step=at, layers_step=at, losses=losses, config=config))
+    (finding,) = chart.examine().findings
     assert finding.what == "loss above its start"
     assert (finding.fix is None, "go back" in finding.suggestion) == (came_so, came_so)
 

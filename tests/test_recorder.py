@@ -459,8 +459,8 @@ def test_a_net_that_cannot_be_saved_is_not_stopped_from_afar(
     assert load_attempt(folder)[0].step == 60
 
 
-def test_two_live_changes_at_one_step_are_two_nets_and_one_going_back(run: Callable[[Config], Path]) -> None:
-    session = opened(run(SMALL), Order(2, 60, Back()), watch=Watch(every=1))
+def test_two_live_changes_at_one_step_are_undone_one_after_the_other(run: Callable[[Config], Path]) -> None:
+    session = opened(run(SMALL), Order(2, 60, Back()), Order(3, 70, Back()), watch=Watch(every=1))
     asked, changes = session.recorder.asked, [Set({"norm": "none"}, live=True), Set({"gain": 3.0}, live=True)]
 
     def both(one: Session) -> list[Request]:
@@ -470,8 +470,28 @@ def test_two_live_changes_at_one_step_are_two_nets_and_one_going_back(run: Calla
     session.recorder.asked = both  # type: ignore[method-assign]
     assert session.run() == "finished"
     seen = snapshots(session.recorder.folder)  # type: ignore[attr-defined]
-    assert {(one.attempt, one.origin) for one in seen} >= {(0, None), (2, 1), (3, 0)}
+    assert {(one.attempt, one.origin) for one in seen} >= {(0, None), (2, 1), (3, 1), (4, 0)}
+    between = next(one.config for one in seen if one.attempt == 3)
+    assert (between["norm"], between["gain"]) == ("none", SMALL.gain)
     assert (session.config.norm, session.config.gain) == (SMALL.norm, SMALL.gain)
+
+
+def test_a_rate_that_was_changed_in_a_pause_is_there_again_after_a_restart(run: Callable[[Config], Path]) -> None:
+    session, rates = opened(run(SMALL), watch=Watch(every=1)), list[float]()
+    asked = session.recorder.asked
+    moves: list[Command] = [Pause(), Set({"lr": 0.05}), Set({"lr": 0.06}), Restart(), Back(), Back(), Back()]
+    moves += [Back(forth=True), Back(forth=True), Resume()]
+
+    def one_by_one(one: Session) -> list[Request]:
+        if one.trainer.step < 40 and len(moves) > 5:
+            return asked(one)
+        if one.state == "paused":
+            rates.append(one.config.lr)
+        return [*asked(one), *([_request(moves.pop(0))] if moves else [])]
+
+    session.recorder.asked = one_by_one  # type: ignore[method-assign]
+    assert session.run() == "finished"
+    assert rates == [0.02, 0.05, 0.06, 0.06, 0.06, 0.05, 0.02, 0.05, 0.06]
 
 
 def test_what_is_gone_back_to_and_finished_is_what_is_found_on_the_disk(run: Callable[[Config], Path]) -> None:

@@ -484,7 +484,7 @@ def _told(marks: Sequence[Intervention], frame: Frame) -> list[tuple[int, str]]:
         since = mark.step
         if arrow and near and "," not in mark.what and what.endswith(f"{CHANGED}{before.partition(' ')[2]}"):
             first = what.rpartition(CHANGED)[0]
-            if first.partition(" ")[0] == before.partition(" ")[0]:
+            if first.partition(" ")[0] == before.partition(" ")[0] and first.partition(" ")[2] != after:
                 labels[-1] = step, f"{first}{CHANGED}{after}"
                 continue
         labels.append((mark.step, mark.what))

@@ -28,9 +28,9 @@ def press(view: View, key: str) -> Pressed | None:
     """`enter` takes the suggestion, if there is one, up or down runs the test again on the net as it is now."""
     data = answer(view, NAME, RangeTest)
     if key == "enter":
-        fix, now = (data.fix or {} if data else {}), view.history.snapshot
-        if now is not None and decayed({**now.config, **fix}, now.step):  # as planned, since the test
-            fix = {**fix, "lr_decay_at": 0}
+        fix, now = dict(data.fix or {}) if data else {}, view.history.snapshot
+        if fix and now is not None and decayed({**now.config, **fix}, now.step):  # as planned, since the test
+            fix["lr_decay_at"] = 0
         return Pressed(view, None if data is None else Set(fix))
     return Pressed(view, Look(NAME)) if key in ("up", "down") else None
 
