@@ -24,7 +24,7 @@ from makemore_core.command import Channel, Command, Look, Pause, Restart, Resume
 from makemore_core.config import Config
 from makemore_core.record import BUDGET, RecordReader, RecordWriter
 from makemore_core.server import ControlServer
-from makemore_core.snapshot import Event, Exhibit, Snapshot, to_json
+from makemore_core.snapshot import Event, Exhibit, Snapshot, joined, to_json
 from makemore_core.watch import Watch
 from tests.canned import snapshot as canned
 from tests.terminal import Terminal
@@ -228,6 +228,9 @@ def test_what_the_trainer_cannot_write_down_it_says(
         server.tell("paused", 30, full)
         viewer.wait(lambda s: s.state == "paused" and s.message.endswith(full), "trouble")
         assert report.newest(folder).message.endswith(full)
+        assert (
+            joined("saved in x; 37 records lost: full", "38 records lost: full") == "saved in x; 38 records lost: full"
+        )
         server.tell("paused", 30)
         viewer.wait(lambda s: s.state == "paused" and full not in s.message, "its end")
     finally:

@@ -479,6 +479,14 @@ def test_what_the_doctor_says_can_be_tried_as_it_stands(trained: Commands, few_n
         trainer.join()
 
     opened(new_run(trained.cwd / "runs/stopped", sick, few_names_file), Order(0, 30, Stop())).run()
+    state = rundir.read_state(trained.cwd / "runs/stopped")
+    assert state is not None
+    foreign = msgspec.structs.replace(state, config=state.config | {"optimizer": "lion"})
+    rundir.write_state(trained.cwd / "runs/stopped", to_json(foreign))
+    told = trained.run("doctor", "stopped").out
+    assert "looked at" in told
+    assert "makemore train" not in told  # which could not be run
+    rundir.write_state(trained.cwd / "runs/stopped", to_json(state))
     (again,) = tried("stopped")
     assert trained.run(*again, "--headless", "--run", "cured").status == 0
     manifest = rundir.read_manifest(trained.cwd / "runs/cured")

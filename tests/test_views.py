@@ -954,6 +954,9 @@ def test_changes_of_one_setting_next_to_each_other_are_told_as_one() -> None:
     history.feed([canned.snapshot(step=1000, losses=(2.2,) * 500, splits=None, interventions=tuple(marks))])
     text = "\n".join(text_of(loss_curve(View(history=history), 110, 20)))
     assert re.findall(r"(?:lr|gain) [\d.]+ → [\d.]+", text) == ["lr 0.1 → 5", "lr 5 → 0.1", "gain 1 → 3"]
+    to_and_fro = tuple(Intervention(300 + 5 * at, what) for at, what in enumerate(("lr 1 → 2", "lr 2 → 1")))
+    history.feed([canned.snapshot(step=1001, losses=(2.2,), splits=None, interventions=to_and_fro)])
+    assert "lr 1 → 1" not in "\n".join(text_of(loss_curve(View(history=history), 110, 20)))
     assert text.count("│") >= len(marks)
 
 
