@@ -352,12 +352,13 @@ def ctl(run: str, words: tuple[str, ...], live: bool, timeout: float) -> int:
 @click.option("-n", "count", type=click.IntRange(1, 100_000), default=20, help="How many names.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=None, help="Default: the lecture's.")
 @click.option("--temperature", type=Number(COLDEST, HOTTEST), default=1.0, help="Divides the logits.")
+@click.option("--start", metavar="TEXT", default="", help="What every name begins with.")
 @MOVED
-def sample(run: str | None, count: int, seed: int | None, temperature: float, data: str | None) -> int:
+def sample(run: str | None, count: int, seed: int | None, temperature: float, start: str, data: str | None) -> int:
     """Names from the model of a run."""
     from app.model_of import sample_run
 
-    return sample_run(run, data, count, seed, temperature)
+    return sample_run(run, data, count, seed, temperature, start)
 
 
 @cli.command(name="eval")

@@ -54,14 +54,17 @@ def saved(folder: Path) -> bool:
     return True
 
 
-def sample_run(run: str | None, data: str | None, count: int, seed: int | None, temperature: float) -> int:
-    """Print names from the model, one a line."""
+def sample_run(
+    run: str | None, data: str | None, count: int, seed: int | None, temperature: float, start: str
+) -> int:
+    """Print names from the model, one a line, all of which begin with `start`."""
     trainer, _ = net_of(run, data)
     from makemore_core.model import SAMPLING_SEED, sample
 
     seed = SAMPLING_SEED if seed is None else seed
+    net = trainer.model, trainer.dataset, trainer.config.block_size
     drawn = 0
-    for name in sample(trainer.model, trainer.dataset, trainer.config.block_size, count, seed, temperature):
+    for name in sample(*net, count, seed, temperature, start=start):
         click.echo(printable(name))
         drawn += 1
     if drawn < count:

@@ -79,8 +79,7 @@ class Dataset(NamedTuple):
         """
         import torch
 
-        index = {character: i for i, character in enumerate(self.alphabet, start=1)}
-        padding = [EDGE] * block_size
+        index, padding = self._index(), [EDGE] * block_size
         stream: list[int] = []
         for item in items:
             stream += padding
@@ -95,6 +94,20 @@ class Dataset(NamedTuple):
         first = torch.repeat_interleave(starts, counts) + within
         windows = flow.unfold(0, block_size + 1, 1)[first]
         return Split(windows[:, :-1].contiguous(), windows[:, -1].contiguous())
+
+    def indices(self, text: str) -> list[int]:
+        """The indices of the characters of `text`. Raises ValueError for one that is not in the alphabet."""
+        index = self._index()
+        if strange := next((character for character in text if character not in index), None):
+            known, most = printable("".join(self.alphabet)), 80
+            raise ValueError(
+                f"'{printable(text)}': '{printable(strange)}' is not among the characters of the data, "
+                f"{known if len(known) <= most else known[:most] + ' ...'}"
+            )
+        return [index[character] for character in text]
+
+    def _index(self) -> dict[str, int]:
+        return {character: i for i, character in enumerate(self.alphabet, start=1)}
 
     def text(self, indices: list[int]) -> str:
         """The characters of `indices`, the edge mark left out."""

@@ -259,25 +259,28 @@ def sample(
     seed: int = SAMPLING_SEED,
     temperature: float = 1.0,
     longest: int = LONGEST_NAME,
+    start: str = "",
 ) -> Iterator[str]:
     """`n` names, drawn as the lecture draws them (part 3), with a generator of their own; each as soon as it is drawn.
 
     `temperature` divides the logits. A net whose logits are not finite gives no names. A name is cut at `longest`
-    characters, for nets that never end one. Raises ValueError for a temperature that is not above 0.
+    characters, for nets that never end one. Every name begins with `start`. Raises ValueError for a temperature that
+    is not above 0, and for a start with characters that the net does not know.
     """
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: has to be above 0")
+    begun = dataset.indices(start)
     device = model.embedding.weight.device
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n):
-        context, drawn = [EDGE] * block_size, list[int]()
+        context, drawn = [EDGE] * block_size + begun, list(begun)
         while len(drawn) < longest:
-            logits = model.infer(torch.tensor([context], device=device)).cpu() / temperature
+            logits = model.infer(torch.tensor([context[-block_size:]], device=device)).cpu() / temperature
             if not bool(torch.isfinite(logits).all()):
                 return
             index = int(torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator))
             if index == EDGE:
                 break
             drawn.append(index)
-            context = [*context[1:], index]
+            context.append(index)
         yield dataset.text(drawn)

@@ -430,6 +430,10 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
     assert len(names.splitlines()) == 5
     assert trained.run("sample", "done", "-n", "5").out == names
     assert trained.run("sample", "done", "-n", "5", "--seed", "1").out != names
+    assert {name[:2] for name in trained.run("sample", "done", "--start", "el").out.split()} == {"el"}
+    ended = trained.run("sample", "done", "--start", "El")
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith("makemore: 'El': 'E' is not among the characters of the data, abc")
 
     trainer = load_attempt(trained.cwd / "runs/done")[0]
     train, val, test = (evaluate(trainer.model, trainer.split(items)) for items in few_names[2:5])

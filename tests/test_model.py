@@ -383,6 +383,27 @@ def test_sampling_draw_for_draw_at_a_temperature_in_any_alphabet(tmp_path: Path)
     assert list(sample(trainer.model, dataset, 2, n=10, seed=11, temperature=0.7)) == expected
 
 
+@pytest.mark.parametrize("block_size", [2, 5])
+def test_names_that_begin_so_are_drawn_as_the_net_goes_on_from_there(block_size: int) -> None:
+    dataset = read()
+    trainer = trained(dataset, block_size=block_size)
+    generator = torch.Generator().manual_seed(3)
+    expected = []
+    for _ in range(10):
+        context, word = ([0] * block_size + [5, 13, 13])[-block_size:], "emm"
+        while len(word) < LONGEST_NAME:
+            probabilities = torch.softmax(trainer.model.infer(torch.tensor([context])), 1)
+            index = int(torch.multinomial(probabilities, 1, generator=generator))
+            if index == 0:
+                break
+            word += dataset.alphabet[index - 1]
+            context = [*context[1:], index]
+        expected.append(word)
+    assert list(sample(trainer.model, dataset, block_size, n=10, seed=3, start="emm")) == expected
+    with pytest.raises(ValueError, match=r"^'Emma': 'E' is not among the characters of the data, abcdefghij"):
+        next(sample(trainer.model, dataset, block_size, start="Emma"))
+
+
 def test_a_net_that_never_ends_a_name_is_cut(few_names: Dataset) -> None:
     trainer = trained(few_names, norm="none")
     assert linears(trainer.model)[-1].bias is not None
