@@ -173,7 +173,7 @@ class History:
         attempt = origin.copy() if origin else Attempt(number)
         attempt.number, attempt.numbers = number, attempt.numbers | {number}
         if origin and origin.number < number - 1:  # gone back to; one that was left just now may be yet
-            origin.layers, origin.weights, origin.again = {}, {}, True
+            origin.again = True
         elif origin:
             attempt.began = before
         if self.snapshot is not None and same_net(self.snapshot, snapshot):

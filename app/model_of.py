@@ -54,9 +54,7 @@ def saved(folder: Path) -> bool:
     return True
 
 
-def sample_run(
-    run: str | None, data: str | None, count: int, seed: int | None, temperature: float, start: str
-) -> int:
+def sample_run(run: str | None, data: str | None, count: int, seed: int | None, temperature: float, start: str) -> int:
     """Print names from the model, one a line, all of which begin with `start`."""
     trainer, _ = net_of(run, data)
     from makemore_core.model import SAMPLING_SEED, sample

@@ -223,14 +223,25 @@ def _verdict(check: Check, found: Sequence[Finding]) -> Check:
     return msgspec.structs.replace(check, seen=seen, found=bool(about))
 
 
+class _Attempt(NamedTuple):
+    """What is remembered of one: the step it came to, how its net began, and the first of it since it was changed live.
+
+    Of a net that was gone back to both may be of an earlier attempt.
+    """
+
+    step: int
+    start: Snapshot
+    came: Snapshot
+
+
 class Chart:
     """What of a run's past the findings need, kept as its snapshots come: how each net began, and the latest few."""
 
     def __init__(self) -> None:
         self._twin: Chart | None = None
         self._start: Snapshot | None = None
-        self._came: Snapshot | None = None  # the first of the present attempt
-        self._starts: dict[int, tuple[int, Snapshot]] = {}  # with the step each came to, by attempt
+        self._came: Snapshot | None = None  # the first since the present net was changed live
+        self._earlier: dict[int, _Attempt] = {}
         self._recent: deque[Snapshot] = deque(maxlen=RECENT_SNAPSHOTS)
 
     @property
@@ -251,23 +262,30 @@ class Chart:
         again = (one for one in self._recent if (one.attempt, one.step) == (snapshot.attempt, snapshot.step))
         if any(one.losses for one in again):
             snapshot = msgspec.structs.replace(snapshot, losses=())
+        if before is not None and before.attempt != snapshot.attempt:
+            self._turn(before, snapshot)
         start = self._start
-        if start is not None and start.attempt != snapshot.attempt:
-            self._starts[start.attempt] = (before.step if before else 0), start
-            if len(self._starts) > STARTS:  # the one that was trained least goes, but for the last
-                del self._starts[min([*self._starts][:-1], key=lambda attempt: self._starts[attempt][0])]
-            if snapshot.origin in self._starts:
-                _, origin = self._starts[snapshot.origin]
-                start = self._start = msgspec.structs.replace(origin, attempt=snapshot.attempt)
-                if snapshot.origin < snapshot.attempt - 1:  # gone back to: nobody comes back to it by that number
-                    del self._starts[snapshot.origin]
         another = start is None or start.attempt != snapshot.attempt or _drawn(start) != _drawn(snapshot)
         # the past may come after the present
         if start is None or another or not start.layers or (snapshot.layers and snapshot.step < start.step):
             self._start = snapshot
-        if before is None or before.attempt != snapshot.attempt:
-            self._came = snapshot
+        self._came = self._came or snapshot
         self._recent.append(snapshot)
+
+    def _turn(self, before: Snapshot, now: Snapshot) -> None:
+        """To another attempt: a new one, or one that comes again as a run goes on from its checkpoint."""
+        if self._start and self._came:
+            self._earlier[before.attempt] = _Attempt(before.step, self._start, self._came)
+        if len(self._earlier) > STARTS:  # the one that was trained least goes, but for the last
+            del self._earlier[min([*self._earlier][:-1], key=lambda attempt: self._earlier[attempt].step)]
+        known = self._earlier.get(now.attempt) or self._earlier.get(-1 if now.origin is None else now.origin)
+        if now.attempt < before.attempt:  # what came after it comes again, or comes another way
+            self._earlier = {attempt: one for attempt, one in self._earlier.items() if attempt < now.attempt}
+        self._start = self._came = None
+        if known:
+            self._start = msgspec.structs.replace(known.start, attempt=now.attempt)
+            if known.came.changed_at == now.changed_at:  # else by what began this attempt
+                self._came = msgspec.structs.replace(known.came, attempt=now.attempt)
 
     def examine(self) -> Examination:
         """What is to be said of the run now; nothing before its first snapshot."""
@@ -286,10 +304,10 @@ def _run_of(now: Snapshot, recent: Sequence[Snapshot]) -> _Run:
         start = None
     taken = {s.step if s.layers_step is None else s.layers_step: s for s in past if 2 * s.step >= now.step}
     latest = list(taken.values())[-RECENT_SNAPSHOTS:]
-    others = ("back", "forth", "twin off")  # which change nothing of what updates do
-    marks = [mark for mark in now.interventions if mark.attempt == now.attempt and mark.what not in others]
-    changed = max((mark.step for mark in marks), default=0)
-    came = next((s.smoothed_loss for s in past if s.step == changed and s.origin is not None), None)
+    came = next((s.smoothed_loss for s in past if s.step == now.changed_at), None)
+    decay = _amount(now.config, "lr_decay_at")
+    decayed = decay < now.step and now.config.get("lr_decay") != 1
+    changed = max(now.changed_at, int(decay)) if decayed else now.changed_at
     values: dict[str, list[float]] = {}
     for snapshot in latest:
         if snapshot.lr != now.lr or (snapshot.layers_step is not None and snapshot.layers_step <= changed):

@@ -751,7 +751,7 @@ class Session:
 
     def snapshot(self) -> Snapshot:
         """The run as it stands, with the losses since the last one."""
-        life, twin = (self.attempt, self.nets.origin), self.nets.twin
+        life, twin = (self.attempt, self.nets.origin, self.nets.since), self.nets.twin
         # one of the two may be ruined without the other
         of_twin: State = "diverged" if twin and twin.diverged else "paused" if self.state == "diverged" else self.state
         return msgspec.structs.replace(

@@ -131,7 +131,8 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
     `losses` are those of the updates `step - len(losses) .. step - 1`, all since the snapshot before. Where an old part
     of a long record was thinned, they are only the extremes, in order, of the last `losses_span` updates, whose mean is
     `losses_mean`. `attempt` counts restarts, live changes and going back; `origin` is the attempt whose net
-    this one goes on from, None for one from the seed. `overhead` is the share (0..1) of the time that went into
+    this one goes on from, None for one from the seed; `changed_at` the step at which the net was changed live last, 0
+    where it never was. `overhead` is the share (0..1) of the time that went into
     looking: probes, evaluations, samples; `pace` the steps a second that the run is held to, if it is. `expected_loss`
     is that of the uniform guess, ln V. `message` is what there is to be said, `answered` how many commands had been
     answered by then. `time` is seconds since the epoch. A snapshot taken before the first update has no layers, nor has
@@ -145,6 +146,7 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
     time: float
     attempt: int = 0
     origin: int | None = None
+    changed_at: int = 0
     losses: tuple[float, ...] = ()
     losses_span: int | None = None
     losses_mean: float | None = None

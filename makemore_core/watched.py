@@ -121,7 +121,9 @@ class Watched:
             yield
         self.see(names=tuple(names), names_step=step, names_temperature=temperature)
 
-    def snapshot(self, run: str, state: State, attempt: int, origin: int | None = None) -> Snapshot:
+    def snapshot(
+        self, run: str, state: State, attempt: int, origin: int | None = None, changed_at: int = 0
+    ) -> Snapshot:
         """What was last seen of the net, and its losses since the snapshot before."""
         losses, self.losses = tuple(self.losses), []
         return Snapshot(
@@ -132,6 +134,7 @@ class Watched:
             time=time.time(),
             attempt=attempt,
             origin=origin,
+            changed_at=changed_at,
             losses=losses,
             expected_loss=math.log(self.trainer.dataset.vocabulary),
             lr=self.trainer.config.lr_at(self.trainer.step),

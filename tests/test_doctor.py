@@ -17,7 +17,7 @@ from makemore_core.diagnostics import DeadUnits
 from makemore_core.doctor import GAINS, Check, Finding, examine
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
-from makemore_core.snapshot import Activation, Gradient, Histogram, Intervention, Layer, Snapshot, Splits, Weight
+from makemore_core.snapshot import Activation, Gradient, Histogram, Layer, Snapshot, Splits, Weight
 from makemore_core.trainer import Trainer
 
 
@@ -268,9 +268,8 @@ def test_a_rate_that_was_changed_a_moment_ago_is_not_judged_by_the_update_before
     now = with_all_updates(foreign(step=500, layers_step=500, lr=lr, config=Config(lr=lr).as_dict()), ratio)
     (finding,) = findings(now)
     assert finding.fix is not None
-    marks = (Intervention(500, f"lr {lr:g} → {finding.fix['lr']}", 1),)
     taken = {"lr": finding.fix["lr"], "config": now.config | finding.fix, "attempt": 1, "origin": 0}
-    after = msgspec.structs.replace(now, interventions=marks, **taken)
+    after = msgspec.structs.replace(now, changed_at=500, **taken)
     assert [found.name for found in findings(after, [now])] == []
     seen = with_all_updates(msgspec.structs.replace(after, step=501, layers_step=501), ratio)
     assert [found.name for found in findings(seen, [now, after])] == [finding.name]
@@ -279,15 +278,28 @@ def test_a_rate_that_was_changed_a_moment_ago_is_not_judged_by_the_update_before
 @pytest.mark.parametrize(("before", "came_so"), [(400.0, True), (2.5, False)])
 def test_a_net_that_was_ruined_before_its_rate_was_lowered_is_to_be_left(before: float, came_so: bool) -> None:
     config = Config(norm="none").as_dict()
-    marks = (Intervention(900, "lr 100 → 0.1", 2),)
-    came = foreign(step=900, attempt=2, origin=1, first_loss=3.3, smoothed_loss=before, interventions=marks)
+    came = foreign(step=900, attempt=2, origin=1, changed_at=900, first_loss=3.3, smoothed_loss=before, config=config)
     chart = doctor.Chart()
-    for at in range(900, 900 + 2 * doctor.RECENT_SNAPSHOTS):  # however long ago that was
-        losses = (400.0,) if at > 900 else ()
-        chart.see(msgspec.structs.replace(came, step=at, layers_step=at, losses=losses, config=config))
-    (finding,) = chart.examine().findings
-    assert finding.what == "loss above its start"
-    assert (finding.fix is None, "go back" in finding.suggestion) == (came_so, came_so)
+
+    def see(attempt: int, origin: int, first: int, last: int) -> None:
+        for at in range(first, last):
+            losses = (400.0,) if at > 900 else ()
+            now = msgspec.structs.replace(came, step=at, layers_step=at, losses=losses, attempt=attempt, origin=origin)
+            chart.see(now)
+
+    def told() -> tuple[bool, bool]:
+        (finding,) = chart.examine().findings
+        assert finding.what == "loss above its start"
+        return finding.fix is None, "go back" in finding.suggestion
+
+    see(2, 1, 900, 900 + 2 * doctor.RECENT_SNAPSHOTS)  # however long ago that was
+    assert told() == (came_so, came_so)
+    chart.see(foreign(step=900, attempt=3, origin=1, config=config))  # back
+    assert not chart.examine().findings
+    see(4, 2, 1000, 1010)  # forth
+    assert told() == (came_so, came_so)
+    see(2, 1, 950, 960)  # the run goes on from a checkpoint
+    assert told() == (came_so, came_so)
 
 
 def test_where_nothing_is_left_to_learn_small_updates_and_gradients_are_no_fault() -> None:
@@ -371,6 +383,9 @@ def test_a_chart_remembers_how_the_run_began() -> None:
     assert chart.examine().findings == ()
     chart.see(msgspec.structs.replace(later, attempt=2, origin=0, step=20_000, layers=layers, losses=()))
     assert finding in chart.examine().findings
+    for attempt, origin in ((0, None), (1, None), (2, 0)):  # as often as the run goes on from a checkpoint
+        chart.see(msgspec.structs.replace(later, attempt=attempt, origin=origin, step=20_000, layers=layers, losses=()))
+        assert (finding in chart.examine().findings) == (attempt != 1)
 
 
 def with_gradients(*stds: float, **changes: object) -> Snapshot:
