@@ -217,7 +217,7 @@ def adapt(model: Model, before: Config, after: Config) -> Model:
             target.bias = source.bias
         elif target.bias is not None:
             target.bias = torch.zeros_like(target.bias)
-    if before.norm == after.norm and before.norm_place == after.norm_place:
+    if before.norm == after.norm:
         norms = [leaf for leaf in model.leaves() if isinstance(leaf, Norm)]
         for kept, made in zip(norms, [leaf for leaf in fresh.leaves() if isinstance(leaf, Norm)], strict=True):
             for a, b in zip(made.parameters() + made.buffers(), kept.parameters() + kept.buffers(), strict=True):
