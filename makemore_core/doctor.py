@@ -880,8 +880,8 @@ def _rate(run: _Run, factor: float, purpose: str) -> Advice:
     if factor > 1 and _lowered(run):
         return "lr_decay_at 0: the rate was lowered before the net had learnt", {"lr_decay_at": 0}
     far = isinstance(lr, int | float) and (lr >= HIGHEST_LR if factor > 1 else lr <= LOWEST_LR)
-    if not isinstance(lr, int | float) or factor == 1.0 or far:
-        return f"{'a lower' if factor <= 1 else 'a higher'} learning rate {purpose}", None
+    if not isinstance(lr, int | float) or far:
+        return f"{'a lower' if factor < 1 else 'a higher'} learning rate {purpose}", None
     ruined = (layer.activation for layer in run.now.layers)
     dead = any(one.std == 0 or 2 * (one.dead or 0) >= one.units for one in ruined)
     if factor < 1 and not dead and _slow(run, math.log10(factor)):  # so would this
