@@ -111,9 +111,8 @@ def names(view: View, width: int, height: int) -> list[Line]:
     cells = width // columns
     shown = snapshot.names[: rows * columns]
     for row in range(rows):
-        found = [shown[at] for at in range(row, len(shown), rows)] if rows else []
         lines.append([
-            (" " + glyph.safe(name or "(empty)", cells - 1, g), "name" if name else "dim") for name in found[:columns]
+            (" " + glyph.safe(name or "(empty)", cells - 1, g), "name" if name else "dim") for name in shown[row::rows]
         ])  # fmt: skip
     return block(lines, width, height, g)
 
