@@ -37,17 +37,17 @@ def press(view: View, key: str) -> Pressed | None:
     part = PARTS[chosen(view, "bn_part") % len(PARTS)]
     if key in ("up", "down"):
         return Pressed(keep(view, bn_part=(chosen(view, "bn_part") + (1 if key == "down" else -1)) % len(PARTS)))
-    by = {"left": -1, "right": 1}.get(key)
+    by = {"left": -1, "right": 1}.get(key, 0)
     match part, key:
         case "statistics", "enter":
             return Pressed(keep(view, bn_whole=1 - chosen(view, "bn_whole")))
         case "company", "left" | "right":
-            return Pressed(keep(view, bn_example=max(0, chosen(view, "bn_example") + (by or 0))))
+            return Pressed(keep(view, bn_example=max(0, chosen(view, "bn_example") + by)))
         case "spread", "left" | "right":
-            return Pressed(keep(view, bn_scale=min(max(-16, chosen(view, "bn_scale") + (by or 0)), 16)))
+            return Pressed(keep(view, bn_scale=min(max(-16, chosen(view, "bn_scale") + by), 16)))
         case "slider", "left" | "right":
             which = chosen(view, "bn_slider")
-            value = min(max(-REACH, _slid(view)[which] + (by or 0)), REACH)
+            value = min(max(-REACH, _slid(view)[which] + by), REACH)
             return Pressed(keep(view, **{f"bn_value{which}": value}))
         case "slider", "enter":
             return Pressed(keep(view, bn_slider=(chosen(view, "bn_slider") + 1) % SLIDERS))
