@@ -153,7 +153,7 @@ def list_all(as_json: bool) -> int:
 def run_row(folder: Path) -> dict[str, Json]:
     """What `makemore runs` tells of a run; null what cannot be known."""
     snapshot: Snapshot | None = None
-    config: dict[str, settings.Value] = {}
+    config: dict[str, Value] = {}
     try:
         config = rundir.read_manifest(folder).config
     except ValueError:

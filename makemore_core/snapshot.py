@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from makemore_core.config import keeps_weights
+from makemore_core.config import Value, keeps_weights
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 State: TypeAlias = Literal["running", "paused", "finished", "stopped", "crashed", "diverged", "unresponsive"]
@@ -154,7 +154,7 @@ class Snapshot(Seen, frozen=True, tag="snapshot", kw_only=True):
     lr: float | None = None
     params: int = 0
     preset: str | None = None
-    config: dict[str, int | float | bool | str] = msgspec.field(default_factory=dict)
+    config: dict[str, Value] = msgspec.field(default_factory=dict)
     device: str = "cpu"
     engine: str = ""
     steps_per_second: float = 0.0
@@ -175,7 +175,7 @@ class Exhibit(msgspec.Struct, frozen=True, tag="exhibit"):
     name: str
     step: int
     data: dict[str, object]
-    options: dict[str, int | float | bool | str] = {}
+    options: dict[str, Value] = {}
 
 
 Event: TypeAlias = Snapshot | Exhibit

@@ -12,6 +12,7 @@ from app.views.state import Pressed, View, chosen, hint, keep
 from app.views.status import loss_number
 from makemore_core.answers import BatchNorms, NormLayer
 from makemore_core.command import Look
+from makemore_core.config import Value
 
 NAME = "batchnorm"
 SLIDERS = 5
@@ -23,7 +24,7 @@ PARTS = ("statistics", "company", "slider", "spread")
 
 def look(view: View) -> Look:
     """The statistics over part of the training split, which is enough for two digits; enter asks for all of it."""
-    options: dict[str, int | float | bool | str] = {"examples": 0 if chosen(view, "bn_whole") else 5_000}
+    options: dict[str, Value] = {"examples": 0 if chosen(view, "bn_whole") else 5_000}
     return Look(NAME, options | {"example": chosen(view, "bn_example"), "scale": _scale(view)})
 
 
