@@ -358,7 +358,7 @@ def _command_for(finding: Finding, folder: Path, last: Snapshot) -> str:
         settings.Config().replace({**last.config, **fix})
     except (ValueError, TypeError):  # of another program
         return ""
-    if not fix or printable(manifest.data or "") != (manifest.data or ""):
+    if not fix or printable(manifest.data) != manifest.data:
         return ""
     if not rundir.absent(folder):
         ctl = f"makemore ctl {shlex.quote(rundir.called(folder))}"

@@ -148,7 +148,7 @@ class Attached:
             return "its trainer does not answer"
         return rundir.absent(self._folder, state) if state == "crashed" else ""
 
-    def _blank(self, state: State | None) -> Snapshot | None:
+    def _blank(self, state: State) -> Snapshot | None:
         """What is shown of a run that ended before anything was recorded."""
         if state not in ENDED:
             return None
