@@ -189,11 +189,11 @@ class NoAnswerError(ValueError):
     """A trainer is there and was asked, but has not answered in time."""
 
 
-def ping(folder: Path, timeout: float | None = None) -> Reply | None:
+def ping(folder: Path) -> Reply | None:
     """What the trainer of this very folder says of itself, None where none answers in time."""
     client = ControlClient(folder)
     try:
-        reply = client.request(None, PATIENCE if timeout is None else timeout)
+        reply = client.request(None, PATIENCE)
         return reply if reply.ok and reply.folder == folder_id(folder) else None
     except (ValueError, OSError):
         return None

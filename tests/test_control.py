@@ -110,7 +110,7 @@ def answers(connection: socket.socket) -> list[dict[str, object]]:
 
 
 def still_answers(run: Run) -> bool:
-    found = ping(run.folder, 20)
+    found = ping(run.folder)
     return found is not None and found.step == 41
 
 
