@@ -259,7 +259,7 @@ class LeakyReLU(Nonlinearity):
         self.negative_slope = negative_slope
 
     def infer(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.leaky_relu(x, self.negative_slope)
+        return F.leaky_relu(x, self.negative_slope)
 
     def pull_back(self, dout: Tensor) -> Tensor:
         return torch.where(self.x > 0, dout, dout * self.negative_slope)
@@ -269,7 +269,7 @@ class ELU(Nonlinearity):
     """Flat where it is close to its floor of -1."""
 
     def infer(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.elu(x)
+        return F.elu(x)
 
     def pull_back(self, dout: Tensor) -> Tensor:
         return torch.where(self.x > 0, dout, dout * (self.out + 1.0))

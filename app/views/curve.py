@@ -594,7 +594,7 @@ def legend(view: View, title: str, width: int, *, by_row: bool = True, layers: b
     return scale
 
 
-def _short_name(curve: Curve, by_row: bool, g: glyph.Glyphs) -> str:
+def _short_name(curve: Curve, by_row: bool, g: Glyphs) -> str:
     layer, weight = curve.row.layer, curve.row.weight
     if layer and (by_row or not weight):
         text = str(layer.layer.index)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 
 from app import glyphs as glyph
-from app.glyphs import escape
 from app.keys import footer
 from app.views.lines import Line, Span, cells_of, cut, ends, fit
 from app.views.state import View
@@ -86,7 +85,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     if cells >= 100:
         told = [("  ", ""), *(span for fact in _facts(view, snapshot, cells // 2) for span in (*fact, ("  ", "")))]
         return [*_first(view, snapshot, [], cells - cells_of(told) - cells_of(badge)), *told, *badge]
-    name = glyph.clip(escape(snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs)
+    name = glyph.clip(glyph.escape(snapshot.run, ascii=view.glyphs.ascii), 14 if cells > 44 else 9, view.glyphs)
     left: Line = [
         (name, "title"),
         (f" {snapshot.step:,}", ""),
@@ -100,7 +99,7 @@ def _one_line(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
 
 def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     g = view.glyphs
-    where = escape(" ".join(filter(None, (snapshot.device, snapshot.engine))), ascii=g.ascii)
+    where = glyph.escape(" ".join(filter(None, (snapshot.device, snapshot.engine))), ascii=g.ascii)
     rate, eta = f"{glyph.rate(view.history.rate)}/s", _eta(view, snapshot)
     steps = f"{snapshot.step:,}"
     if snapshot.steps:
@@ -115,12 +114,12 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     # as much is kept free in a pause as rate and eta take, so that going on moves nothing
     kept = len(f"step {steps}") + RUNNING if snapshot.state in ("running", "paused") else 0
     room = cells - 2 - max(cells_of(middle) + cells_of(badge), kept)
-    run = escape(snapshot.run, ascii=g.ascii)
+    run = glyph.escape(snapshot.run, ascii=g.ascii)
     preset, other = goes_by(snapshot.preset, snapshot.config)
     preset = glyph.escape(preset, ascii=g.ascii)
     # `deep-tanh-3` tells the preset too
     needed = "" if preset in (run, run.rstrip("0123456789")[:-1]) else preset
-    changed, count = escape(", ".join(other), ascii=g.ascii), f"{len(other)} changed" if other else ""
+    changed, count = glyph.escape(", ".join(other), ascii=g.ascii), f"{len(other)} changed" if other else ""
     full, short, shortest = _net(snapshot.config, g, {one.split()[0] for one in other})
     last = run + "*" * bool(other or preset != snapshot.preset)
     ours = preset == snapshot.preset  # the experiment that it began as
@@ -152,7 +151,7 @@ def _net(config: Mapping[str, Value], g: glyph.Glyphs, told: Collection[str]) ->
     gain, kind = config.get("gain"), str(config.get("nonlinearity"))
     if gain is None:
         return "", "", ""
-    factor = escape(shown(GAINS.get(kind, 1.0) if gain == "auto" else gain), ascii=g.ascii)
+    factor = glyph.escape(shown(GAINS.get(kind, 1.0) if gain == "auto" else gain), ascii=g.ascii)
     norm = NORMS.get(str(config.get("norm")), ("no norm", "no BN"))
     fan_in = "fan-in off" if config.get("fan_in") == "off" else ""
     parts = {"norm": norm[0], "gain": f"gain {factor}", "fan_in": fan_in}
