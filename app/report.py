@@ -38,7 +38,7 @@ from makemore_core.control import ANSWERING, ControlClient, NoAnswerError, Reply
 from makemore_core.doctor import Chart, Check, Finding
 from makemore_core.presets import DEFAULT, PRESETS, goes_by, preset_of
 from makemore_core.record import RecordReader
-from makemore_core.snapshot import ENDED, Json, Snapshot, joined, snapshots, to_json
+from makemore_core.snapshot import ENDED, LOST, UNSAVED, Json, Snapshot, joined, snapshots, to_json
 
 VERBS = ("pause", "resume", "step N", "pace N", "set KEY=VALUE", "restart", "back", "forth", "checkpoint", "stop")
 COLUMNS = ["run", "state", "step", "loss", "val", "at", "age", "preset"]  # of the list of runs
@@ -278,7 +278,8 @@ def ask(folder: Path, command: Command, timeout: float = ANSWERING) -> Reply:
     finally:
         client.close()
     if not reply.ok:  # what has to be saved is never asked for wrongly
-        refused = click.ClickException if isinstance(command, Checkpoint | Stop) else ValueError
+        saves = isinstance(command, Checkpoint | Stop) or UNSAVED in reply.error
+        refused = click.ClickException if saves else ValueError
         raise refused(f"{folder.name}: {reply.error}")
     return reply
 
@@ -293,10 +294,13 @@ def control_run(run: str, words: Sequence[str], live: bool, timeout: float) -> i
     fresh, ruined = isinstance(command, Restart), before is not None and before.state == "diverged"
     if isinstance(command, Set) and reply.step == 0:
         fresh = ruined or not settings.keeps_weights(command.changes, command.live)
-    undone = "" if ruined else f"; makemore ctl {rundir.called(folder)} back undoes it"
-    begun = f"a new net begins from the seed{undone}" if fresh else f"applied before step {reply.step or 0:,}"
-    if isinstance(command, Set) and "lr" in command.changes and (last := rundir.read_state(folder)):
+    last = rundir.read_state(folder)
+    lost = last is not None and LOST in last.message
+    undone = f"; {LOST}" if lost else f"; makemore ctl {rundir.called(folder)} back undoes it" * (fresh and not ruined)
+    begun = "a new net begins from the seed" if fresh else f"applied before step {reply.step or 0:,}"
+    if isinstance(command, Set) and "lr" in command.changes and last:
         begun += decayed({**last.config, **command.changes}, reply.step or 0)
+    begun += undone
     if isinstance(command, Step):
         at, steps = reply.step or 0, f"{command.n:,} {'step' if command.n == 1 else 'steps'}"
         done = stands(folder, at + command.n, until)

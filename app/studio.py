@@ -112,6 +112,8 @@ class Studio(App[int]):
         self.last: Snapshot | None = None  # that came
         self.placed = self.twinned = False
         self.awaited = 0  # changes that were asked for here and have not been answered yet
+        self.due = 0  # how many answers there will be once everything asked for here is answered
+        self.returns = 0, -math.inf  # after how many answers another net is there, and when that is given up
         self.stopped = False  # whether the run is to stop, once the terminal is given back
         self.unexamined = False  # whether anything came since the chart was read
 
@@ -220,6 +222,8 @@ class Studio(App[int]):
     def send(self, command: Command) -> None:
         """Ask the trainer."""
         self.awaited += isinstance(command, CHANGES) and not isinstance(command, Back)
+        if not isinstance(command, Look):
+            self.due = max(self.due, self.last.answered if self.last else 0) + 1
         self.stream.send(command)
 
     def heed(self, before: Snapshot | None, now: Snapshot) -> None:
@@ -229,9 +233,10 @@ class Studio(App[int]):
             return
         changed = now.interventions[-1:] != before.interventions[-1:]
         answer = now.answered != before.answered and bool(now.message or changed)
-        if answer and self.awaited and changed:
+        news = gist(now.message) - gist(before.message)
+        if answer and self.awaited and changed and len(news) <= 1:  # more than what was done: that it cannot be undone
             self.state = replace(self.state, told=(now.answered, gist(now.message)))
-        elif answer or gist(now.message) - gist(before.message):
+        elif answer or news:
             if answer and self.awaited:  # it was refused
                 self.drop_pending()
             self.state = replace(self.state, message="")
@@ -402,8 +407,9 @@ class Studio(App[int]):
 
     def action_restart(self) -> None:
         if self.changes_allowed():
+            ruined = self.run_state == "diverged"
             self.send(Restart())
-            self.say("restarted from the seed; u undoes it")
+            self.say("restarted from the seed" + "; u undoes it" * (not ruined))
 
     def action_go_back(self, forth: bool) -> None:
         """Back to the net before, or forth; the trainer says to which, or that there is none.
@@ -413,6 +419,7 @@ class Studio(App[int]):
         if not self.changes_allowed():
             return
         self.send(Back(forth))
+        self.returns = self.due, self.clock() + PENDING_SECONDS
         self.drop_pending()
         way = "forth again" if forth else "back to the net before"
         self.state = replace(self.state, message="")
@@ -481,6 +488,10 @@ class Studio(App[int]):
     def change_of(self, name: str) -> Value | None:
         """The present value of a field that a key is about to change; None, and a message, where it cannot be."""
         if not self.changes_allowed():
+            return None
+        due, until = self.returns
+        if self.last is not None and self.last.answered < due and self.clock() < until:
+            self.say("not yet: the run is going to another net")  # whose settings are others
             return None
         value = self.setting(name)
         if value is None:

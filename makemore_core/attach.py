@@ -66,6 +66,8 @@ class Attached:
         self._seen: dict[str, tuple[int, int]] = {}
         self._damaged = 0  # records that could not be read
         self._remark, self._remarked_at = "", 0.0  # what this view alone is told, and since when
+        self._beside: tuple[int, str] | None = None  # answers and message of the trainer when it was told
+        self._alone = False  # whether it takes the place of that message
         self._refused = 0  # commands of this view, whose refusals the trainer does not count
 
     def drain(self) -> Iterator[Event]:
@@ -81,6 +83,8 @@ class Attached:
             yield self._remarked(snapshot)
         if self._newest is not None and (self._skipped() or (anew and heard == self._heard)):
             yield self._remarked(msgspec.structs.replace(self._newest, losses=()))
+        if self._newest is not None and self._beside is None:
+            self._beside = self._newest.answered, self._newest.message
         yield from self._exhibits()
         yield from self._turn()
 
@@ -89,7 +93,7 @@ class Attached:
         refused = [reply.error for reply in self._client.replies() if not reply.ok]
         if refused:
             self._refused += len(refused)
-            return self._say(refused[-1])
+            return self._say(refused[-1], alone=True)
         return bool(self._remark) and time.monotonic() > self._remarked_at + NOTICE and self._say("")
 
     def _skipped(self) -> bool:
@@ -100,12 +104,17 @@ class Attached:
         self._damaged = damaged
         return self._say(f"{damaged:,} damaged {'record' if damaged == 1 else 'records'} skipped")
 
-    def _say(self, remark: str) -> bool:
-        self._remark, self._remarked_at = remark, time.monotonic()
+    def _say(self, remark: str, *, alone: bool = False) -> bool:
+        """Tell it for a while, `alone`: in the place of what the trainer said before."""
+        self._remark, self._remarked_at, self._beside, self._alone = remark, time.monotonic(), None, alone
         return True
 
     def _remarked(self, snapshot: Snapshot) -> Snapshot:
-        message = "; ".join(filter(None, (self._remark, snapshot.message)))
+        said = snapshot.answered, snapshot.message
+        if self._alone and self._beside not in (None, said):  # the trainer has said something since
+            self._remark = ""
+        hidden = self._remark and self._alone and snapshot.message == self._message
+        message = "; ".join(filter(None, (self._remark, "" if hidden else snapshot.message)))
         return msgspec.structs.replace(snapshot, message=message, answered=snapshot.answered + self._refused)
 
     def _exhibits(self) -> Iterator[Event]:

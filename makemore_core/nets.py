@@ -23,7 +23,7 @@ class Nets:
     """`twin` differs from `net` in the settings of `twin_changes`, and sees the same minibatches.
 
     `origin`: the attempt at whose end they were as they began here; None where they were drawn from the seed. `since`:
-    the step at which they were changed live last.
+    the step at which they were changed live last. `note`: what there is to say of how they were read.
     """
 
     net: Watched
@@ -31,6 +31,7 @@ class Nets:
     twin_changes: dict[str, Value]
     origin: int | None = None
     since: int = 0
+    note: str = ""
 
     @classmethod
     def fresh(cls, config: Config, dataset: Dataset, twin_changes: Mapping[str, Value]) -> Nets:

@@ -25,7 +25,7 @@ from makemore_core.nets import Nets
 from makemore_core.record import RecordReader, RecordWriter
 from makemore_core.server import ControlServer
 from makemore_core.session import WORTHLESS, NotKeptError, Recorder, Request, Session
-from makemore_core.snapshot import Exhibit, Intervention, Seen, Snapshot, same_net, to_json
+from makemore_core.snapshot import UNSAVED, Exhibit, Intervention, Seen, Snapshot, same_net, to_json
 from makemore_core.trainer import Trainer
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
@@ -245,7 +245,7 @@ class FolderRecorder(Recorder):
                 self._saved = kept, at
         except (OSError, ValueError) as error:
             self._next_checkpoint = time.monotonic() + RETRY
-            self._unsaved = f"the checkpoint could not be saved: {getattr(error, 'strerror', None) or error}"
+            self._unsaved = f"{UNSAVED}: {getattr(error, 'strerror', None) or error}"
             raise ValueError(self._unsaved) from None
         self._next_checkpoint = time.monotonic() + CHECKPOINT
         self._unsaved = ""
@@ -259,7 +259,7 @@ class FolderRecorder(Recorder):
             raise NotKeptError(f"the net of attempt {attempt} was not kept") from None
         nets = session.fresh(Config().replace(kept.config), kept.twin)
         _restore(nets, kept, loaded)
-        nets.origin = attempt
+        nets.origin, nets.note = attempt, "; ".join(loaded.skipped)
         return nets
 
     def give_up(self) -> None:

@@ -51,7 +51,7 @@ from makemore_core.dataset import Dataset
 from makemore_core.making import Making
 from makemore_core.model import SAMPLING_SEED
 from makemore_core.nets import Nets
-from makemore_core.snapshot import AS_PLANNED, MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
+from makemore_core.snapshot import AS_PLANNED, LOST, MOST_INTERVENTIONS, Exhibit, Intervention, Snapshot, State
 from makemore_core.trainer import Trainer, pick_device
 from makemore_core.undo import Left, Undo
 from makemore_core.watch import Watch
@@ -65,7 +65,6 @@ SAID = 10.0  # seconds for which it is told what a command did to a run that is 
 LOOK_AGAIN = 1.0  # seconds between two full looks at a run that is held to a pace, while it waits
 KEPT = 5.0  # seconds after which a net that cannot be saved is not left either
 TOLD_EVERY = 1.0  # seconds after which step and loss are told again, also where probes are too dear to come so often
-
 
 WORTHLESS = "the run is diverged: there is nothing worth saving"
 
@@ -249,7 +248,7 @@ class Session:
             self._part_takes = min(time.monotonic() - began, self._part_takes or math.inf)
         else:
             self.channel.wait(min(0.05, self._due - began))
-        self._clock.rested(min(time.monotonic(), self._due) - began)
+            self._clock.rested(time.monotonic() - began)
         return True
 
     def _look_meanwhile(self) -> None:
@@ -366,9 +365,8 @@ class Session:
 
     def _diverge(self, since: int | None) -> None:
         self.state, self._pause_at = "diverged", None
-        self.message = f"the loss is no number from step {since} on: the doctor says what to try"
-        if self.stay and self.undo.behind:
-            self.message += "; u goes back to the net before"
+        back = "u goes back to the net before; " if self.stay and self.undo.behind else ""
+        self.message = f"the loss is no number from step {since:,} on: {back}the doctor says what to try"
 
     def _finish(self) -> None:
         """The last update is done: a part of the last look, between which commands are obeyed; then a checkpoint.
@@ -444,7 +442,10 @@ class Session:
             yield
         finally:
             if self.state == "running":
-                self._clock.looked(max(0.0, time.monotonic() - max(began, self._due)), account)
+                took = time.monotonic() - began
+                charged = max(0.0, min(took, began + took - self._due))
+                self._clock.looked(charged, account)
+                self._clock.rested(took - charged)
 
     def _sample_names(self) -> None:
         with self._looking("sample"):
@@ -509,12 +510,11 @@ class Session:
         """
         if nets is None and not self._makes_another(command):
             return None
-        left, own = None, self._own_updates()
-        # one that was changed live a moment ago has made no update of its own, but has settings of its own
-        if own or (self.state != "diverged" and self.nets.origin is not None):
+        left = None
+        if self._worth_keeping():
             try:
                 self.recorder.checkpoint(self)
-                left = Left(self.attempt, own)
+                left = Left(self.attempt, self.trainer.step - self.nets.since)
             except ValueError as error:
                 if nets is not None and self._clock.elapsed > KEPT and not again:
                     raise ValueError(f"this net is not left, for {error}") from None
@@ -529,13 +529,15 @@ class Session:
             except ValueError as error:
                 raise ValueError(f"it is not stopped, for {error}; kill {os.getpid()} stops it unsaved") from None
 
-    def _own_updates(self) -> int:
-        """Those of the net that are worth coming back to, since it was changed live if it was."""
-        return 0 if self.state == "diverged" else self.trainer.step - self.nets.since
+    def _worth_keeping(self) -> bool:
+        """Whether one may want the net back: it has updates of its own, or was changed live a moment ago and has
+        settings of its own.
+        """
+        return self.state != "diverged" and (self.trainer.step > self.nets.since or self.nets.origin is not None)
 
     def _lost(self, left: Left | None) -> str:
         """What there is to add where the net could not be saved before it was left or changed."""
-        return "; it cannot be undone" if left is None and self._own_updates() else ""
+        return f"; {LOST}" if left is None and self._worth_keeping() else ""
 
     def _note(self, command: Command, who: str) -> None:
         """Have a command written down before it is applied.
@@ -709,7 +711,7 @@ class Session:
             changed = {name: value for name, value in self.config.as_dict().items() if value != before[name]}
             what = in_words(Set(changed), before) if changed else "the same settings"
             self.message = f"{in_words(command)} to the net at step {step:,}: {what}"
-            self.message += "; the one that diverged was not kept" * ruined
+            self.message += "; the one that diverged was not kept" * ruined + f"; {nets.note}" * bool(nets.note)
             if over:  # what is finished is saved
                 with contextlib.suppress(ValueError):
                     self.recorder.checkpoint(self)

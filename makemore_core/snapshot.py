@@ -26,6 +26,8 @@ SMOOTHED = 500  # minibatches: the smoothed loss is the mean of about so many
 FLAT = 0.99
 MOST_INTERVENTIONS = 200
 AS_PLANNED = ", as planned"  # how an intervention that nobody made ends
+LOST = "it cannot be undone"  # in the message of a change before which the net could not be saved
+UNSAVED = "the checkpoint could not be saved"  # in the words of trouble, and of what is refused for it
 
 
 class Histogram(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from app.launch import Worker
 from app.session_view import OwnRun
 from makemore_core import attach, recorder, rundir
 from makemore_core.attach import Attached
-from makemore_core.command import Channel, Command, Look, Pause, Restart, Resume, Set, Step, Stop
+from makemore_core.command import Back, Channel, Command, Look, Pause, Restart, Resume, Set, Step, Stop
 from makemore_core.config import Config
 from makemore_core.record import BUDGET, RecordReader, RecordWriter
 from makemore_core.server import ControlServer
@@ -182,6 +182,21 @@ def test_a_killed_trainer_is_told_as_crashed_and_a_resumed_one_as_running(live: 
     again = trainer_process(folder, [Order(0, 0, Stop())])
     viewer.wait(lambda s: s.state == "stopped", "the end of its second life")
     again.join()
+
+
+def test_what_was_refused_is_told_in_the_place_of_what_was_done_before_and_until_something_is_done(
+    live: tuple[Path, ForkServerProcess],
+) -> None:
+    viewer, refused = Viewer(live[0]), "nothing to undo: no other net was left"
+    viewer.wait(lambda s: s.step > 0, "training")
+    viewer.stream.send(Set({"gain": 3.0}))
+    viewer.wait(lambda s: s.message.startswith("gain 1 → 3"), "a change")
+    viewer.stream.send(Back())
+    viewer.wait(lambda s: s.message.startswith("back to the net at step"), "the net before")
+    viewer.stream.send(Back())
+    assert viewer.wait(lambda s: refused in s.message, "a refusal").message == refused
+    viewer.stream.send(Back(forth=True))
+    viewer.wait(lambda s: s.message.startswith("forth to the net at step"), "the net after")
 
 
 def test_a_trainer_that_is_stopped_by_a_signal_is_told_as_unresponsive(

@@ -14,20 +14,22 @@ from collections.abc import Iterator
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
 from app.cli import cli
 from app.glyphs import width_of
-from app.report import COLUMNS, DROPPED, command_of, in_columns, line
+from app.report import COLUMNS, DROPPED, ask, command_of, in_columns, line
 from makemore_core import rundir
 from makemore_core.command import Back, Command, Pause, Restart, Set, Step, Stop
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
+from makemore_core.control import ControlClient, Reply
 from makemore_core.dataset import Dataset
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.recorder import load_attempt
-from makemore_core.snapshot import to_json
+from makemore_core.snapshot import UNSAVED, to_json
 from tests import canned
 from tests.commands import ROOT, Commands, commands, strict
 from tests.trainers import Order, new_run, opened, trainer_process, wait_for
@@ -520,6 +522,31 @@ def test_a_trainer_that_refuses_to_save_is_told_and_the_net_as_last_saved_is_tak
     assert re.fullmatch(r"of step 3\d, attempt 0; the run was last seen at step [34]\d, attempt 1", second)
     assert (asked.status, asked.err) == (1, f"makemore: refuses: {refused}\n")
     assert set_lr.out == "set lr=0.01: a new net begins from the seed\n"  # the ruined one is not worth going back to
+
+
+def test_on_a_disk_that_refuses_nothing_is_said_to_be_undone_that_cannot_be(
+    trained: Commands, few_names_file: Path
+) -> None:
+    folder = new_run(trained.cwd / "runs/full", SMALL.replace({"steps": 10**9}), few_names_file)
+    trainer, saves = trainer_process(folder, []), folder / rundir.CHECKPOINTS
+    try:
+        wait_for(lambda: bool(rundir.checkpoints(folder)), "a checkpoint")
+        saves.rename(folder / "saved")
+        saves.write_bytes(b"")  # no folder, so that nothing can be saved
+        begun, live = (trained.run("ctl", "full", "set", change) for change in ("gain=2", "lr=0.01"))
+    finally:
+        trainer.kill()
+        trainer.join()
+    assert (begun.status, begun.out) == (0, "set gain=2: a new net begins from the seed; it cannot be undone\n")
+    assert re.fullmatch(r"set lr=0.01: applied before step [\d,]+; it cannot be undone\n", live.out)
+
+
+def test_what_is_refused_for_a_full_disk_is_no_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, refused in (("this net is not left, for " + UNSAVED, click.ClickException), ("lr=x", ValueError)):
+        reply = Reply(ok=False, error=error)
+        monkeypatch.setattr(ControlClient, "request", lambda *_, reply=reply: reply)
+        with pytest.raises(refused, match=error):
+            ask(tmp_path, Restart())
 
 
 def test_data_that_changed_is_one_line(trained: Commands, few_names_file: Path) -> None:

@@ -357,7 +357,7 @@ def test_a_learning_rate_that_ruined_the_net_is_undone_also_after_a_kill(
     session = opened(folder, ruinous, stay=True)
     session.channel.wait = lambda _: session.end()  # type: ignore[method-assign]
     assert session.run() == "diverged"
-    assert session.message.endswith("; u goes back to the net before")
+    assert "on: u goes back to the net before; the doctor says" in session.message
 
     again = opened(folder, ruinous, stay=True)
     told, wishes = [""], iter([Back(), Stop()])
@@ -395,7 +395,8 @@ def test_changes_one_after_the_other_of_a_net_that_is_not_trained_meanwhile_push
 def test_a_net_that_cannot_be_saved_is_changed_live_all_the_same_and_that_is_told(
     run: Callable[[Config], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = opened(run(SMALL), Order(0, 40, Set({"gain": 3.0}, live=True)), Order(1, 60, Stop()))
+    changes = Set({"gain": 3.0}, live=True), Pause(), Set({"lr": 0.03}), Set({"lr": 0.04}), Stop()
+    session = opened(run(SMALL), *(Order(0, 40, change) for change in changes))
 
     def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -403,7 +404,9 @@ def test_a_net_that_cannot_be_saved_is_changed_live_all_the_same_and_that_is_tol
     monkeypatch.setattr(checkpoint, "save", full)
     session.run()
     told = {snapshot.message for snapshot in snapshots(session.recorder.folder)}  # type: ignore[attr-defined]
-    assert any("gain 1 → 3; it cannot be undone; the checkpoint could not be saved: No space" in one for one in told)
+    for what in ("gain 1 → 3", "lr 0.02 → 0.03", "lr 0.03 → 0.04"):
+        full_disk = f"{what}; it cannot be undone; the checkpoint could not be saved: No space"
+        assert any(full_disk in one for one in told), what
     assert session.undo.behind == []
 
 
@@ -629,6 +632,26 @@ def test_a_net_that_was_not_kept_after_all_is_told_and_then_passed_over(run: Cal
     session.run()
     assert told == [0, 0, "the net of attempt 1 was not kept", 10, 11]
     assert session.nets.origin == 0
+
+
+def test_where_the_newest_checkpoint_of_a_net_gone_back_to_is_damaged_that_is_told(
+    run: Callable[[Config], Path],
+) -> None:
+    folder = run(SMALL)
+    session = opened(folder, Order(0, 20, Checkpoint()), Order(0, 40, Restart()), Order(1, 30, Back()))
+    asked = session.recorder.asked
+
+    def damaged(one: Session) -> list[Request]:
+        if one.attempt == 1:
+            newest = next(saved.path for saved in rundir.checkpoints(folder) if (saved.attempt, saved.step) == (0, 40))
+            (newest / checkpoint.TENSORS).write_bytes(b"")
+        return asked(one)
+
+    session.recorder.asked = damaged  # type: ignore[method-assign]
+    session.run()
+    told = next(snapshot.message for snapshot in snapshots(folder) if snapshot.attempt == 2)
+    assert told.startswith("back to the net at step 20: the same settings; checkpoint ")
+    assert f"-step40 was not taken: {checkpoint.TENSORS} is damaged" in told
 
 
 @pytest.mark.parametrize("long", [False, True])

@@ -844,6 +844,22 @@ def test_a_pace_is_kept_and_changes_nothing_else(few_names: Dataset, monkeypatch
     assert all(snapshot.steps_per_second <= (snapshot.pace or 1e9) for snapshot in script.snapshots)
 
 
+def test_all_time_of_a_run_that_is_held_to_a_pace_is_accounted_for(
+    few_names: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking, before the next update is due and beyond it, waits that take too long, and updates."""
+    slow = SlowMotion(monkeypatch, {"tap": 0.001, "look": 0.004, "survey": 0.05, "sample": 0.03})
+
+    def wait(_: Channel, seconds: float) -> None:
+        slow.now += seconds + 0.01
+
+    monkeypatch.setattr(Channel, "wait", wait)
+    began = slow.now
+    ran, _ = play(few_names, at(100, Stop()), config=SMALL.replace({"steps": 200}), watch=Watch(pace=20.0))
+    assert ran._clock.elapsed == pytest.approx(slow.now - began, rel=0.05)
+    assert slow.now - began > 4
+
+
 def test_a_run_that_is_over_in_a_moment_is_looked_at_all_along_it(
     few_names: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,6 +192,23 @@ async def test_undo_is_asked_of_the_trainer_which_says_what_came_of_it() -> None
         assert stream.sent == [Set({"lr": 0.2}), Back(), Back(forth=True)]
 
 
+async def test_what_a_key_changes_is_changed_of_the_net_that_is_gone_back_to() -> None:
+    async with running() as (pilot, app, stream):
+        events: list[Event] = []
+        stream.drain = lambda: [events.pop(0)] if events else []  # type: ignore[method-assign]
+        await pilot.press("+", "u", "u", "+")
+        assert stream.sent == [Set({"lr": 0.2}), Back(), Back()]
+        for answered in (1, 2):
+            events.append(snapshot(step=stream.step, answered=answered))
+        await until(pilot, lambda: app.last is not None and app.last.answered == 2)
+        await pilot.press("+")
+        assert "not yet: the run is going to another net" in picture(app)
+        events.append(snapshot(step=stream.step, answered=3, config=Config(lr=0.5).as_dict()))
+        await until(pilot, lambda: app.setting("lr") == 0.5)
+        await pilot.press("+")
+        assert stream.sent[3:] == [Set({"lr": 1.0})]
+
+
 async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not_again() -> None:
     async with running() as (pilot, app, stream):
         events: list[Event] = []
@@ -215,6 +232,9 @@ async def test_what_the_trainer_says_is_shown_at_once_but_what_was_said_here_not
         await pilot.press("r")
         await told("this net is not left, for the disk is full", mark)
         await until(pilot, lambda: "this net is not left, for the disk is full" in picture(app))
+        await pilot.press("+")
+        await told("lr 0.1 → 0.2; it cannot be undone", mark, Intervention(6, "lr 0.1 → 0.2"))
+        await until(pilot, lambda: "it cannot be undone" in picture(app))
         for other in ("gain 1 → 2", "restarted"):  # from somewhere else, in words that were heard before or not
             await told(f"{other}: a new net from the seed", mark, mark, mark)
             await until(pilot, lambda other=other: f"{other}: a new net from the seed" in picture(app))
