@@ -19,7 +19,7 @@ from textual.app import App, ComposeResult
 
 from app.glyphs import ASCII, UNICODE, clip, escape
 from app.history import STILL, History
-from app.keys import KEYS, bindings
+from app.keys import CHANGING, KEYS, bindings
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
 from app.views import SCREENS, draw, screen, scrolled
@@ -288,9 +288,14 @@ class Studio(App[int]):
     # --- what may be pressed ---
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """While a question is open its answers are read from the keys themselves."""
+        """While a question is open its answers are read from the keys themselves; the help only tells what acts."""
         del parameters
-        return not (self.state.prompt and any(key.action.partition("(")[0] == action for key in KEYS))
+        told = KEYS if self.state.prompt else [key for key in KEYS if key.group in CHANGING] if self.helps() else ()
+        return not any(key.action.partition("(")[0] == action for key in told)
+
+    def helps(self) -> bool:
+        """Whether the help is on the screen, to which one comes to ask what a key does, not to do it."""
+        return self.state.screen == "help"
 
     def changes_allowed(self) -> bool:
         """Whether training may be acted on; says why not."""
@@ -316,8 +321,13 @@ class Studio(App[int]):
         return not absent
 
     def on_key(self, event: events.Key) -> None:
-        """Answers to the open question."""
+        """Answers to the open question; what a key does that is not done here, or that it does nothing."""
         if not self.state.prompt:
+            pressed = {event.key, event.character}
+            if key := next((key for key in KEYS if pressed.intersection(key.keys)), None):
+                self.say(f"{key.shown}: {key.help} (not done while the help is shown)")
+            elif event.is_printable and event.character:
+                self.say(f"{event.character} does nothing; ? tells every key")
             return
         event.stop()
         self.state = replace(self.state, message="")

@@ -18,7 +18,7 @@ from rich.color import Color
 from textual.pilot import Pilot
 
 from app import studio
-from app.keys import KEYS
+from app.keys import CHANGING, KEYS
 from app.panel import LOOKS, colour
 from app.studio import GAIN_LADDER, PENDING_SECONDS, Studio, neighbour, next_lr
 from app.views import SCREENS
@@ -379,6 +379,20 @@ async def test_every_screen_opens_by_its_key_and_closes_by_escape() -> None:
         assert app.state.screen == "help"
         await pilot.press("?")
         assert app.state.screen == "dashboard"
+
+
+async def test_in_the_help_a_key_tells_what_it_does_and_does_not_do_it() -> None:
+    async with running() as (pilot, app, stream):
+        await pilot.press("?")
+        for key in KEYS:
+            for name in key.keys if key.group in CHANGING else ():
+                await pilot.press(name)
+                assert app.state.message == f"{key.shown}: {key.help} (not done while the help is shown)"
+        assert (stream.sent, app.state.screen) == ([], "help")
+        await pilot.press("x")
+        assert app.state.message == "x does nothing; ? tells every key"
+        await pilot.press("?", "+")
+        assert stream.sent == [Set({"lr": 0.2})]
 
 
 async def test_left_and_right_turn_over_the_screens() -> None:

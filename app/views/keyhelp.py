@@ -12,6 +12,7 @@ from app.views.state import GRADIENT_WITHIN, View
 from makemore_core.doctor import LIMITS
 from makemore_core.snapshot import FLAT, SATURATED, SMOOTHED
 
+NOTES = {"train": "told here, not done", "change": "told here, not done", "screens": "the same key again leads back"}
 KEYS_WIDE = 12 + max(len(key.help) for key in KEYS)  # cells
 
 LEGEND: dict[str, str] = {
@@ -63,7 +64,7 @@ def keys(view: View, width: int, groups: Sequence[tuple[str, str]] = GROUPS) -> 
     lines: list[Line] = []
     for group, title in groups:
         off = view.readonly and group in CHANGING
-        note = "off: read only" if off else "the same key again leads back" if group == "screens" else ""
+        note = "off: read only" if off else NOTES.get(group, "")
         lines.append(heading(title, note, width, g))
         for key in KEYS:
             if key.group == group:
