@@ -161,9 +161,11 @@ class History:
         """
         self.attempt.took = step - self.attempt.began
         self.past[self.attempt.number] = self.attempt
-        if len(self.past) > MOST_PAST:
-            del self.past[min([*self.past.values()][:-1], key=lambda one: (not one.again, one.took)).number]
-        for attempt in [past for past in self.past.values() if past.layers][:-MOST_TRACES]:
+        worst = sorted([*self.past.values()][:-1], key=lambda one: (not one.again, one.took))
+        for attempt in worst[: max(0, len(self.past) - MOST_PAST)]:
+            del self.past[attempt.number]
+        traced = [attempt for attempt in worst if attempt.layers and attempt.number in self.past]
+        for attempt in traced[: max(0, len(traced) + 1 - MOST_TRACES)]:
             attempt.layers, attempt.weights = {}, {}
 
     def _begin(self, snapshot: Snapshot) -> None:

@@ -194,8 +194,8 @@ def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
     found = [_news(one, snapshot) for one in told if isinstance(one, Finding)]
     checks = [_verdict(one, found) for one in told if isinstance(one, Check)]
     checks.sort(key=lambda check: list(CHECKS).index(check.name))
-    if any(finding.name == "diverged" for finding in found):  # what is small or flat now says nothing
-        found = [one for one in found if one.past or one.name == "diverged" or (one.fix and one.name not in _LEARNING)]
+    if ruined := next((one for one in found if one.name == "diverged"), None):
+        found = [told for one in found if (told := one if one is ruined else _beside(ruined, one))]
     found.sort(key=lambda one: (one.past, one.severity != "serious", not _only_slow(one)))
     return Examination(tuple(found), tuple(checks))
 
@@ -206,6 +206,19 @@ def _only_slow(finding: Finding) -> bool:
     Only up to 0.2: larger ones made more random nets worse than better.
     """
     return finding.name == "updates-small" and _amount(finding.fix or {}, "lr") <= 0.2
+
+
+def _beside(ruined: Finding, finding: Finding) -> Finding | None:
+    """What is told beside a net that is ruined, None where it is not: what is small or flat now says nothing, and the
+    same advice is not given twice. Other advice is to be tried with the rate that does not ruin a net.
+    """
+    if not finding.past and (finding.fix in (None, ruined.fix) or finding.name in _LEARNING):
+        return None
+    lr = (ruined.fix or {}).get("lr")
+    if lr is None or not finding.fix or "lr" in finding.fix:
+        return finding
+    suggestion = f"{finding.suggestion}; with lr {shown(lr)}"
+    return msgspec.structs.replace(finding, fix={**finding.fix, "lr": lr}, suggestion=suggestion)
 
 
 def _news(finding: Finding, now: Snapshot) -> Finding:

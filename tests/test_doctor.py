@@ -141,6 +141,17 @@ def test_a_learning_rate_of_a_hundred() -> None:
     assert found["diverged"].fix == {"lr": 0.1}
 
 
+def test_what_else_is_tried_of_a_net_that_its_rate_ruined_is_tried_at_a_rate_that_does_not() -> None:
+    found = diagnose(PRESETS["deep-tanh-gain3"].config().replace({"lr": 100.0}), (1, 60, 120))
+    others = [one for name, one in found.items() if name != "diverged" and one.fix]
+    assert others
+    for one in others:
+        assert one.fix is not None
+        assert len(one.fix) > 1
+        assert one.fix["lr"] == 0.1
+        assert one.suggestion.endswith("; with lr 0.1")
+
+
 def test_relu_units_that_never_fire() -> None:
     config = PRESETS["mlp-kaiming"].config().replace({"nonlinearity": "relu", "lr": 2.0})
     found = diagnose(config, (1, 40))

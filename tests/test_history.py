@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.history import MOST_PAST, History, round_down
+from app.history import MOST_PAST, MOST_TRACES, History, round_down
 from app.series import Series
 from app.traces import SHORT_BUCKETS, LayerTrace, steady
 from makemore_core.config import Config, Value
@@ -144,6 +144,18 @@ def test_of_many_curves_those_go_first_that_took_least_since_they_were_changed_l
         history.feed([canned.snapshot(step=step, since=step - 10, attempt=attempt, origin=attempt - 1)])
     history.feed([canned.snapshot(step=500, since=500, attempt=MOST_PAST + 1, origin=0)])
     assert len(history.attempt.loss) == 500
+
+
+def test_however_many_changes_take_little_the_layers_of_the_net_that_took_longest_have_their_curves() -> None:
+    history = History()
+    history.feed(canned.course(until=2000))
+    before = len(history.weights["W1"].update)
+    for attempt in range(1, MOST_PAST):
+        step = 2000 + 10 * attempt
+        history.feed([canned.snapshot(step=step, since=step - 10, attempt=attempt, origin=attempt - 1)])
+    assert len([past for past in history.past.values() if past.layers]) == MOST_TRACES
+    history.feed([canned.snapshot(step=2000, since=2000, attempt=MOST_PAST, origin=0)])
+    assert len(history.weights["W1"].update) == before > 3
 
 
 def test_a_twin_that_comes_back_has_its_curve() -> None:
