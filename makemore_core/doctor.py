@@ -140,7 +140,7 @@ _WHY = {
     "updates-large": "An update should be about a thousandth of the weights (-3); here it is so large that the "
     "weights are thrown about.",
     "updates-small": "An update should be about a thousandth of the weights (-3); here it is so small that training "
-    "takes many times longer than it need.",
+    "takes many times longer than it needs.",
     "bias-useless": "BatchNorm subtracts the mean of the batch, and the bias with it: its gradient is 0 and it only "
     "takes room. BatchNorm has a bias of its own.",
     "running-statistics": "Evaluation and sampling use the running mean and variance. An average over too few examples "
@@ -195,7 +195,7 @@ def examine(snapshot: Snapshot, recent: Sequence[Snapshot] = ()) -> Examination:
     checks = [_verdict(one, found) for one in told if isinstance(one, Check)]
     checks.sort(key=lambda check: list(CHECKS).index(check.name))
     if ruined := next((one for one in found if one.name == "diverged"), None):
-        found = [told for one in found if (told := one if one is ruined else _beside(ruined, one))]
+        found = [beside for one in found if (beside := one if one is ruined else _beside(ruined, one))]
     found.sort(key=lambda one: (one.past, one.severity != "serious", not _only_slow(one)))
     return Examination(tuple(found), tuple(checks))
 
@@ -420,7 +420,8 @@ def _saturated(run: _Run) -> Iterator[Told]:
     if now:
         worst = max(now, key=over)
         most = 100 * most_saturated(worst, _row(worst) in strict)
-        yield _check("saturation", _SHARE[_relu_like(worst)], f"{most:.0f} % at most", "%",
+        began = "" if _row(worst) not in strict else " at the start" if run.early else ": began so"
+        yield _check("saturation", _SHARE[_relu_like(worst)], f"{most:.0f} % at most{began}", "%",
                      {"share": (None, most)}, share=100 * worst.activation.saturated, row=_row(worst))  # fmt: skip
     else:
         yield Check(name="saturation", seen="no numbers" if run.now.layers else "", limit="")

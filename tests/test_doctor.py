@@ -707,7 +707,11 @@ def test_what_is_measured_is_told_in_numbers_and_wrong_beyond_the_limits(preset:
 def test_a_net_that_was_saturated_from_the_start_shows_the_limit_it_is_judged_by() -> None:
     then = with_layer(foreign(step=1), 1, saturated=0.9)
     (check,) = [one for one in examine(with_layer(foreign(), 1, saturated=0.4), [then]).checks if one.found]
-    assert (check.name, check.seen, check.limit) == ("saturation", "40 % of layer 1 Mish beyond 0.97", "30 % at most")
+    assert (check.name, check.seen, check.limit) == (
+        "saturation",
+        "40 % of layer 1 Mish beyond 0.97",
+        "30 % at most: began so",
+    )
     assert checks(with_layer(foreign(), 1, saturated=0.4))["saturation"].limit == "75 % at most"
 
 
