@@ -288,13 +288,16 @@ def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None)
 @click.argument(RUN, required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--all", "whole", is_flag=True, help="With --json: everything that was recorded, one object a line.")
-def show(run: str | None, as_json: bool, whole: bool) -> int:
+@click.option("--csv", "as_csv", is_flag=True, help="What was recorded of the net as it is now, one row a step.")
+def show(run: str | None, as_json: bool, whole: bool, as_csv: bool) -> int:
     """The latest snapshot of a run, once; of live, finished and crashed runs."""
-    from app.report import show_record, show_run
+    from app.report import show_record, show_run, show_table
 
     if whole and not as_json:
         raise click.UsageError("--all goes with --json")
-    return show_record(run) if whole else show_run(run, as_json)
+    if as_csv and as_json:
+        raise click.UsageError("--csv and --json: one of the two")
+    return show_table(run) if as_csv else show_record(run) if whole else show_run(run, as_json)
 
 
 @cli.command()

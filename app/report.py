@@ -14,6 +14,7 @@ from typing import Any
 import click
 import msgspec
 
+from app import as_csv
 from app.glyphs import clip, short, width_of
 from app.terminal import Exit
 from makemore_core import config as settings
@@ -132,6 +133,16 @@ def show_record(run: str | None) -> int:
         nothing = False
     if nothing:
         raise ValueError(_unrecorded(folder))
+    return Exit.DONE
+
+
+def show_table(run: str | None) -> int:
+    """`makemore show --csv`."""
+    folder = rundir.find_run(run)
+    found = as_csv.rows(recorded(RecordReader(folder / rundir.RECORD), folder.name))
+    if not found:
+        raise ValueError(_unrecorded(folder))
+    as_csv.write(found)
     return Exit.DONE
 
 

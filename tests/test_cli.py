@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 import re
 import shlex
@@ -369,6 +371,11 @@ def test_a_whole_record_is_given_to_programs(makemore: Commands, few_names_file:
     new_run(makemore.cwd / "runs/empty", SMALL, few_names_file)
     ended = makemore.run("show", "empty", "--json", "--all")
     assert (ended.status, ended.err) == (2, "makemore: empty: nothing has been recorded yet\n")
+    table = list(csv.DictReader(makemore.run("show", "done", "--csv").out.splitlines()))
+    assert (table[0]["step"], table[-1]["step"]) == ("0", str(told[-1]["step"]))  # type: ignore[index]
+    assert all(math.isfinite(float(row["loss"])) for row in table[1:])
+    assert makemore.run("show", "done", "--csv", "--json").status == 2
+    assert makemore.run("show", "empty", "--csv").err == ended.err
 
 
 def test_a_preset_in_the_place_of_a_command_is_answered_by_how_it_is_started(makemore: Commands) -> None:
