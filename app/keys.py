@@ -65,7 +65,7 @@ KEYS: tuple[Key, ...] = (
     Key(("d",), "detach", "d", "leave; the run stays, in the background", "look", "detach", 26),
     Key(("q", "ctrl+c", "ctrl+q"), "ask_quit", "q", "quit; asks what becomes of the run", "look", "quit", 5),
     Key(("ctrl+z",), "suspend_process", "ctrl-z", "to the shell, fg returns; a run trained here stops", "look"),
-    Key(("1",), "screen('dashboard')", "1", "every layer in a row, loss, names, findings", "screens"),
+    Key(("1",), "screen('dashboard')", "1", "every layer in a row, loss, names, findings", "screens", "screens", 9),
     Key(("2",), "screen('layer')", "2", "the layer under the cursor, enlarged", "screens"),
     Key(("3",), "screen('gradients')", "3", "gradients through depth and time", "screens"),
     Key(("4",), "screen('weights')", "4", "every weight; update:data over time", "screens"),
@@ -77,15 +77,15 @@ KEYS: tuple[Key, ...] = (
     Key(("i",), "screen('gain')", "i", "gain looked into: the spread through any depth", "screens"),
     Key(("P",), "screen('presets')", "P", "the lectures' experiments; enter starts one", "screens", "experiments", 24),
     Key(("D",), "screen('doctor')", "D", "the doctor's advice; enter applies it", "screens", "doctor", 22),
-    Key(("e",), "explain", "e", "explain what is on the screen", "screens", "explain", 9),
+    Key(("e",), "explain", "e", "explain what is on the screen", "screens", "explain", 8),
     Key(("?", "9"), "screen('help')", "?", "this help", "screens", "help", 4),
 )
 
 GROUPS = (("train", "Training"), ("change", "The net"), ("move", "Moving"), ("look", "Looking"), ("screens", "Screens"))
 CHANGING = ("train", "change")  # groups whose keys act on training: off in a read-only view
 
-# Two keys of one thing, written as one in the footer.
-PAIRS = {"gain(1)": "g/G", "go_back(True)": "u/U", "lr(1)": "-/+", "pace(1)": "</>"}
+# Several keys of one thing, written as one in the footer.
+PAIRS = {"screen('dashboard')": "1-8", "gain(1)": "g/G", "go_back(True)": "u/U", "lr(1)": "-/+", "pace(1)": "</>"}
 
 # By the footer's words, in some states of a run: what is refused there, and what helps.
 IDLE = {"diverged": ("pause", "step", "pace", "names", "freeze"), "finished": ("pace", "freeze")}

@@ -136,12 +136,12 @@ def test_what_differs_from_the_preset_is_told_beside_its_name() -> None:
     course = canned.course(until=2000)
     config = {**course[-1].config, "gain": 0.5, "norm": "none", "seed": 5}
     course[-1] = msgspec.structs.replace(course[-1], config=config)
-    assert "  deep-batchnorm  norm none, gain 0.5  cpu plain" in text_of(draw(view(course), 160, 48))[0]
+    assert "  deep-batchnorm  no norm, gain 0.5  cpu plain" in text_of(draw(view(course), 160, 48))[0]
     course[-1] = msgspec.structs.replace(course[-1], run="deep-batchnorm-3")
     assert text_of(draw(view(course), 80, 24))[0].startswith("deep-batchnorm-3*  no BN ×0.5  step 2,000/200,000 ")
     for run, cells, told in (
         ("deep-batchnorm-3", 72, "deep-batchnorm-3*  step"),
-        ("mine", 80, "mine  norm none, gain 0.5  step"),
+        ("mine", 80, "mine*  no norm, gain 0.5  step"),
         ("mine", 68, "mine*  no BN ×0.5  step"),
         ("mine", 62, "mine*  step"),
     ):
@@ -210,8 +210,10 @@ def test_a_pause_shows_losses_of_the_minibatch_each_once() -> None:
 
 
 @pytest.mark.parametrize(("changes", "told"), [
-    ({}, "  BatchNorm, gain 1  "), ({"norm": "none", "gain": "auto"}, "  norm none, gain auto  cpu"),
-    ({"fan_in": "off"}, "  BatchNorm, gain 1, fan-in off  "), ({"gain": 5 / 3}, "  gain 5/3  BatchNorm  "),
+    ({}, "  BatchNorm, gain 1  "),
+    ({"norm": "none", "gain": "auto"}, "  no norm, gain 5/3  cpu"),
+    ({"fan_in": "off"}, "  BatchNorm, gain 1, fan-in off  "),
+    ({"gain": 5 / 3, "n_layer": 3, "lr": 0.2}, "  BatchNorm, gain 5/3  n_layer 3  cpu"),
 ])  # fmt: skip
 def test_the_header_always_tells_norm_gain_and_fan_in(changes: dict[str, Value], told: str) -> None:
     course = canned.course(until=2000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from app import glyphs as glyph
 from app.keys import footer
@@ -21,6 +21,7 @@ WORDS = {
 }  # fmt: skip
 
 NORMS = {"batch": ("BatchNorm", "BN"), "layer": ("LayerNorm", "LN"), "group": ("GroupNorm", "GN")}
+TOLD = ("norm", "gain", "fan_in", "lr")  # settings that the header always tells, changed or not
 ENLARGES = ("dashboard", "gradients", "weights", "twin")  # screens on which enter does
 TEXTS = ("explain", "doctor", "help")  # screens whose key, pressed again, leads back
 RUNNING = len("  9,990/s  eta 0:30 training")  # cells behind the step while training runs
@@ -119,34 +120,37 @@ def _first(view: View, snapshot: Snapshot, badge: Line, cells: int) -> Line:
     preset = glyph.escape(preset, ascii=g.ascii)
     # `deep-tanh-3` tells the preset too
     needed = "" if preset in (run, run.rstrip("0123456789")[:-1]) else preset
-    changed, count = glyph.escape(", ".join(other), ascii=g.ascii), f"{len(other)} changed" if other else ""
-    full, short, shortest = _net(snapshot.config, g, {one.split()[0] for one in other})
-    last = run + "*" * bool(other or preset != snapshot.preset)
+    full, short, shortest = _net(snapshot.config, g)
+    more = [one for one in other if not full or one.split()[0] not in TOLD]
+    changed, count = glyph.escape(", ".join(more), ascii=g.ascii), f"{len(other)} changed" if other else ""
     ours = preset == snapshot.preset  # the experiment that it began as
-    tries: list[tuple[str, ...]] = [(run, preset, changed, full, where)]
-    tries += [(run, needed, changed, *more) for more in ((full, where), (full,), (short,), (shortest,))]
+    tries: list[tuple[str, ...]] = [(run, preset, full, changed, where)]
+    tries += [(run, needed, *told) for told in ((full, changed, where), (full, changed), (short, changed))]
+    tries += [(run, needed, shortest, changed)]
     if not other:
         tries += [(run, needed)] if ours else [(run, needed), (preset + "*", short), (preset + "*", shortest)]
     elif ours:
-        tries += [(run, changed, full), (run, changed, shortest)]
-    tries += [(last, short), (last, shortest)] if short else [(run, needed, count, where), (run, needed, count)]
+        tries += [(run, full, changed), (run, shortest, changed)]
+    tries += [(run, short), (run, shortest)] if short else [(run, needed, count, where), (run, needed, count)]
     if count:
-        tries += [(run, changed if ours or not needed else count), (run, count)]
-    tries += [(last,), (glyph.clip(last, max(0, room - 2), g) if room > 8 else "",)]
+        tries += [(run, changed or full if ours or not needed else count), (run, count)]
+    tries += [(run,), (glyph.clip(run, max(0, room - 2), g) if room > 8 else "",)]
     left: Line = []
     for parts in tries:
         told = [part for part in dict.fromkeys(parts) if part]
-        most = preset if preset in told else run
-        left = [(part + "  ", "title" if part == most or len(told) == 1 else "dim") for part in told]
+        most = told.index(preset) if preset in told else 0
+        if told[:1] == [run] and preset not in told and (other or not ours):
+            told[0] += "*"
+        left = [(part + "  ", "title" if at == most else "dim") for at, part in enumerate(told)]
         if cells_of(left) <= room:
             break
     left = fit(left, room + 2, g) if cells_of(left) < room + 2 and cells >= 100 else left
     return ends([*left, *middle], badge, cells, g)
 
 
-def _net(config: Mapping[str, Value], g: glyph.Glyphs, told: Collection[str]) -> tuple[str, str, str]:
+def _net(config: Mapping[str, Value], g: glyph.Glyphs) -> tuple[str, str, str]:
     """What no row of the table tells of a net, longer and shorter: its norm, its gain, and where fan-in is not divided
-    by. The first without the settings that are `told` beside it; empty for a net of other settings than ours.
+    by; empty for a net of other settings than ours.
     """
     gain, kind = config.get("gain"), str(config.get("nonlinearity"))
     if gain is None:
@@ -154,12 +158,9 @@ def _net(config: Mapping[str, Value], g: glyph.Glyphs, told: Collection[str]) ->
     factor = glyph.escape(shown(GAINS.get(kind, 1.0) if gain == "auto" else gain), ascii=g.ascii)
     norm = NORMS.get(str(config.get("norm")), ("no norm", "no BN"))
     fan_in = "fan-in off" if config.get("fan_in") == "off" else ""
-    parts = {"norm": norm[0], "gain": f"gain {factor}", "fan_in": fan_in}
-    full = ", ".join(part for name, part in parts.items() if part and name not in told)
-    short, shortest = (
-        " ".join(filter(None, (norm[1], text, fan_in))) for text in (f"gain {factor}", f"{g.times}{factor}")
-    )
-    return full, short, shortest
+    gain_of = f"gain {factor}"
+    short, shortest = (" ".join(filter(None, (norm[1], text, fan_in))) for text in (gain_of, f"{g.times}{factor}"))
+    return ", ".join(filter(None, (norm[0], gain_of, fan_in))), short, shortest
 
 
 def _facts(view: View, snapshot: Snapshot, cells: int) -> list[Line]:
