@@ -424,7 +424,7 @@ def absent(folder: Path, seen: str = "") -> str:
         case "stopped":
             return f"it was stopped; {resume} goes on"
         case "diverged":
-            return f"it diverged; {resume} opens it: D says what to change"
+            return f"it diverged; {resume} opens it: D says what to change, u undoes what was"
     try:
         saved = checkpoints(folder)
     except ValueError as error:

@@ -698,7 +698,8 @@ def test_a_diverged_run_does_not_diverge_again_in_the_background(trained: Comman
     opened(new_run(trained.cwd / "runs/diverged", config, few_names_file)).run()
     ended = trained.run("resume", "diverged", "--detach")
     assert (ended.status, ended.out) == (1, "")
-    assert ended.err == "makemore: diverged: it diverged; `makemore resume diverged` opens it: D says what to change\n"
+    told = "it diverged; `makemore resume diverged` opens it: D says what to change, u undoes what was"
+    assert ended.err == f"makemore: diverged: {told}\n"
 
 
 # Where the output goes
