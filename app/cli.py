@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -20,6 +20,9 @@ from makemore_core import __version__
 from makemore_core.command import COLDEST, HOTTEST, Channel, Command
 from makemore_core.config import pair, printable
 from makemore_core.watch import Watch
+
+if TYPE_CHECKING:
+    from app.history import Beside
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -101,6 +104,9 @@ def _with(options: Sequence[Callable[[Function], Function]], function: Function)
     return function
 
 
+BESIDE = click.option("--beside", metavar="RUN", help="Draw the loss of another run behind this one's.")
+
+
 def watching(function: Function) -> Function:
     """The options that say how closely a run is watched, and how it is shown."""
     options = [
@@ -117,6 +123,7 @@ def watching(function: Function) -> Function:
         click.option("--pace", type=Number(0.1, 1e6), metavar="N", help="Begin in slow motion, N steps a second."),
         click.option("--paused", is_flag=True, help="Begin in a pause; a new net after its first update."),
         click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII),
+        BESIDE,
     ]
     return _with(options, function)
 
@@ -170,17 +177,19 @@ def train(
     pace: float | None,
     paused: bool,
     ascii_only: bool | None,
+    beside: str | None,
 ) -> int:
     """Train a new run: in the studio, without a screen, or in the background."""
     from app import launch
 
     changes = config_changes(settings, steps=steps, seed=seed, device=device, engine=engine)
     plan = launch.plan(preset, changes, data, twin)
-    check_front_end(headless, as_json, detach, "train")
+    check_front_end(headless, as_json, detach, beside, "train")
+    curves = curves_beside(beside)
     folder, watch = launch.begin(plan, run), Watch(probe_every, fps, budget, pace, paused)
     try:
         if not detach:
-            return front_end(folder, headless, as_json, watch, ascii_only)
+            return front_end(folder, headless, as_json, watch, ascii_only, beside=curves)
         return detached(folder, watch, as_json)
     except BaseException:
         launch.forget(folder)
@@ -210,6 +219,7 @@ def resume(
     pace: float | None,
     paused: bool,
     ascii_only: bool | None,
+    beside: str | None,
 ) -> int:
     """Go on from the last good checkpoint of a run."""
     from app import launch
@@ -219,7 +229,8 @@ def resume(
     read_manifest(folder)
     if holder := held_by(folder):
         raise ValueError(f"{folder.name}: is being trained already, by process {holder.pid}; makemore attach shows it")
-    check_front_end(headless, as_json, detach, "resume")
+    check_front_end(headless, as_json, detach, beside, "resume")
+    curves = curves_beside(beside)
     if data is not None:
         launch.moved(folder, data)
     first = launch.longer(folder, steps) if steps is not None else []
@@ -233,11 +244,22 @@ def resume(
         return Exit.DONE
     if detach:
         return detached(folder, watch, as_json, steps)
-    return front_end(folder, headless, as_json, watch, ascii_only, first)
+    return front_end(folder, headless, as_json, watch, ascii_only, first, curves)
 
 
-def check_front_end(headless: bool, as_json: bool, detach: bool, command: str) -> None:
-    """Raises ValueError where nobody would write the JSON lines, or the studio has no terminal."""
+def curves_beside(run: str | None) -> Beside | None:
+    """What is to be drawn behind, if anything. Raises ValueError for a run of which nothing is recorded."""
+    if run is None:
+        return None
+    from app.session_view import curves_of
+
+    return curves_of(run)
+
+
+def check_front_end(headless: bool, as_json: bool, detach: bool, beside: str | None, command: str) -> None:
+    """Raises ValueError where nobody would write the JSON lines or draw another run, or the studio has no terminal."""
+    if beside is not None and (headless or detach):
+        raise ValueError("--beside: needs the studio, without --headless and --detach")
     if as_json and not (headless or detach):
         raise ValueError("--json: goes with --headless or --detach")
     if not headless and not detach:
@@ -251,6 +273,7 @@ def front_end(
     watch: Watch,
     ascii_only: bool | None,
     first: Sequence[Command] = (),
+    beside: Beside | None = None,
 ) -> int:
     """Train what is in the folder, with or without a screen, after the `first` commands; the exit status."""
     channel = Channel()
@@ -262,7 +285,7 @@ def front_end(
         return train_headless(folder, as_json, watch, ascii_only, channel)
     from app.session_view import train_in_studio
 
-    return train_in_studio(folder, watch, ascii_only, channel)
+    return train_in_studio(folder, watch, ascii_only, channel, beside)
 
 
 @cli.command()
@@ -270,7 +293,8 @@ def front_end(
 @click.option("--readonly", is_flag=True, help="Look only: the trainer refuses this view's commands.")
 @click.option("--fps", type=Number(0.1, 60), default=10.0, help="Pictures a second.")
 @click.option("--ascii/--no-ascii", "ascii_only", default=None, help=ASCII)
-def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None) -> int:
+@BESIDE
+def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None, beside: str | None) -> int:
     """Watch and control a run that another process trains; the latest one if none is named."""
     from makemore_core.aside import Aside
     from makemore_core.rundir import find_run, read_manifest
@@ -281,7 +305,7 @@ def attach(run: str | None, readonly: bool, fps: float, ascii_only: bool | None)
     aside = Aside(folder)
     from app.session_view import attach_studio
 
-    return attach_studio(folder, readonly, fps, ascii_only, aside)
+    return attach_studio(folder, readonly, fps, ascii_only, aside, curves_beside(beside))
 
 
 @cli.command()

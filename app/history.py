@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from app.series import Series
 from app.traces import LayerTrace, WeightTrace
@@ -72,10 +72,18 @@ class Attempt:
         self.val = [point for point in self.val if point[0] <= step]
 
 
+class Beside(NamedTuple):
+    """The curves of another run, to be compared with."""
+
+    run: str
+    attempt: Attempt
+
+
 class History:
     """Feed it events; read the fields. A restart turns the curves so far into a ghost."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Beside | None = None) -> None:
+        self.beside = beside
         self.snapshot: Snapshot | None = None
         self.exhibits: dict[str, Exhibit] = {}
         self.exhibit_configs: dict[str, dict[str, Value]] = {}  # the run's settings as each came, by name

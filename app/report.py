@@ -52,12 +52,12 @@ def newest(folder: Path) -> Snapshot:
     rundir.read_manifest(folder)
     snapshot = rundir.read_state(folder) or last_recorded(folder)
     if snapshot is None:
-        raise ValueError(_unrecorded(folder))
+        raise ValueError(unrecorded(folder))
     state, trouble = rundir.heard_of(folder)
     return msgspec.structs.replace(snapshot, state=state, message=joined(snapshot.message, trouble))
 
 
-def _unrecorded(folder: Path) -> str:
+def unrecorded(folder: Path) -> str:
     return f"{printable(folder.name)}: nothing has been recorded yet"
 
 
@@ -132,7 +132,7 @@ def show_record(run: str | None) -> int:
         click.echo(to_json(snapshot))
         nothing = False
     if nothing:
-        raise ValueError(_unrecorded(folder))
+        raise ValueError(unrecorded(folder))
     return Exit.DONE
 
 
@@ -141,7 +141,7 @@ def show_table(run: str | None) -> int:
     folder = rundir.find_run(run)
     found = as_csv.rows(recorded(RecordReader(folder / rundir.RECORD), folder.name))
     if not found:
-        raise ValueError(_unrecorded(folder))
+        raise ValueError(unrecorded(folder))
     as_csv.write(found)
     return Exit.DONE
 

@@ -9,7 +9,8 @@ import click
 
 from app import launch
 from app.driver import run_app
-from app.report import ask
+from app.history import Beside, History
+from app.report import ask, unrecorded
 from app.studio import Studio
 from app.terminal import Exit, by_signal, stopped_by_signals, without_terminal_if_lost
 from makemore_core import rundir
@@ -49,7 +50,18 @@ class OwnRun:
         self._channel.send(command)
 
 
-def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel: Channel) -> int:
+def curves_of(run: str) -> Beside:
+    """What was recorded of a run, to be drawn beside another one. Raises ValueError where nothing was."""
+    folder, history = rundir.find_run(run), History()
+    history.feed(recorded(RecordReader(folder / rundir.RECORD), folder.name))
+    if not len(history.attempt.loss):
+        raise ValueError(unrecorded(folder))
+    return Beside(folder.name, history.attempt)
+
+
+def train_in_studio(
+    folder: Path, watch: Watch, ascii_only: bool | None, channel: Channel, beside: Beside | None
+) -> int:
     """Train the run in the folder and show it; the exit status.
 
     Where the terminal is lost the training goes on to its end without it.
@@ -64,6 +76,7 @@ def train_in_studio(folder: Path, watch: Watch, ascii_only: bool | None, channel
         fps=watch.per_second,
         start=worker.start,
         detach=handed_over.append,
+        beside=beside,
         absent=lambda: rundir.absent(folder) if worker.ended() else "",
     )
     stream.failed = studio.exit
@@ -120,7 +133,9 @@ def unsaved(folder: Path) -> click.ClickException:
     return click.ClickException(f"{folder.name}: {again if folder.is_dir() else rundir.absent(folder)}")
 
 
-def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | None, aside: Aside) -> int:
+def attach_studio(
+    folder: Path, readonly: bool, fps: float, ascii_only: bool | None, aside: Aside, beside: Beside | None
+) -> int:
     """Show a run that another process trains; the exit status."""
     stream = Attached(folder, readonly=readonly, first=aside.keep)
     studio = Studio(
@@ -131,6 +146,7 @@ def attach_studio(folder: Path, readonly: bool, fps: float, ascii_only: bool | N
         fps=fps,
         absent=lambda: stream.absent(studio.run_state),
         waiting=f"reading {folder.name}",
+        beside=beside,
     )
     try:
         status = run_studio(studio, studio.exit)

@@ -18,7 +18,7 @@ from textual import events
 from textual.app import App, ComposeResult
 
 from app.glyphs import ASCII, UNICODE, clip, escape
-from app.history import STILL, History
+from app.history import STILL, Beside, History
 from app.keys import CHANGING, KEYS, bindings
 from app.panel import Panel
 from app.terminal import ascii_wanted, light_wanted
@@ -84,13 +84,14 @@ class Studio(App[int]):
         absent: Callable[[], str] = lambda: "",
         pictures: Path | None = None,
         waiting: str = "loading torch and the data",
+        beside: Beside | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(ansi_color=True)
         self.stream, self.start, self.detach_run = stream, start, detach
         self.fps, self.clock, self.absent = fps, clock, absent
         self.pictures = pictures or Path.cwd()
-        self.history, self.chart = History(), Chart()
+        self.history, self.chart = History(beside), Chart()
         use_ascii = ascii_wanted() if ascii is None else ascii
         self.state = View(
             self.history,

@@ -17,7 +17,7 @@ import pytest
 from app import report
 from app.history import History
 from app.launch import Worker
-from app.session_view import OwnRun
+from app.session_view import OwnRun, curves_of
 from makemore_core import attach, recorder, rundir
 from makemore_core.attach import Attached
 from makemore_core.command import Back, Channel, Command, Look, Pause, Restart, Resume, Set, Step, Stop
@@ -266,6 +266,15 @@ def test_a_view_never_waits_for_a_trainer_that_hangs(
 
     monkeypatch.setattr(rundir, "heard_of", hanging)
     viewer.wait(lambda s: s.step > 0 and bool(asked), "training")
+
+
+def test_the_curves_of_another_run_are_those_of_its_net_as_it_is_now(tmp_path: Path, few_names_file: Path) -> None:
+    folder = new_run(tmp_path / "older", SMALL, few_names_file)
+    with pytest.raises(ValueError, match="older: nothing has been recorded yet"):
+        curves_of(str(folder))
+    opened(folder, Order(0, 90, Restart()), Order(1, 60, Stop())).run()
+    run, attempt = curves_of(str(folder))
+    assert (run, attempt.number, attempt.loss.end) == ("older", 1, 60)
 
 
 @pytest.mark.parametrize("state", ["finished", "stopped"])

@@ -106,6 +106,7 @@ def trained(place: Path) -> Iterator[Commands]:
         ("train --headless --run done", "is there already"),
         ("train --headless --run no/such/\x1b", "run=no/such/"),
         ("train --json", "--json: goes with --headless or --detach"),
+        ("train --headless --beside done", "--beside: needs the studio, without --headless and --detach"),
         ("train --probe-every 0", "--probe-every"),
         ("train --fps fast", "--fps"),
         ("train --pace 0", "'--pace': 0.0 is not in the range 0.1<=x<="),

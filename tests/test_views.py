@@ -16,7 +16,7 @@ from msgspec import structs
 from rich.color import Color
 
 from app.glyphs import ASCII, UNICODE
-from app.history import Attempt, History
+from app.history import Attempt, Beside, History
 from app.keys import FIRST, IDLE, KEYS, footer
 from app.panel import LOOKS, Palette, changed, colour, look, sgr
 from app.traces import WeightTrace
@@ -458,6 +458,23 @@ def test_without_colours_bands_ghosts_and_lines_are_told_apart_by_signs() -> Non
     assert "a=this run  b=" in text
     lines = text.partition("a=this run")[2].splitlines()
     assert [line[-1] for line in lines if line[-1:] in ("a", "b")] == ["b", "a"]
+
+
+def test_the_loss_of_another_run_is_drawn_behind_under_its_name() -> None:
+    other = History()
+    other.feed(canned.course(canned.SICK, until=4000))
+    course = [*canned.course(canned.SHRINKING, until=3000), *canned.course(until=2000, attempt=1)]
+    state = view(course, screen="dashboard")
+    state.history.beside = Beside(f"older{canned.HOSTILE[0]}", other.attempt)
+    picture = draw(state, 120, 40)
+    styles = {style.split("/")[0] for line in picture for _, style in line}
+    assert {"ghost", "twin"} <= styles
+    (heading,) = (line for line in text_of(picture) if line.startswith("─ loss"))
+    assert "validation; older" in heading
+    plain = draw(replace(state, glyphs=UNICODE._replace(coloured=False)), 120, 40)
+    told = "\n".join(text_of(plain))
+    assert "× older" in told
+    assert told.count("×") > 20
 
 
 def test_a_layer_has_one_colour_in_every_plot() -> None:

@@ -144,9 +144,9 @@ class Canvas:
         return 0 <= row < len(self.chars) and set(self.chars[row][column : column + cells]) == {" "}
 
     def lines(self) -> list[Line]:
-        """The grid as lines; without colours, bands and earlier curves get signs of their own."""
+        """The grid as lines; without colours, bands, earlier curves and those of another run get signs of their own."""
         if not self.glyphs.coloured:
-            signs = {"band": self.glyphs.shade, "ghost": self.glyphs.dot}
+            signs = {"band": self.glyphs.shade, "ghost": self.glyphs.dot, "twin": self.glyphs.times}
             for chars, styles in zip(self.chars, self.styles, strict=True):
                 chars[:] = [
                     signs.get(style, char) if char != " " else char for char, style in zip(chars, styles, strict=True)
@@ -369,28 +369,29 @@ class Frame(NamedTuple):
 
 def loss_curve(view: View, width: int, height: int) -> list[Line]:
     """The loss of the present attempt: the mean as a line on the band from minimum to maximum, validation points, the
-    expected first loss as a line, marks where something was changed, earlier attempts as ghosts behind.
+    expected first loss as a line, marks where something was changed, behind it earlier attempts and another run.
     """
     history, snapshot = view.history, view.history.snapshot
     if snapshot is None:
         return []
-    now, ghosts = history.attempt, tuple(history.ghosts)
-    frame = Frame.of(width, height, max(snapshot.step, *(ghost.loss.end for ghost in ghosts), 1), view.glyphs)
+    now, behind = history.attempt, [(ghost, "ghost") for ghost in reversed(history.ghosts)]
+    behind += [(history.beside.attempt, "twin")] if history.beside else []
+    frame = Frame.of(width, height, max(snapshot.step, *(other.loss.end for other, _ in behind), 1), view.glyphs)
     if frame is None:
         return []
-    axis = loss_axis([*ghosts, now], snapshot.expected_loss, frame.dots, view.log)
+    axis = loss_axis([*(other for other, _ in behind), now], snapshot.expected_loss, frame.dots, view.log)
     if axis is None:
         return [[(" " * frame.gutter + "no loss yet", "dim")]]
     drawn, first, expected = frame.drawn(snapshot.step, view), snapshot.first_loss, snapshot.expected_loss
     points = len(now.val), now.val[-1][0] if now.val else None
-    grown = tuple(ghost.loss.end for ghost in ghosts), points, now.loss.broken
-    return _loss_curve(now, ghosts, axis, frame, drawn, history.marks, first, expected, grown)
+    grown = tuple(other.loss.end for other, _ in behind), points, now.loss.broken
+    return _loss_curve(now, tuple(behind), axis, frame, drawn, history.marks, first, expected, grown)
 
 
 @functools.lru_cache(8)
 def _loss_curve(
     now: Attempt,
-    ghosts: tuple[Attempt, ...],
+    behind: tuple[tuple[Attempt, str], ...],
     axis: Axis,
     frame: Frame,
     drawn: int,
@@ -404,7 +405,7 @@ def _loss_curve(
     cells, rows_, g = frame.cells, frame.rows, frame.glyphs
     columns = now.loss.columns(frame.per_dot)[:drawn]
     trails = [Trail(line(columns, axis), "loss")]
-    trails += [Trail(line(ghost.loss.columns(frame.per_dot), axis), "ghost") for ghost in reversed(ghosts)]
+    trails += [Trail(line(other.loss.columns(frame.per_dot), axis), style) for other, style in behind]
     trails.append(Trail(edge([bucket and bucket.low for bucket in columns], axis), "band"))
     trails.append(Trail(edge([bucket and bucket.high for bucket in columns], axis), "band"))
     canvas = frame.canvas(trails)

@@ -62,7 +62,7 @@ def _titled(title: str, note: str | Line, width: int, height: int, g: glyph.Glyp
     return [*lines[:height], *([[]] * (height - len(lines)))]
 
 
-def _loss_note(view: View, width: int) -> str:
+def _loss_note(view: View, width: int) -> Line:
     bounds = view.history.attempt.loss.bounds()
     parts = ["log scale"] if view.log else []
     if bounds and bounds[1] > WIDE * bounds[0] and not view.log:
@@ -71,7 +71,12 @@ def _loss_note(view: View, width: int) -> str:
         parts.append(f"range, mean, {view.glyphs.point} val")
     if width >= 60:
         parts.append(f"of minibatches: range and mean; {view.glyphs.point} validation")
-    return ", ".join(parts)
+    note: Line = [(", ".join(parts), "dim")]
+    if other := view.history.beside:
+        g = view.glyphs
+        run = f"{g.times} " * (not g.coloured) + glyph.clip(glyph.escape(other.run, ascii=g.ascii), width // 3, g)
+        note += [("; " * bool(parts), "dim"), (run, "twin")]
+    return note
 
 
 def _side_width(width: int) -> int:
