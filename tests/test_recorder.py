@@ -153,6 +153,21 @@ def test_more_steps_of_a_finished_run_are_as_if_it_had_had_them(
     assert differing(load_attempt(folder)[0], reference(SMALL.replace({"steps": 190}), few_names, [])) == []
 
 
+def test_more_steps_that_were_saved_count_though_a_kill_left_the_word_that_it_is_finished(
+    run: Callable[[Config], Path],
+) -> None:
+    folder = run(SMALL)
+    opened(folder).run()
+    finished = (folder / rundir.STATE).read_bytes()
+    session = opened(folder)
+    for command in Set({"steps": 190}), Checkpoint(), Stop():
+        session.channel.send(command)
+    assert session.run() == "stopped"
+    (folder / rundir.STATE).write_bytes(finished)
+    again = opened(folder)
+    assert (again.state, again.run(), again.trainer.step) == ("running", "finished", 190)
+
+
 def test_killed_before_its_first_checkpoint_it_begins_anew_and_makes_its_changes_again(
     run: Callable[[Config], Path], few_names: Dataset
 ) -> None:
