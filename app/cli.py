@@ -431,9 +431,11 @@ def reproduce(quick: bool, data: str | None, as_json: bool) -> int:
 
 
 @cli.command(name="find-lr")
+@click.argument(RUN, required=False)
 @net
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def find_lr(
+    run: str | None,
     preset: str | None,
     settings: tuple[str, ...],
     data: str | None,
@@ -441,15 +443,28 @@ def find_lr(
     device: str | None,
     as_json: bool,
 ) -> int:
-    """Learning-rate range test: the loss at rates from 0.001 to 1, and a suggestion."""
+    """Learning-rate range test: the loss at rates from 0.001 to 1, and a suggestion.
+
+    Of a fresh net, or of a copy of a run's net as it is now.
+    """
     from app import launch
 
     changes = config_changes(settings, seed=seed, device=device)
-    config = launch.plan(preset, changes, data).config
+    if run is None:
+        config = launch.plan(preset, changes, data).config
+        from makemore_core import dataset
+        from makemore_core.trainer import Trainer
 
-    from makemore_core.find_lr import run
+        trainer = Trainer(config, dataset.read(data))
+    elif preset is not None or changes:
+        raise click.UsageError("of a run no other settings can be tested: RUN, or --preset, --set, --seed, --device")
+    else:
+        from app.model_of import net_of
 
-    return run(config, data, json=as_json)
+        trainer, _ = net_of(run, data)
+    from makemore_core import find_lr as finder
+
+    return finder.run(trainer, json=as_json)
 
 
 @cli.command()

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 import torch
 
-from makemore_core import dataset
 from makemore_core.answers import RangeTest
-from makemore_core.config import Config, Value
+from makemore_core.config import Value
 from makemore_core.engine import PlainEngine
 from makemore_core.fast import FastEngine
 from makemore_core.looking import Options, Parts, at_once, copy_of, upcoming
@@ -137,9 +136,8 @@ def _seconds(trainer: Trainer) -> Parts[float]:
     return seconds / 10
 
 
-def run(config: Config, data: str | None = None, updates: int = UPDATES, json: bool = False) -> int:
-    """Print the test of a fresh net; 1 where it suggests nothing, else 0. Raises ValueError for bad input."""
-    trainer = Trainer(config, dataset.read(data))
+def run(trainer: Trainer, updates: int = UPDATES, json: bool = False) -> int:
+    """Print the test of a net as it stands; 1 where it suggests nothing, else 0. Raises ValueError for bad input."""
     if trainer.notice:
         print(trainer.notice, file=sys.stderr)
     test = at_once(range_test(trainer, updates))

@@ -19,6 +19,7 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
+from msgspec import to_builtins
 
 from app.cli import cli
 from app.glyphs import width_of
@@ -28,6 +29,8 @@ from makemore_core.command import Back, Command, Pause, Restart, Set, Step, Stop
 from makemore_core.config import LIVE_FIELDS, LIVE_IF_ASKED_FIELDS, Config
 from makemore_core.control import ControlClient, Reply
 from makemore_core.dataset import Dataset
+from makemore_core.find_lr import range_test
+from makemore_core.looking import at_once
 from makemore_core.model import evaluate
 from makemore_core.presets import PRESETS
 from makemore_core.recorder import load_attempt
@@ -132,6 +135,7 @@ def trained(place: Path) -> Iterator[Commands]:
         ("attach nope", "run=nope: no such run"),
         ("attach done", "is not a terminal, and the studio needs one; `makemore show` does not"),
         ("find-lr --steps 100", "No such option"),
+        ("find-lr done --set n_layer=2", "of a run no other settings can be tested: RUN, or --preset, --set, --seed"),
         ("find-lr --engine fast", "No such option"),
         ("doctor nope", "run=nope: no such run"),
         ("ctl", "RUN"),
@@ -446,6 +450,10 @@ def test_names_and_losses_of_what_was_trained(trained: Commands, few_names: Data
     assert ended.err.startswith("makemore: 'El': 'E' is not among the characters of the data, abc")
 
     trainer = load_attempt(trained.cwd / "runs/done")[0]
+    found = strict(trained.run("find-lr", "done", "--json").out)
+    assert found["step"] == 60  # type: ignore[index]
+    assert found["data"] == to_builtins(at_once(range_test(trainer)))  # type: ignore[index]
+
     train, val, test = (evaluate(trainer.model, trainer.split(items)) for items in few_names[2:5])
     assert trained.run("eval", "done").out == f"step 60  train {train:.4f}  val {val:.4f}  test {test:.4f}\n"
     told = {"step": 60, "attempt": 1, "train": train, "val": val, "test": test}

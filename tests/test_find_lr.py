@@ -131,18 +131,19 @@ def test_a_running_mean_has_no_pull_to_its_start() -> None:
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     config = PRESETS["mlp-kaiming"].config().replace({"n_hidden": 20})
-    assert find_lr.run(config, updates=300, json=True) == 0
+    net = Trainer(config, dataset.read())
+    assert find_lr.run(net, updates=300, json=True) == 0
     told = msgspec.json.decode(capsys.readouterr().out)["data"]
     assert len(told["rates"]) == len(told["losses"]) == len(told["smooth"]) == 300
     assert told["fix"] == {"lr": told["suggestion"]}
-    assert find_lr.run(config, updates=300) == 0
+    assert find_lr.run(net, updates=300) == 0
     printed = capsys.readouterr().out
     assert f"try lr={told['suggestion']:g}" in printed
     lowest, rate = re.search(r"is lowest, (\d\.\d\d), at lr ([\d.e-]+)", printed).groups()  # type: ignore[union-attr]
     rows = [line.split()[:2] for line in printed.splitlines()[1:-2]]
     assert lowest in [f"{float(loss):.2f}" for at, loss in rows if at == rate]
     with pytest.raises(ValueError, match="updates=3"):
-        find_lr.run(config, updates=3)
+        find_lr.run(net, updates=3)
     ruined = config.replace({"gain": 1e38, "n_layer": 2, "nonlinearity": "identity", "norm": "none"})
-    assert find_lr.run(ruined, updates=100) == 1  # no rate helps
+    assert find_lr.run(Trainer(ruined, net.dataset), updates=100) == 1  # no rate helps
     assert "is no number, from the smallest rates on" in capsys.readouterr().out
