@@ -60,7 +60,7 @@ def curves_of(run: str) -> Beside:
 
 
 def train_in_studio(
-    folder: Path, watch: Watch, ascii_only: bool | None, channel: Channel, beside: Beside | None
+    folder: Path, watch: Watch, ascii_only: bool | None, channel: Channel, beside: Beside | None = None
 ) -> int:
     """Train the run in the folder and show it; the exit status.
 
@@ -134,7 +134,7 @@ def unsaved(folder: Path) -> click.ClickException:
 
 
 def attach_studio(
-    folder: Path, readonly: bool, fps: float, ascii_only: bool | None, aside: Aside, beside: Beside | None
+    folder: Path, readonly: bool, fps: float, ascii_only: bool | None, aside: Aside, beside: Beside | None = None
 ) -> int:
     """Show a run that another process trains; the exit status."""
     stream = Attached(folder, readonly=readonly, first=aside.keep)
