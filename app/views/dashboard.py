@@ -71,11 +71,11 @@ def _loss_note(view: View, width: int) -> Line:
         parts.append(f"range, mean, {view.glyphs.point} val")
     if width >= 60:
         parts.append(f"of minibatches: range and mean; {view.glyphs.point} validation")
-    note: Line = [(", ".join(parts), "dim")]
+    note: Line = [(", ".join(parts), "dim")] if parts else []
     if other := view.history.beside:
         g = view.glyphs
         run = f"{g.times} " * (not g.coloured) + glyph.clip(glyph.escape(other.run, ascii=g.ascii), width // 3, g)
-        note += [("; " * bool(parts), "dim"), (run, "twin")]
+        note += [*([("; ", "dim")] if parts else []), (run, "twin")]
     return note
 
 
