@@ -444,7 +444,8 @@ def test_a_record_of_days_stays_in_its_budget_with_extremes_commands_and_ends(tm
     steps = [json.loads(payload)["step"] for payload in found if b'"snapshot"' in payload]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (20, 50_000)
-    assert max(b - a for a, b in itertools.pairwise(steps)) < 50_000 / 10, "the whole run is still there"
+    # how far apart depends on when the disk let it be thinned
+    assert max(b - a for a, b in itertools.pairwise(steps)) < 50_000 / 4, "the whole run is still there"
     assert len(segments(tmp_path)) < 40
     assert not list(tmp_path.glob(".*"))
 
