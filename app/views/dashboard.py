@@ -67,9 +67,10 @@ def _loss_note(view: View, width: int) -> Line:
     parts = ["log scale"] if view.log else []
     if bounds and bounds[1] > WIDE * bounds[0] and not view.log:
         parts = ["y for a log scale"]
-    if 30 <= width < 60:
+    whole = 80 if parts or view.history.beside else 60  # cells in which there is room for all of it
+    if 30 <= width < whole:
         parts.append(f"range, mean, {view.glyphs.point} val")
-    if width >= 60:
+    if width >= whole:
         parts.append(f"of minibatches: range and mean; {view.glyphs.point} validation")
     note: Line = [(", ".join(parts), "dim")] if parts else []
     if other := view.history.beside:
